@@ -1,0 +1,40 @@
+"""A tiny Gemma-2 learns fogged 4x4 mazes with PKPO, k = 8, on two CPU cores.
+
+python -m pkpo_jax.main --config=configs/maze_tiny.py --workdir=runs/maze
+"""
+
+from ml_collections import config_dict
+
+from pkpo_jax.training import config as config_lib
+
+
+def get_config() -> config_dict.ConfigDict:
+    config = config_lib.default(task="maze")
+    config.k = 8
+
+    # 60% of the cells are hidden: no single answer is always right, which sets the optima of
+    # pass@1 and pass@k apart by construction.
+    config.task.min_side = config.task.max_side = 4
+    config.task.wall_density = 0.35
+    config.task.min_path, config.task.max_path = 2, 5
+    config.task.fog = 0.6
+
+    # BOS and 4 rows of 5 characters; 7 moves and EOS.
+    config.rollout.max_prompt = 21
+    config.rollout.max_response = 8
+    config.rollout.n = 16
+
+    config.warm_start.steps = 500
+    config.warm_start.batch = 64
+    config.warm_start.learning_rate = 3e-3
+
+    config.train.steps = 300
+    config.train.prompts = 16
+    config.train.learning_rate = 6e-4
+    config.train.warmup_steps = 10
+    config.train.decay_fraction = 1.0
+
+    config.eval.every = 100
+    config.eval.problems = 512
+    config.eval.n = 32
+    return config

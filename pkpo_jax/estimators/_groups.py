@@ -1,0 +1,113 @@
+"""A reward group, sorted once: what every order-statistic estimator starts from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Rewards are scaled down before they are subtracted: the gap of two finite float32 stays finite.
+_SCALE = 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class SortedGroup:
+    """Groups of n rewards along the last dimension, in ascending order, invalid samples last.
+
+    Attributes:
+      lowest: [...] smallest valid reward (0 in an empty group), scaled.
+      gaps: [..., n-1] differences of neighbouring valid rewards, 0 past the last one, scaled.
+      rank: [n-1] the index j = 1..n-1 of a gap.
+      v: [..., n-1] V_j = C(j-1, k-1) / C(count-1, k-1), 1 past the last valid gap.
+      k, count: [..., 1] float32, k as clipped and the number of valid samples, at least 1.
+    """
+
+    lowest: jax.Array
+    gaps: jax.Array
+    rank: jax.Array
+    v: jax.Array
+    k: jax.Array
+    count: jax.Array
+    order: jax.Array
+    valid: jax.Array
+
+    def unscale(self, x: jax.Array) -> jax.Array:
+        """Undoes the scaling of `lowest` and `gaps`, saturating at the largest finite float32."""
+        limit = float(np.finfo(np.float32).max)
+        return jnp.clip(x, -limit * _SCALE, limit * _SCALE) / _SCALE
+
+    def unsort(self, x: jax.Array) -> jax.Array:
+        """Puts [..., n] values back in the samples' own order, 0 on invalid samples."""
+        rows = jnp.take_along_axis(x, jnp.argsort(self.order, -1), -1)
+        return jnp.where(self.valid, rows, 0.0)
+
+
+def sort(
+    rewards: jax.typing.ArrayLike,
+    k: jax.typing.ArrayLike,
+    where: jax.typing.ArrayLike | None,
+    largest_k: Callable[[int], int],
+) -> SortedGroup:
+    """Checks and sorts. `largest_k` maps a group's size to the largest k it serves."""
+    rewards = as_group(rewards, "rewards").astype(jnp.float32)
+    n, batch = rewards.shape[-1], rewards.shape[:-1]
+    k = check_k(k, batch, largest_k(n), n)
+    valid = as_mask(where, rewards.shape)
+
+    key = jnp.where(valid, rewards, jnp.inf)
+    order = jnp.argsort(key, -1)
+    ordered = jnp.where(valid, rewards, 0.0) * _SCALE
+    ordered = jnp.take_along_axis(ordered, order, -1)
+    count = valid.sum(-1, keepdims=True)
+    rank = jnp.arange(1, n, dtype=jnp.int32)
+    gaps = jnp.where(rank < count, ordered[..., 1:] - ordered[..., :-1], 0.0)
+
+    count = jnp.maximum(count, 1).astype(jnp.float32)
+    k = jnp.clip(k[..., None].astype(jnp.float32), 1, jnp.maximum(largest_k(count), 1))
+    rank = rank.astype(jnp.float32)
+    ratios = jnp.where(rank < count, jnp.maximum(rank - k + 1, 0.0) / rank, 1.0)
+    v = jax.lax.cumprod(ratios, ratios.ndim - 1, reverse=True)
+    return SortedGroup(ordered[..., 0], gaps, rank, v, k, count, order, valid)
+
+
+def as_group(values: jax.typing.ArrayLike, name: str) -> jax.Array:
+    """Returns `values` as an array with a non-empty last dimension, or raises ValueError."""
+    values = jnp.asarray(values)
+    if values.ndim < 1 or values.shape[-1] < 1:
+        raise ValueError(f"{name} has shape {values.shape}; expected [..., n] with n >= 1 samples.")
+    if jnp.issubdtype(values.dtype, jnp.complexfloating):
+        raise ValueError(f"{name} has dtype {values.dtype}; expected real numbers.")
+    return values
+
+
+def as_mask(where: jax.typing.ArrayLike | None, shape: tuple[int, ...]) -> jax.Array:
+    """Returns `where` as a bool array of this shape, all True if None, or raises ValueError."""
+    if where is None:
+        return jnp.ones(shape, bool)
+    where = jnp.asarray(where)
+    if where.dtype != bool or where.shape != shape:
+        raise ValueError(
+            f"where is {where.dtype}{where.shape}; expected bool{shape}, like the rewards."
+        )
+    return where
+
+
+def check_k(k: jax.typing.ArrayLike, batch: tuple[int, ...], largest: int, n: int) -> jax.Array:
+    """Returns k broadcast to `batch`. What is known without a device sync is checked at once."""
+    if not isinstance(k, jax.Array):
+        k = np.asarray(k)
+        in_range = np.all((k >= 1) & (k <= largest)) if k.dtype.kind in "iu" else True
+        if not in_range:
+            raise ValueError(f"k={k}; expected 1 <= k <= {largest} for groups of n={n} samples.")
+    if not jnp.issubdtype(k.dtype, jnp.integer):
+        raise TypeError(f"k has dtype {k.dtype}; expected an integer, or an array of integers.")
+    try:
+        return jnp.broadcast_to(k, batch)
+    except ValueError:
+        raise ValueError(
+            f"k has shape {k.shape}; expected one that broadcasts against {batch}, the leading "
+            "dimensions of the rewards (one k a prompt)."
+        ) from None

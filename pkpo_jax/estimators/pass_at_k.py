@@ -1,0 +1,72 @@
+"""pass@k, the chance that at least one of k samples is right, from n >= k samples."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from pkpo_jax.estimators import _groups
+
+
+def pass_at_k(
+    correct: jax.typing.ArrayLike,
+    k: jax.typing.ArrayLike,
+    where: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    """Unbiased estimate of pass@k.
+
+    rho(n, c, k) = 1 - C(n-c, k) / C(n, k) for c right answers of n (arXiv 2107.03374; equation 3 of
+    "Pass@K Policy Optimization", arXiv 2505.15201), as a product of ratios, so k may be traced.
+
+    Args:
+      correct: [..., n] 0 or 1 (or bool), n samples of one prompt in the last dimension.
+      k: int or integer array that broadcasts against the leading dimensions, traced or not. An int
+        or NumPy value outside 1..n raises; a JAX array is clipped to 1..n (n counts the samples of
+        its group that `where` keeps).
+      where: optional [..., n] bool, False for samples to leave out.
+
+    Returns:
+      [...] float32. A group without a valid sample gives 0.
+
+    Raises:
+      ValueError: static k outside 1..n, or shapes that do not fit.
+      TypeError: k is not an integer.
+
+    >>> import pkpo_jax as pkpo
+    >>> pkpo.pass_at_k([1, 0, 0, 0], k=2).item()
+    0.5
+    """
+    misses = _miss_ratios(correct, where)
+    n, batch = misses.shape[-1], misses.shape[:-1]
+    k = _groups.check_k(k, batch, n, n)[..., None]
+    return 1.0 - jnp.where(jnp.arange(n) < jnp.maximum(k, 1), misses, 1.0).prod(-1)
+
+
+def pass_at_k_curve(
+    correct: jax.typing.ArrayLike, where: jax.typing.ArrayLike | None = None
+) -> jax.Array:
+    """Unbiased pass@1, pass@2, ..., pass@n in one pass; see `pass_at_k`.
+
+    Args:
+      correct: [..., n] 0 or 1 (or bool).
+      where: optional [..., n] bool, False for samples to leave out.
+
+    Returns:
+      [..., n] float32, pass@k at index k - 1; constant past the number of valid samples.
+
+    >>> import pkpo_jax as pkpo
+    >>> print(pkpo.pass_at_k_curve([1, 0, 0, 0]))
+    [0.25 0.5  0.75 1.  ]
+    """
+    return 1.0 - jnp.cumprod(_miss_ratios(correct, where), -1)
+
+
+def _miss_ratios(correct: jax.typing.ArrayLike, where: jax.typing.ArrayLike | None) -> jax.Array:
+    """[..., n] the chance that draw i+1 without replacement is wrong, all before it being wrong."""
+    correct = _groups.as_group(correct, "correct")
+    valid = _groups.as_mask(where, correct.shape)
+    n = valid.sum(-1, keepdims=True)
+    wrong = n - (valid & (correct != 0)).sum(-1, keepdims=True)
+    drawn = jnp.arange(correct.shape[-1])
+    ratios = jnp.maximum(wrong - drawn, 0) / jnp.maximum(n - drawn, 1)
+    return jnp.where(drawn < jnp.maximum(n, 1), jnp.where(n > 0, ratios, 1.0), 1.0)

@@ -1,0 +1,96 @@
+"""k as a function of the training step.
+
+A schedule maps a step, an int or a traced integer array, to k: an int for an int, an int32 array
+for an array. Changing k never recompiles a step that takes it as an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Schedule = Callable[[Any], Any]
+
+
+def constant(k: int) -> Schedule:
+    """The same k at every step.
+
+    >>> constant(8)(100)
+    8
+    """
+    return step({0: k})
+
+
+def step(ks: Mapping[int, int]) -> Schedule:
+    """A staircase: {first step: k}, as the annealing 8 to 1 of arXiv 2505.15201.
+
+    >>> schedule = step({0: 8, 1500: 1})
+    >>> schedule(1499), schedule(1500)
+    (8, 1)
+    """
+    steps = sorted(ks)
+    if not steps or steps[0] != 0:
+        raise ValueError(f"k schedule {dict(ks)}; expected a k for step 0, as {{0: 8, 1500: 1}}.")
+    values = [_check(ks[s], f"k at step {s}") for s in steps]
+
+    def schedule(at: Any) -> Any:
+        xp = jnp if isinstance(at, jax.Array) else np
+        return _k(xp.asarray(values)[xp.searchsorted(xp.asarray(steps), at, side="right") - 1])
+
+    return schedule
+
+
+def linear(k0: int, k1: int, steps: int) -> Schedule:
+    """From k0 at step 0 to k1 at `steps` and after, rounded to the nearest k.
+
+    >>> schedule = linear(8, 1, steps=7)
+    >>> [schedule(s) for s in (0, 1, 7, 100)]
+    [8, 7, 1, 1]
+    """
+    return _interpolate(k0, k1, steps, lambda xp, done: done)
+
+
+def cosine(k0: int, k1: int, steps: int) -> Schedule:
+    """From k0 to k1 along half a cosine: slow at both ends, rounded to the nearest k.
+
+    >>> schedule = cosine(8, 1, steps=10)
+    >>> [schedule(s) for s in (0, 1, 5, 9, 10)]
+    [8, 8, 5, 1, 1]
+    """
+    return _interpolate(k0, k1, steps, lambda xp, done: 0.5 - 0.5 * xp.cos(xp.pi * done))
+
+
+def from_spec(spec: int | Mapping[int, int]) -> Schedule:
+    """The schedule a config states: an int for a constant k, a mapping for a staircase.
+
+    >>> from_spec(4)(10), from_spec({0: 8, 1500: 1})(2000)
+    (4, 1)
+    """
+    if isinstance(spec, Mapping):
+        return step({int(s): k for s, k in spec.items()})
+    return constant(spec)
+
+
+def _interpolate(k0: int, k1: int, steps: int, shape: Callable) -> Schedule:
+    _check(k0, "k0"), _check(k1, "k1"), _check(steps, "steps")
+
+    def schedule(at: Any) -> Any:
+        xp = jnp if isinstance(at, jax.Array) else np
+        done = shape(xp, xp.clip(at / steps, 0.0, 1.0))
+        return _k(xp.floor(k0 + (k1 - k0) * done + 0.5))
+
+    return schedule
+
+
+def _k(value: Any) -> Any:
+    return value.astype(jnp.int32) if isinstance(value, jax.Array) else int(value)
+
+
+def _check(value: int, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name} is {value!r}; expected an integer >= 1.")
+    return int(value)

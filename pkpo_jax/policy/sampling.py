@@ -1,0 +1,113 @@
+"""Sampling: prefill each prompt once, decode n responses that share its keys and values."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax.typing import VariableDict
+
+from pkpo_jax.policy import gemma2
+
+
+class Rollout(NamedTuple):
+    """n responses to each of P prompts, up to T tokens each.
+
+    Attributes:
+      tokens: [P, n, T] int32, PAD after the end of a response.
+      lengths: [P, n] int32, tokens of the response, its stop token included.
+      mask: [P, n, T] bool, True on those tokens.
+      log_probs: [P, n, T] float32 of the tokens under the tempered policy, 0 off the mask.
+      entropy: [P, n, T] float32 in nats of the distribution each was drawn from, 0 off the mask.
+      finished: [P, n] bool, False where T tokens came without a stop token.
+    """
+
+    tokens: jax.Array
+    lengths: jax.Array
+    mask: jax.Array
+    log_probs: jax.Array
+    entropy: jax.Array
+    finished: jax.Array
+
+
+def sample(
+    model: gemma2.Gemma2,
+    params: VariableDict,
+    prompts: jax.Array,
+    lengths: jax.Array,
+    key: jax.Array,
+    temperature: jax.typing.ArrayLike,
+    *,
+    n: int,
+    max_response: int,
+    stop_tokens: tuple[int, ...],
+    rows: jax.Array | None = None,
+) -> Rollout:
+    """Draws n responses to each prompt. Jit it with the keyword-only arguments but `rows` static.
+
+    Each response has a random stream of its own, folded from `key`, the number of its row and its
+    place in the group: what a row draws does not depend on the batch around it.
+
+    Args:
+      params: parameters of `model`.
+      prompts: [P, L] int32, right-padded; lengths: [P] int32, at least 1 each.
+      key: random key of this call.
+      temperature: scalar > 0, may be traced; the policy is softmax(logits / temperature).
+      rows: [P] int32, the rows' numbers for `key`; 0..P-1 if None.
+
+    Returns:
+      A Rollout. Decoding ends early once every response has drawn one of `stop_tokens`.
+    """
+    p = prompts.shape[0]
+    rows = jnp.arange(p) if rows is None else rows
+    fold = jax.vmap(jax.random.fold_in, (None, 0))
+    keys = jax.vmap(fold, (0, None))(fold(key, rows), jnp.arange(n))
+    prefix = model.apply({"params": params}, prompts, lengths, method="prefill")
+    last = jnp.broadcast_to(gemma2.last_prompt_token(prompts, lengths)[:, None], (p, n))
+    empty = jnp.zeros((p, n, max_response))
+    state = {
+        "t": jnp.int32(0),
+        "last": last,
+        "cache": model.init_cache(p, n, max_response),
+        "tokens": empty.astype(jnp.int32),
+        "log_probs": empty,
+        "entropy": empty,
+        "lengths": jnp.zeros((p, n), jnp.int32),
+        "finished": jnp.zeros((p, n), bool),
+    }
+
+    def unfinished(s: dict) -> jax.Array:
+        return (s["t"] < max_response) & ~s["finished"].all()
+
+    def step(s: dict) -> dict:
+        t, live = s["t"], ~s["finished"]
+        hidden, cache = model.apply(
+            {"params": params}, s["last"][..., None], prefix=prefix, start=t, cache=s["cache"]
+        )
+        logits = model.apply({"params": params}, hidden[:, :, 0], method="logits")
+        log_p = jax.nn.log_softmax(logits / temperature)
+        step_keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))(keys, t)
+        token = jax.vmap(jax.vmap(jax.random.categorical))(step_keys, log_p).astype(jnp.int32)
+        token = jnp.where(live, token, gemma2.PAD_ID)
+        drawn = jnp.take_along_axis(log_p, token[..., None], -1)[..., 0]
+        entropy = -(jnp.exp(log_p) * log_p).sum(-1)
+        stopped = jnp.isin(token, jnp.array(stop_tokens))
+
+        def write(name: str, value: jax.Array) -> jax.Array:
+            return s[name].at[:, :, t].set(jnp.where(live, value, 0))
+
+        return {
+            "t": t + 1,
+            "last": token,
+            "cache": cache,
+            "tokens": write("tokens", token),
+            "log_probs": write("log_probs", drawn),
+            "entropy": write("entropy", entropy),
+            "lengths": s["lengths"] + live,
+            "finished": s["finished"] | stopped,
+        }
+
+    s = jax.lax.while_loop(unfinished, step, state)
+    mask = jnp.arange(max_response) < s["lengths"][..., None]
+    return Rollout(s["tokens"], s["lengths"], mask, s["log_probs"], s["entropy"], s["finished"])

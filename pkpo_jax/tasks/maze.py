@@ -1,0 +1,300 @@
+"""Square text mazes: S start, E goal, * wall, . free; the answer is a walk of the letters L R U D.
+
+The task of "Pass@k Training for Adaptively Balancing Exploration and Exploitation of Large
+Reasoning Models" (arXiv 2508.10751), with one option more: `fog` hides a share of the cells from
+the prompt, so that no single answer is always right, and the policies that maximise pass@1 and
+pass@k differ by construction.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import math
+import os
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from pkpo_jax.tasks.base import Problem
+
+START, GOAL, WALL, FREE, HIDDEN = "SE*.?"
+MOVES = {"L": (0, -1), "R": (0, 1), "U": (-1, 0), "D": (1, 0)}
+SPLITS = ("train", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Maze:
+    """Mazes drawn at random; those without a path of the asked length are drawn again.
+
+    Attributes:
+      min_side, max_side: the side of the square, uniform between the two.
+      wall_density: chance of a wall, for every cell but S and E.
+      min_path, max_path: bounds on the length of the shortest path from S to E; 0 for no maximum.
+      fog: share of the cells, S and E apart, that the prompt shows as `?`.
+      reward: "solved", 1 iff the walk stays on free cells and ends on E; or "progress", one minus
+        the remaining shortest-path distance over the start's, at least 0, and 0 for illegal walks.
+      train_problems, test_problems: sizes of the splits. No prompt of the test split stands in the
+        train split.
+      seed: of the mazes; independent of a run's seed.
+      demonstration_noise: a demonstration is a shortest path with each letter replaced by a random
+        one with a probability drawn from these.
+      data_dir: where the mazes are kept; TFDS's default (~/tensorflow_datasets) if empty.
+    """
+
+    min_side: int = 4
+    max_side: int = 4
+    wall_density: float = 0.35
+    min_path: int = 2
+    max_path: int = 5
+    fog: float = 0.6
+    reward: str = "solved"
+    train_problems: int = 16_384
+    test_problems: int = 512
+    seed: int = 0
+    demonstration_noise: tuple[float, ...] = (0.0, 0.3, 1.0)
+    data_dir: str = ""
+
+    alphabet = START + GOAL + WALL + FREE + HIDDEN + "\n" + "".join(MOVES)
+
+    def __post_init__(self) -> None:
+        _require(2 <= self.min_side <= self.max_side, self, "min_side", "2 <= min_side <= max_side")
+        _require(0 <= self.wall_density < 1, self, "wall_density", "0 <= wall_density < 1")
+        _require(self.min_path >= 1, self, "min_path", "min_path >= 1")
+        _require(
+            self.max_path == 0 or self.max_path >= self.min_path,
+            self,
+            "max_path",
+            "0 (no maximum) or max_path >= min_path",
+        )
+        _require(0 <= self.fog <= 1, self, "fog", "0 <= fog <= 1")
+        _require(self.reward in ("solved", "progress"), self, "reward", "solved or progress")
+        _require(self.train_problems >= 1, self, "train_problems", "at least 1")
+        _require(self.test_problems >= 1, self, "test_problems", "at least 1")
+        _require(
+            all(0 <= p <= 1 for p in self.demonstration_noise) and self.demonstration_noise,
+            self,
+            "demonstration_noise",
+            "probabilities",
+        )
+
+    def problems(self, split: str) -> Sequence[Problem]:
+        """TFDS problems of the split "train" or "test", prepared on first use in a few seconds."""
+        builder = _builder(self)
+        try:
+            builder.download_and_prepare()
+        except OSError:
+            # Another process prepared the same mazes and was first to put them in place.
+            if not os.path.exists(os.path.join(builder.data_path, "dataset_info.json")):
+                raise
+            builder = _builder(self)
+        return _Problems(builder.as_data_source(split=split))
+
+    def grade(self, problem: Problem, response: str) -> float:
+        """The reward of an answer in the letters L R U D; anything else in it makes it illegal."""
+        end = walk(problem["grid"], response)
+        if end is None:
+            return 0.0
+        if self.reward == "solved":
+            return float(problem["grid"][end] == GOAL)
+        distance = distances(problem["grid"])
+        return max(0.0, 1.0 - distance[end] / distance[problem["grid"].index(START)])
+
+    def demonstration(self, problem: Problem, rng: random.Random) -> str:
+        """A shortest path, some of its letters replaced at random."""
+        noise = rng.choice(self.demonstration_noise)
+        letters = list(MOVES)
+        path = shortest_path(problem["grid"], rng)
+        return "".join(rng.choice(letters) if rng.random() < noise else m for m in path)
+
+    def draw(self, axes: Any, problem: Problem, responses: Sequence[str]) -> None:
+        """The maze with the cells its prompt hides hatched, and each response's walk."""
+        rows = problem["grid"].split("\n")
+        shown = problem["prompt"].split("\n")
+        side = len(rows)
+        shade = {WALL: 0.25, FREE: 1.0, START: 0.9, GOAL: 0.9}
+        axes.imshow([[shade[c] for c in row] for row in rows], cmap="gray", vmin=0, vmax=1)
+        for y in range(side):
+            for x in range(side):
+                if rows[y][x] in START + GOAL:
+                    axes.text(x, y, rows[y][x], ha="center", va="center", weight="bold")
+                if shown[y][x] == HIDDEN:
+                    axes.text(x, y, HIDDEN, ha="center", va="center", color="tab:blue", size=7)
+        for i, response in enumerate(responses):
+            solved = self.grade(problem, response) == 1.0
+            # Walks are drawn a little apart, so that none hides another.
+            shift = 0.3 * ((i + 1) / (len(responses) + 1) - 0.5)
+            cells = [divmod(at, side + 1) for at in _cells(problem["grid"], response)]
+            axes.plot(
+                [x + shift for _, x in cells],
+                [y + shift for y, _ in cells],
+                color="tab:green" if solved else "tab:red",
+                marker=".",
+                linewidth=1.5,
+                alpha=0.7,
+            )
+        axes.set(xticks=[], yticks=[])
+
+
+def walk(grid: str, moves: str) -> int | None:
+    """The index in `grid` where a walk from S ends; None if it leaves the grid or hits a wall.
+
+    >>> grid = "S.\\\\n*E"
+    >>> grid[walk(grid, "RD")], walk(grid, "DR"), walk(grid, "RDD"), walk(grid, "go right")
+    ('E', None, None, None)
+    """
+    cells = _cells(grid, moves)
+    return cells[-1] if len(cells) == len(moves) + 1 else None
+
+
+@functools.lru_cache(maxsize=4096)
+def distances(grid: str) -> dict[int, int]:
+    """Steps to E from every cell of `grid` that reaches it, by index."""
+    queue = collections.deque([grid.index(GOAL)])
+    found = {queue[0]: 0}
+    while queue:
+        at = queue.popleft()
+        for _, cell in _neighbours(grid, at):
+            if cell not in found:
+                found[cell] = found[at] + 1
+                queue.append(cell)
+    return found
+
+
+def shortest_path(grid: str, rng: random.Random) -> str:
+    """One of the shortest paths from S to E, each step drawn at random from the best ones."""
+    distance, at, path = distances(grid), grid.index(START), ""
+    while distance[at]:
+        best = [(m, c) for m, c in _neighbours(grid, at) if distance[c] < distance[at]]
+        move, at = rng.choice(best)
+        path += move
+    return path
+
+
+def _neighbours(grid: str, at: int) -> Iterator[tuple[str, int]]:
+    """Free cells beside `at`. Rows are joined by newlines, so a step off a row's end hits one."""
+    width = (grid + "\n").index("\n") + 1
+    for move, (dy, dx) in MOVES.items():
+        cell = at + dy * width + dx
+        if 0 <= cell < len(grid) and grid[cell] not in WALL + "\n":
+            yield move, cell
+
+
+def _cells(grid: str, moves: str) -> list[int]:
+    """The cells a walk visits, S first, up to its first illegal move."""
+    cells = [grid.index(START)]
+    for move in moves:
+        cell = dict(_neighbours(grid, cells[-1])).get(move)
+        if cell is None:
+            break
+        cells.append(cell)
+    return cells
+
+
+def generate(task: Maze, split: str) -> Iterator[dict[str, Any]]:
+    """The mazes of a split, in order; those of "train" repeat no prompt of "test"."""
+    rng = random.Random(f"{task.seed} {split}")
+    count = task.train_problems if split == "train" else task.test_problems
+    taken = {m["prompt"] for m in generate(task, "test")} if split == "train" else set()
+    for i in range(count):
+        for _ in range(10_000):
+            maze = _draw_maze(task, rng)
+            if maze and maze["prompt"] not in taken:
+                break
+        else:
+            raise ValueError(
+                f"no maze number {i} of {count} for the {split} split in 10000 draws; widen "
+                "task.min_path..task.max_path, or lower task.wall_density or task.test_problems."
+            )
+        yield {"id": i, **maze}
+
+
+def _draw_maze(task: Maze, rng: random.Random) -> dict[str, str] | None:
+    side = rng.randint(task.min_side, task.max_side)
+    start, goal = rng.sample(range(side * side), 2)
+    cells = [WALL if rng.random() < task.wall_density else FREE for _ in range(side * side)]
+    cells[start], cells[goal] = START, GOAL
+    grid = _join(cells, side)
+    length = distances.__wrapped__(grid).get(grid.index(START), 0)
+    if length < task.min_path or length > (task.max_path or math.inf):
+        return None
+    hidden = rng.sample(
+        [i for i in range(side * side) if i not in (start, goal)],
+        round(task.fog * (side * side - 2)),
+    )
+    for i in hidden:
+        cells[i] = HIDDEN
+    # A prompt ends with a newline, so that an answer starts on a line of its own.
+    return {"grid": grid, "prompt": _join(cells, side) + "\n"}
+
+
+def _join(cells: Sequence[str], side: int) -> str:
+    return "\n".join("".join(cells[i : i + side]) for i in range(0, side * side, side))
+
+
+def _require(holds: Any, task: Maze, name: str, expected: str) -> None:
+    if not holds:
+        raise ValueError(f"task.{name}={getattr(task, name)!r}; expected {expected}.")
+
+
+class _Problems(Sequence):
+    """Rows of a TFDS data source, text decoded."""
+
+    def __init__(self, source: Sequence[Any]) -> None:
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Problem:
+        if not 0 <= index < len(self):
+            raise IndexError(f"problem {index} of {len(self)}")
+        row = self._source[index]
+        return {
+            "id": int(row["id"]),
+            "grid": row["grid"].decode(),
+            "prompt": row["prompt"].decode(),
+        }
+
+
+def _builder(task: Maze) -> Any:
+    """The TFDS builder of these mazes; its config's name states what they depend on."""
+    # Imported here, for TFDS takes half a second to import.
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import registered
+
+    config = tfds.core.BuilderConfig(
+        name=f"side{task.min_side}-{task.max_side}_wall{task.wall_density:g}"
+        f"_path{task.min_path}-{task.max_path}_fog{task.fog:g}"
+        f"_train{task.train_problems}_test{task.test_problems}_seed{task.seed}"
+    )
+
+    # Not registered for `tfds.load`: the class belongs to this one configuration.
+    with registered.skip_registration():
+
+        class MazeBuilder(tfds.core.GeneratorBasedBuilder):
+            """Square text mazes (see pkpo_jax.tasks.maze)."""
+
+            name = "pkpo_maze"
+            VERSION = tfds.core.Version("1.0.0")
+            BUILDER_CONFIGS = (config,)
+
+            def _info(self) -> tfds.core.DatasetInfo:
+                text = tfds.features.Text()
+                features = tfds.features.FeaturesDict(
+                    {"id": np.int32, "grid": text, "prompt": text}
+                )
+                return tfds.core.DatasetInfo(builder=self, features=features)
+
+            def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+                return {split: self._generate_examples(split) for split in SPLITS}
+
+            def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+                return ((maze["id"], maze) for maze in generate(task, split))
+
+    return MazeBuilder(
+        data_dir=task.data_dir or None, config=config.name, file_format="array_record"
+    )

@@ -1,0 +1,1 @@
+"""Training: configs, losses, the update step, evaluation and the loop around them."""

@@ -1,0 +1,97 @@
+"""From problems to arrays: the order of training problems, and encoding at fixed lengths."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import grain
+import numpy as np
+from ml_collections import config_dict
+
+from pkpo_jax.tasks import Problem, Task
+from pkpo_jax.training.config import ConfigError
+
+
+def in_training_order(problems: Sequence[Problem], seed: int) -> grain.MapDataset:
+    """Every problem once an epoch, each epoch shuffled anew; random access, so a step is enough
+    to resume at."""
+    return grain.MapDataset.source(problems).seed(seed).shuffle().repeat()
+
+
+def encode_prompts(
+    tokenizer: Any, prompts: Sequence[str], max_prompt: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """BOS and the prompt's tokens, right-padded: [P, max_prompt] int32, and lengths [P] int32."""
+    encoded = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in prompts]
+    lengths = np.array([len(ids) for ids in encoded], np.int32)
+    if lengths.max() > max_prompt:
+        text = prompts[int(lengths.argmax())]
+        raise ConfigError(
+            f"rollout.max_prompt={max_prompt}, but a prompt has {lengths.max()} tokens, BOS "
+            f"included; set rollout.max_prompt to {lengths.max()} or more, or shorten the task's "
+            f"prompts (it starts {text[:40]!r})."
+        )
+    return _pad(encoded, max_prompt), lengths
+
+
+def encode_responses(
+    tokenizer: Any, responses: Sequence[str], max_response: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and EOS as groups of one: [P, 1, max_response] int32, and their mask, bool."""
+    encoded = [[*tokenizer.encode(response), tokenizer.eos_id] for response in responses]
+    lengths = np.array([len(ids) for ids in encoded])
+    if lengths.max() > max_response:
+        raise ConfigError(
+            f"rollout.max_response={max_response}, but a demonstration has {lengths.max()} tokens, "
+            f"EOS included; set rollout.max_response to {lengths.max()} or more."
+        )
+    mask = np.arange(max_response) < lengths[:, None]
+    return _pad(encoded, max_response)[:, None], mask[:, None]
+
+
+def decode_responses(tokenizer: Any, tokens: np.ndarray, lengths: np.ndarray) -> list[list[str]]:
+    """The text of responses [P, n, T], stop tokens left out."""
+    return [
+        [
+            tokenizer.decode([int(t) for t in ids[:length] if t not in tokenizer.stop_tokens])
+            for ids, length in zip(group, group_lengths, strict=True)
+        ]
+        for group, group_lengths in zip(tokens, lengths, strict=True)
+    ]
+
+
+def grade(task: Task, problems: Sequence[Problem], responses: list[list[str]]) -> np.ndarray:
+    """Rewards [P, n] float32."""
+    return np.array(
+        [
+            [task.grade(problem, response) for response in group]
+            for problem, group in zip(problems, responses, strict=True)
+        ],
+        np.float32,
+    )
+
+
+def check_lengths(
+    task: Task,
+    tokenizer: Any,
+    train: Sequence[Problem],
+    held_out: Sequence[Problem],
+    config: config_dict.ConfigDict,
+) -> None:
+    """Encodes every prompt once, and a demonstration of each problem if there is a warm start."""
+    for problems in (train, held_out):
+        prompts = [problem["prompt"] for problem in problems]
+        encode_prompts(tokenizer, prompts, config.rollout.max_prompt)
+    if config.warm_start.steps:
+        rng = random.Random(0)
+        demonstrations = [task.demonstration(problem, rng) for problem in train]
+        encode_responses(tokenizer, demonstrations, config.rollout.max_response)
+
+
+def _pad(rows: list[list[int]], length: int) -> np.ndarray:
+    padded = np.zeros((len(rows), length), np.int32)
+    for row, ids in zip(padded, rows, strict=True):
+        row[: len(ids)] = ids
+    return padded
