@@ -14,36 +14,47 @@ from ml_collections import config_flags
 
 from pkpo_jax.training import config as config_lib
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    "configs/maze_tiny.py",
-    "The experiment: a file with get_config(). Any of its keys can be set beside it, as in "
-    "--config.k=1 or --config.k='{0: 8, 1500: 1}'.",
-)
-_WORKDIR = flags.DEFINE_string(
-    "workdir",
-    None,
-    "Where the run keeps its config, metrics, plots and checkpoints. A run that was interrupted "
-    "goes on from its newest checkpoint when started again with the same config.",
-)
+_DEFAULT_CONFIG = "configs/maze_tiny.py"
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
-    """Parses flags; what is wrong with them becomes one line."""
+    """Defines and parses the flags; what is wrong with them becomes one line."""
     try:
+        # Defined here, for an override of the default config is read as soon as it is defined.
+        config_flags.DEFINE_config_file(
+            "config",
+            _DEFAULT_CONFIG,
+            "The experiment: a file with get_config(). Any of its keys can be set beside it, as in "
+            "--config.k=1 or --config.k='{0: 8, 1500: 1}'.",
+        )
+        flags.DEFINE_string(
+            "workdir",
+            None,
+            "Where the run keeps its config, metrics, plots and checkpoints. A run that was "
+            "interrupted goes on from its newest checkpoint when started again with the same "
+            "config.",
+        )
         # Orbax logs dozens of lines a checkpoint at INFO; -v=0 shows them.
         logging.set_verbosity(logging.WARNING)
         rest = flags.FLAGS(argv)
-        if _WORKDIR.value is None:
+        if flags.FLAGS.workdir is None:
             raise config_lib.ConfigError("--workdir is missing; give a directory for the run.")
         if len(rest) > 1:
             raise config_lib.ConfigError(f"unexpected argument {rest[1]!r}; flags start with --.")
+        try:
+            flags.FLAGS.config.keys()  # A file that could not be read is reported on first use.
+        except OSError:
+            raise config_lib.ConfigError(
+                "the file that --config names could not be read; give the path of one with "
+                f"get_config(), such as {_DEFAULT_CONFIG} of the repository."
+            ) from None
         return rest
     except AttributeError:
-        known = [key for key, _ in config_lib.flatten(_CONFIG.value.to_dict())]
-        given = [arg.removeprefix("--config.").split("=")[0] for arg in argv if "config." in arg]
+        known = [key for key, _ in config_lib.flatten(config_lib.default().to_dict())]
+        given = [arg.split("=")[0].lstrip("-") for arg in argv if "config." in arg]
+        given = [key.removeprefix("config.") for key in given]
         _stop(config_lib.unknown_key(next((k for k in given if k not in known), "?"), known))
-    except (flags.Error, config_lib.ConfigError, OSError) as e:
+    except (flags.Error, config_lib.ConfigError) as e:
         _stop(e)
 
 
@@ -56,9 +67,9 @@ def main(argv: Sequence[str]) -> None:
     # Imported after the flags are parsed, so that --help and a mistyped key answer at once.
     from pkpo_jax.training import loop
 
-    workdir = pathlib.Path(_WORKDIR.value).expanduser()
+    workdir = pathlib.Path(flags.FLAGS.workdir).expanduser()
     try:
-        loop.train(_CONFIG.value, workdir)
+        loop.train(flags.FLAGS.config, workdir)
     except config_lib.ConfigError as e:
         _stop(e)
     except KeyboardInterrupt:

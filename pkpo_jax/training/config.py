@@ -136,9 +136,17 @@ def validate(config: config_dict.ConfigDict, devices: int) -> None:
 
 
 def unknown_key(key: str, known: list[str]) -> ConfigError:
-    """The error for a key that no config has, with the likeliest one that was meant."""
-    close = difflib.get_close_matches(key, known, 1, cutoff=0.5)
-    hint = f"did you mean {close[0]}?" if close else f"the keys are {', '.join(known)}."
+    """The error for a key that no config has, with the likeliest one, or those beside it."""
+    close = difflib.get_close_matches(key, known, 1, cutoff=0.8)
+    section = key.rpartition(".")[0]
+    beside = [k for k in known if k.rpartition(".")[0] == section]
+    sections = dict.fromkeys(k.partition(".")[0] for k in known)
+    if close:
+        hint = f"did you mean {close[0]}?"
+    elif beside:
+        hint = f"the keys there are {', '.join(beside)}."
+    else:
+        hint = f"the first level is {', '.join(sections)}."
     return ConfigError(f"unknown config key {key}; {hint}")
 
 

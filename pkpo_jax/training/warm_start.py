@@ -38,7 +38,7 @@ def warm_start(
     options = config.warm_start
     optimizer = step.make_optimizer(config.train)
     update = step.make_supervised_update(model, optimizer)
-    state = step.TrainState.create(params, optimizer)
+    state = parallel.shard_params(step.TrainState.create(params, optimizer), mesh)
     bar = tqdm.tqdm(range(options.steps), desc="warm start", unit="step", dynamic_ncols=True)
     for s in bar:
         rng = random.Random(f"{config.seed} {s}")

@@ -1,0 +1,29 @@
+"""Keeps what tests prepare apart from the user's data, and compiles each program once."""
+
+import os
+import tempfile
+
+import hypothesis
+import pytest
+
+# One cache for all tests, their workers and subprocesses: most of the suite's time is compilation.
+# Workers of pytest-xdist inherit what the first process sets, which is before jax is imported.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _cache = tempfile.TemporaryDirectory(prefix="jax-cache-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_examples=50)
+hypothesis.settings.load_profile("ci")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def data_dir(tmp_path_factory):
+    """TFDS writes under the test session's own directory, in subprocesses too."""
+    path = tmp_path_factory.mktemp("tfds")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TFDS_DATA_DIR", str(path))
+        import tensorflow_datasets.core.constants as constants
+
+        patch.setattr(constants, "DATA_DIR", str(path))
+        yield path

@@ -1,0 +1,48 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pkpo_jax as pkpo
+from tests import reference
+
+
+def test_brute_force():
+    for n in range(1, 7):
+        groups = np.array(list(itertools.product([0, 1], repeat=n)))
+        curve = pkpo.pass_at_k_curve(groups)
+        for k in range(1, n + 1):
+            expected = [float(reference.pass_at_k(group, k)) for group in groups]
+            np.testing.assert_allclose(pkpo.pass_at_k(groups, k), expected, atol=1e-6)
+            np.testing.assert_allclose(curve[:, k - 1], expected, atol=1e-6)
+            np.testing.assert_allclose(pkpo.max_at_k(groups, k), expected, atol=1e-6)
+
+
+def test_masks_leave_smaller_groups():
+    correct = np.array([[1, 0, 0, 1, 0], [0, 0, 0, 1, 1]])
+    where = np.array([[True, True, False, True, True], [True, True, True, False, False]])
+    for k in (1, 2, 3):
+        expected = [
+            float(reference.pass_at_k(c[w], k)) for c, w in zip(correct, where, strict=True)
+        ]
+        np.testing.assert_allclose(pkpo.pass_at_k(correct, k, where=where), expected, atol=1e-6)
+    curve = pkpo.pass_at_k_curve(correct, where=where)
+    np.testing.assert_allclose(curve[0], [0.5, 5 / 6, 1.0, 1.0, 1.0], atol=1e-6)
+    empty = pkpo.pass_at_k(correct, 1, where=np.zeros_like(where))
+    np.testing.assert_array_equal(empty, [0.0, 0.0])
+
+
+def test_k_is_traced_and_may_differ_by_prompt():
+    f = jax.jit(pkpo.pass_at_k)
+    correct = jnp.array([[1, 0, 0, 0], [1, 0, 0, 0]], bool)
+    np.testing.assert_allclose(f(correct, jnp.array([1, 3])), [0.25, 0.75], atol=1e-6)
+    np.testing.assert_allclose(f(correct, jnp.array([0, 9])), [0.25, 1.0], atol=1e-6)
+    assert f._cache_size() == 1
+
+
+@pytest.mark.parametrize("k", [0, 5, np.array([1, 7])])
+def test_static_k_out_of_range_raises(k):
+    with pytest.raises(ValueError, match="expected 1 <= k <= 4"):
+        pkpo.pass_at_k(np.zeros((2, 4)), k)

@@ -1,0 +1,32 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pkpo_jax import schedules
+
+EXAMPLES = {
+    "constant": (schedules.constant(4), {0: 4, 10_000: 4}),
+    "step": (schedules.step({0: 8, 1500: 1}), {0: 8, 1499: 8, 1500: 1, 9999: 1}),
+    "out of order": (schedules.step({20: 2, 0: 1, 10: 8}), {9: 1, 10: 8, 19: 8, 20: 2}),
+    "linear": (schedules.linear(1, 9, 8), {0: 1, 4: 5, 8: 9, 80: 9}),
+    "cosine": (schedules.cosine(16, 1, 100), {0: 16, 10: 16, 50: 9, 90: 1, 100: 1, 200: 1}),
+    "spec": (schedules.from_spec({"0": 8, "3": 2}), {0: 8, 3: 2}),
+}
+
+
+@pytest.mark.parametrize(("schedule", "expected"), EXAMPLES.values(), ids=EXAMPLES)
+def test_steps_as_ints_and_traced(schedule, expected):
+    traced = jax.jit(schedule)
+    for step, k in expected.items():
+        assert schedule(step) == k and isinstance(schedule(step), int)
+        assert traced(jnp.int32(step)) == k
+    np.testing.assert_array_equal(
+        schedule(jnp.array(list(expected))), np.array(list(expected.values()))
+    )
+
+
+@pytest.mark.parametrize("spec", [0, -1, 1.5, True, "8", {}, {1: 2}, {0: 0}, {0: 2.5}])
+def test_bad_specs_raise(spec):
+    with pytest.raises(ValueError, match="expected"):
+        schedules.from_spec(spec)

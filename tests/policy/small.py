@@ -1,0 +1,35 @@
+"""A policy that exercises every difference of Gemma-2 at a size where tests are quick."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from pkpo_jax.policy import gemma2
+
+# The window is smaller than prompts and responses; rows 30.. of the table have no token.
+CONFIG = dataclasses.replace(
+    gemma2.SIZES["tiny"],
+    embed_dim=32,
+    hidden_dim=48,
+    head_dim=8,
+    query_pre_attn_scalar=8**-0.5,
+    num_embed=40,
+    vocab_size=30,
+    sliding_window_size=5,
+)
+
+
+def policy(config=CONFIG, seed=0):
+    """A network and parameters; norms get scales of their own, which start at zero."""
+    model = gemma2.Gemma2(config)
+    params = jax.jit(gemma2.init_params, static_argnums=0)(model, jax.random.key(seed))
+    noise = jax.random.normal(jax.random.key(seed + 1), (config.embed_dim,))
+    return model, jax.tree.map(lambda x: 0.2 * noise if x.ndim == 1 else x, params)
+
+
+def prompts(rows=6, length=11, seed=3):
+    """Right-padded prompts of different lengths, 1 and the maximum among them."""
+    tokens = jax.random.randint(jax.random.key(seed), (rows, length), 3, CONFIG.vocab_size)
+    lengths = jnp.array([1, length, 2, 7, 4, 9])[:rows]
+    return jnp.where(jnp.arange(length) < lengths[:, None], tokens, gemma2.PAD_ID), lengths

@@ -1,0 +1,116 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pkpo_jax.policy import sampling, scoring
+from tests.policy import small
+
+STOP = (1, 7, 8, 9)
+
+
+def sampler(n=4, max_response=13, stop_tokens=STOP):
+    model, params = small.policy()
+    f = jax.jit(
+        partial(sampling.sample, model, n=n, max_response=max_response, stop_tokens=stop_tokens)
+    )
+    return model, params, partial(f, params)
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.0, 1.7])
+def test_sampler_and_scorer_agree_on_every_token(temperature):
+    model, params, sample = sampler()
+    prompts, lengths = small.prompts()
+    r = sample(prompts, lengths, jax.random.key(0), temperature)
+    # Some responses end early, some at their first token, some not at all.
+    assert r.lengths.min() == 1 and r.lengths.max() == 13
+    for chunk in (1, 5, 64):
+        score = jax.jit(partial(scoring.score, model, head_chunk=chunk))
+        log_probs, entropy = score(params, prompts, lengths, r.tokens, temperature)
+        np.testing.assert_allclose(
+            jnp.where(r.mask, log_probs, 0.0), r.log_probs, atol=1e-5, rtol=0
+        )
+        np.testing.assert_allclose(jnp.where(r.mask, entropy, 0.0), r.entropy, atol=1e-5, rtol=0)
+
+
+def test_lengths_mask_and_ends():
+    _, _, sample = sampler()
+    r = jax.device_get(sample(*small.prompts(), jax.random.key(1), 1.0))
+    for tokens, length, mask, finished in zip(
+        r.tokens.reshape(-1, 13),
+        r.lengths.ravel(),
+        r.mask.reshape(-1, 13),
+        r.finished.ravel(),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(mask, np.arange(13) < length)
+        assert not np.isin(tokens[: length - 1], STOP).any()
+        assert finished == (tokens[length - 1] in STOP)
+        assert finished or length == 13
+        assert (tokens[:length] != 0).all() and (tokens[:length] < 30).all()
+        assert not tokens[length:].any()
+
+
+def test_samples_have_the_scored_distribution():
+    model, params, _ = sampler()
+    prompts, lengths = small.prompts(rows=1)
+    sample = jax.jit(partial(sampling.sample, model, n=20_000, max_response=1, stop_tokens=STOP))
+    r = sample(params, prompts, lengths, jax.random.key(5), 1.3)
+    every = jnp.arange(30)[None, :, None]
+    log_p, _ = scoring.score(model, params, prompts, lengths, every, 1.3)
+    p = np.exp(log_p[0, :, 0]) * (np.arange(30) != 0)
+    np.testing.assert_allclose(p.sum(), 1.0, atol=1e-5)
+    drawn = np.bincount(np.asarray(r.tokens).ravel(), minlength=30) / 20_000
+    # Five standard errors of each frequency.
+    assert (np.abs(drawn - p) <= 5 * np.sqrt(p * (1 - p) / 20_000) + 1e-9).all()
+
+
+def test_a_row_draws_the_same_whatever_the_batch_around_it():
+    _, _, sample = sampler()
+    prompts, lengths = small.prompts()
+    whole = sample(prompts, lengths, jax.random.key(2), 1.0)
+    rows = jnp.array([4, 1])
+    part = sample(prompts[rows], lengths[rows], jax.random.key(2), 1.0, rows=rows)
+    np.testing.assert_array_equal(part.tokens, whole.tokens[rows])
+    other = sample(prompts, lengths, jax.random.key(3), 1.0)
+    assert (other.tokens != whole.tokens).any()
+
+
+def test_responses_of_a_group_differ():
+    _, _, sample = sampler(n=6)
+    r = sample(*small.prompts(), jax.random.key(2), 1.0)
+    assert len({tuple(row) for row in np.asarray(r.tokens[1])}) > 3
+
+
+def test_decoding_stops_once_every_response_has_ended(monkeypatch):
+    steps = []
+
+    def while_loop(condition, body, state):
+        while condition(state):
+            state = body(state)
+            steps.append(1)
+        return state
+
+    model, params = small.policy()
+    monkeypatch.setattr(jax.lax, "while_loop", while_loop)
+    r = sampling.sample(
+        model,
+        params,
+        *small.prompts(rows=2),
+        jax.random.key(0),
+        1.0,
+        n=2,
+        max_response=50,
+        stop_tokens=tuple(range(1, 20)),
+    )
+    assert r.finished.all() and len(steps) == r.lengths.max() < 50
+
+
+def test_temperature_is_traced():
+    model, params = small.policy()
+    f = jax.jit(partial(sampling.sample, model, n=2, max_response=3, stop_tokens=STOP))
+    for temperature in (1.0, 0.5, 2.0):
+        f(params, *small.prompts(), jax.random.key(0), temperature)
+    assert f._cache_size() == 1

@@ -1,0 +1,75 @@
+import pytest
+
+from pkpo_jax.training import config as config_lib
+from pkpo_jax.training.trainer import Trainer
+
+
+def changed(**changes):
+    config = config_lib.default()
+    config.rollout.max_prompt = 21
+    for key, value in changes.items():
+        *path, name = key.split("__")
+        section = config
+        for part in path:
+            section = section[part]
+        with section.unlocked():
+            section[name] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(train__lr=1e-3), "unknown config key train.lr; the keys there are train.steps, "),
+        (dict(train__learning_rat=1e-3), "did you mean train.learning_rate?"),
+        (dict(task__walls=0.2), "unknown config key task.walls; the keys there are task.name"),
+        (dict(task__name="chess"), "task.name='chess'; expected one of maze"),
+        (dict(k=0), "k=0"),
+        (dict(k=17), "k=17: 17 is above 16, the largest k that rollout.n=16 samples serve"),
+        (dict(k={0: 8, 100: 20}), "20 is above 16"),
+        (dict(k={5: 8}), "expected a k for step 0"),
+        (dict(k="8"), "k='8'"),
+        (dict(k=16, estimator__baseline="loo"), "16 is above 15, .* with baseline 'loo'"),
+        (dict(rollout__n=1), "rollout.n=1: baseline 'loo_minus_one' compares"),
+        (dict(rollout__n=0, estimator__baseline="none"), "rollout.n=0; expected a whole number"),
+        (dict(estimator__baseline="mean"), "estimator.baseline='mean'; expected one of none"),
+        (dict(rollout__temperature=0.0), "rollout.temperature=0.0; expected a number above 0"),
+        (dict(train__decay_fraction=2.0), "at least 0 and at most 1"),
+        (dict(train__learning_rate=float("nan")), "train.learning_rate=nan"),
+        (dict(model__size="7b"), "model.size='7b'; expected one of tiny, 2b, 9b, 27b"),
+        (dict(parallel__mesh=(3, 1, 1)), r"parallel.mesh=\(3, 1, 1\) does not split 4 device"),
+        (dict(parallel__mesh=(-1, -1, 1)), "one of them -1"),
+        (dict(train__prompts=6), "train.prompts=6 does not split over 4 devices"),
+        (dict(eval__prompts=7), "eval.prompts=7 does not split over 4 devices"),
+    ],
+)
+def test_bad_configs_raise_one_line_with_key_and_value(changes, message):
+    with pytest.raises(config_lib.ConfigError, match=message) as e:
+        config_lib.validate(changed(**changes), devices=4)
+    assert "\n" not in str(e.value)
+
+
+def test_the_default_is_valid_and_so_are_schedules():
+    config_lib.validate(changed(), devices=1)
+    config_lib.validate(changed(k={0: 8, 1500: 1}), devices=8)
+    config_lib.validate(changed(k=16), devices=1)
+    config_lib.validate(changed(rollout__n=1, estimator__baseline="none"), devices=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(rollout__max_prompt=20), "rollout.max_prompt=20, but a prompt has 21 tokens"),
+        (
+            dict(rollout__max_response=5, warm_start__steps=1),
+            "rollout.max_response=5, but a demonstration has 6 tokens",
+        ),
+        (dict(task__fog=3.0), "task.fog=3.0; expected"),
+        (dict(task__max_path=90, task__min_path=80), "no maze number 0"),
+    ],
+)
+def test_what_the_task_cannot_serve_is_said_before_anything_compiles(changes, message):
+    config = changed(**changes)
+    config.task.train_problems, config.task.test_problems = 200, 20
+    with pytest.raises(config_lib.ConfigError, match=message):
+        Trainer(config)

@@ -1,0 +1,124 @@
+"""The update's gradient against the exact one, where every response can be enumerated."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from pkpo_jax.policy import gemma2, sampling, scoring
+from pkpo_jax.training import step
+from tests.policy import small
+
+# Tokens 1 (the end), 2 and 3; responses of up to two tokens: seven of them.
+CONFIG = dataclasses.replace(small.CONFIG, num_embed=8, vocab_size=4)
+RESPONSES = [[1, 0], *([a, b] for a in (2, 3) for b in (1, 2, 3))]
+REWARDS = [0.0, 1.0, 0.25, 1.0, 0.0, -0.5, 0.25]
+
+
+def test_outcomes_are_all_there_are():
+    model, params = small.policy(CONFIG)
+    p = probabilities(model, params, jnp.array([[2, 3, 2]]), jnp.array([3]))
+    np.testing.assert_allclose(p.sum(), 1.0, atol=1e-6)
+
+
+def probabilities(model, params, prompt, length):
+    responses = jnp.array(RESPONSES)[None]
+    log_probs, _ = scoring.score(model, params, prompt, length, responses)
+    return jnp.exp(jnp.where(responses > 0, log_probs, 0.0).sum(-1))[0]
+
+
+def max_at_k(p, rewards, k):
+    """The expected best reward of k draws, from the distribution of the reward."""
+    values = sorted(set(rewards))
+    at_most = [sum(p[i] for i, r in enumerate(rewards) if r <= v) for v in values]
+    steps = zip(values, at_most, [0.0, *at_most[:-1]], strict=True)
+    return sum(v * (high**k - low**k) for v, high, low in steps)
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "baseline"),
+    [
+        (2, 1, "loo_minus_one"),
+        (3, 1, "loo_minus_one"),
+        (3, 2, "loo_minus_one"),
+        (3, 3, "loo_minus_one"),
+        (3, 2, "none"),
+        (3, 2, "loo"),
+        (3, 2, "centered"),
+    ],
+)
+def test_expected_update_is_the_gradient_of_max_at_k(n, k, baseline):
+    model, params = small.policy(CONFIG)
+    prompt, length = jnp.array([[2, 3, 2]]), jnp.array([3])
+    update = step.make_update(model, optax.identity(), baseline=baseline)
+    state = step.TrainState.create(params, optax.identity())
+    responses, rewards = np.array(RESPONSES), np.array(REWARDS)
+
+    def gradient(chosen):
+        """What one group of responses adds to the parameters, learning rate 1."""
+        tokens = jnp.asarray(responses)[chosen][None]
+        mask = tokens > 0
+        nothing = jnp.zeros(tokens.shape)
+        rollout = sampling.Rollout(
+            tokens, mask.sum(-1), mask, nothing, nothing, jnp.ones(mask.shape[:2], bool)
+        )
+        group_rewards = jnp.asarray(rewards)[chosen][None]
+        batch = step.Batch(prompt, length, rollout, group_rewards, jnp.ones((1, n), bool))
+        new_state, _ = update(state, batch, k, 1.0, 1.0)
+        return jax.tree.map(jnp.subtract, new_state.params, params)
+
+    tuples = np.array(list(itertools.product(range(len(RESPONSES)), repeat=n)))
+    p = np.asarray(probabilities(model, params, prompt, length), np.float64)
+    chances = p[tuples].prod(-1)
+
+    @jax.jit
+    def expected_update(tuples, chances):
+        def add(total, group):
+            change = gradient(group[0])
+            return jax.tree.map(lambda t, c: t + group[1] * c, total, change), None
+
+        zero = jax.tree.map(jnp.zeros_like, params)
+        return jax.lax.scan(add, zero, (tuples, chances))[0]
+
+    ours = expected_update(jnp.asarray(tuples), jnp.asarray(chances, jnp.float32))
+    objective = lambda q: max_at_k(probabilities(model, q, prompt, length), REWARDS, k)  # noqa: E731
+    exact = jax.jit(jax.grad(objective))(params)
+    scale = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(exact))
+    assert scale > 1e-3
+    for ours_leaf, exact_leaf in zip(jax.tree.leaves(ours), jax.tree.leaves(exact), strict=True):
+        np.testing.assert_allclose(ours_leaf, exact_leaf, atol=2e-5 * scale)
+
+
+def test_invalid_responses_and_empty_groups_change_nothing():
+    """A batch with invalid samples and filled-up prompts equals the batch without them."""
+    model, params = small.policy()
+    prompts, lengths = small.prompts(rows=4)
+    tokens = jax.random.randint(jax.random.key(0), (4, 5, 3), 1, 30)
+    rewards = jax.random.normal(jax.random.key(1), (4, 5))
+    update = step.make_update(model, optax.identity(), baseline="loo_minus_one")
+
+    def updated(rows, columns, valid):
+        t = tokens[:rows, :columns]
+        nothing = jnp.zeros(t.shape)
+        rollout = sampling.Rollout(
+            t, jnp.full(t.shape[:2], 3), t > 0, nothing, nothing, jnp.ones(t.shape[:2], bool)
+        )
+        r = jnp.where(valid, rewards[:rows, :columns], jnp.nan)
+        batch = step.Batch(prompts[:rows], lengths[:rows], rollout, r, valid)
+        state = step.TrainState.create(jax.tree.map(jnp.copy, params), optax.identity())
+        return update(state, batch, 2, 1.0, 1.0)
+
+    valid = jnp.zeros((4, 5), bool).at[:3, :4].set(True)
+    masked, masked_metrics = updated(4, 5, valid)
+    smaller, smaller_metrics = updated(3, 4, jnp.ones((3, 4), bool))
+    for a, b in zip(jax.tree.leaves(masked.params), jax.tree.leaves(smaller.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    for name in ("loss", "reward_mean", "entropy", "dead_groups", "response_length"):
+        np.testing.assert_allclose(
+            masked_metrics[name], smaller_metrics[name], rtol=1e-4, err_msg=name
+        )
+    assert gemma2.PAD_ID not in np.asarray(tokens)

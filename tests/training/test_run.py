@@ -1,0 +1,132 @@
+"""Whole runs of a few steps: what they leave behind, resuming, and compiling once."""
+
+import json
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing import event_accumulator
+
+from pkpo_jax.training import config as config_lib
+from pkpo_jax.training import loop, metrics
+from pkpo_jax.training.trainer import Trainer
+
+
+def small_config():
+    config = config_lib.default()
+    config.k = {0: 4, 3: 1}
+    config.task.train_problems = 50
+    config.task.test_problems = 10
+    config.rollout.max_prompt, config.rollout.max_response, config.rollout.n = 21, 8, 4
+    config.warm_start.steps, config.warm_start.batch = 3, 8
+    config.train.steps, config.train.prompts = 6, 4
+    # Ten held-out problems in batches of four: the last one is partial.
+    config.eval.every, config.eval.n, config.eval.prompts = 2, 5, 4
+    config.checkpoint.every = 2
+    return config
+
+
+def comparable(workdir):
+    """Metrics that do not depend on the clock or on how often the run was started."""
+    return [
+        {k: v for k, v in line.items() if not k.startswith("time/") and k != "compilations"}
+        for line in metrics.read(workdir)
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run") / "maze"
+    loop.train(small_config(), workdir)
+    return workdir
+
+
+def test_a_run_leaves_its_directory(finished):
+    assert json.loads((finished / "config.json").read_text())["k"] == {"0": 4, "3": 1}
+    lines = metrics.read(finished)
+    assert [line["step"] for line in lines] == list(range(7))
+    assert [line.get("train/k") for line in lines] == [None, 4, 4, 4, 1, 1, 1]
+    assert [i for i, line in enumerate(lines) if "eval/pass_at_5" in line] == [0, 2, 4, 6]
+    for line in lines[1:]:
+        assert 0.0 <= line["train/pass_at_1"] <= line["train/pass_at_4"] <= 1.0
+        assert line["train/pass_at_1"] == pytest.approx(line["train/reward_mean"], abs=1e-6)
+        assert 0.0 < line["train/entropy"] < np.log(13)
+        assert line["train/log_prob_gap_max"] < 1e-5
+        assert {"time/sample_s", "time/grade_s", "time/update_s"} <= set(line)
+    assert {p.name for p in (finished / "plots").iterdir()} == {
+        "learning_curves.png",
+        "pass_at_k.png",
+        "samples.png",
+    }
+    assert all((p.read_bytes()[:4] == b"\x89PNG") for p in (finished / "plots").iterdir())
+    assert list((finished / "tensorboard").glob("events*"))
+    assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == ["4", "6"]
+
+
+def test_nothing_compiles_after_the_first_step(finished):
+    lines = metrics.read(finished)
+    # k changes at step 3, evaluations with a partial batch come at 2, 4 and 6.
+    assert {line["compilations"] for line in lines[1:]} == {lines[1]["compilations"]}
+    assert lines[1]["compilations"] > 0
+
+
+def test_tensorboard_holds_the_same_figures(finished):
+    events = event_accumulator.EventAccumulator(str(finished / "tensorboard"))
+    events.Reload()
+    rewards = [line["train/reward_mean"] for line in metrics.read(finished)[1:]]
+    stored = [event.value for event in events.Scalars("train/reward_mean")]
+    np.testing.assert_allclose(stored, rewards, rtol=1e-6)
+
+
+@pytest.mark.parametrize("moment", ["before a checkpoint", "in the first step"])
+def test_an_interrupted_run_goes_on_as_if_nothing_had_been(finished, tmp_path, monkeypatch, moment):
+    stop_at = {"before a checkpoint": 3, "in the first step": 0}[moment]
+    workdir = tmp_path / "maze"
+    real_step = Trainer.step
+
+    def interrupted_step(self, state, at):
+        if at == stop_at:
+            raise KeyboardInterrupt
+        return real_step(self, state, at)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", interrupted_step)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(small_config(), workdir)
+    assert [line["step"] for line in metrics.read(workdir)] == list(range(stop_at + 1))
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "train/rew')
+    loop.train(small_config(), workdir)
+    assert comparable(workdir) == comparable(finished)
+
+
+def test_a_finished_run_is_reported_again_and_left_alone(finished, capsys):
+    before = (finished / "metrics.jsonl").read_text()
+    loop.train(small_config(), finished)
+    assert (finished / "metrics.jsonl").read_text() == before
+    assert "after step 6" in capsys.readouterr().out
+
+
+def test_another_config_or_foreign_files_are_refused(finished, tmp_path):
+    config = small_config()
+    config.train.learning_rate = 0.5
+    with pytest.raises(config_lib.ConfigError, match=r"train.learning_rate is 0.0003 .* 0.5 here"):
+        loop.train(config, finished)
+    (tmp_path / "letter.txt").write_text("Dear")
+    with pytest.raises(config_lib.ConfigError, match=r"no config\.json"):
+        loop.train(small_config(), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(finished, tmp_path):
+    config = small_config()
+    config.seed = 1
+    loop.train(config, tmp_path / "other")
+    assert comparable(tmp_path / "other") != comparable(finished)
+
+
+def test_continuous_rewards_train(tmp_path):
+    config = small_config()
+    config.task.reward = "progress"
+    loop.train(config, tmp_path / "maze")
+    lines = metrics.read(tmp_path / "maze")[1:]
+    assert max(line["train/reward_mean"] - line["train/pass_at_1"] for line in lines) > 0.01
