@@ -8,6 +8,7 @@ is read, not repeated.
 
 from __future__ import annotations
 
+import os
 import pathlib
 import platform
 import statistics
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 import jax
 import rich.console
 import rich.table
-from absl import app, flags
+from absl import app, flags, logging
 
 from pkpo_jax.training import metrics, report
 
@@ -39,6 +40,7 @@ def pass_at_k(k: str, seed: str) -> list[dict[int, float]]:
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    logging.set_verbosity(logging.WARNING)
     runs = {k: [pass_at_k(k, seed) for seed in _SEEDS.value] for k in _KS.value}
     rows = {"before RL": [before for before, _ in runs[_KS.value[0]]]}
     rows |= {f"k = {k}": [after for _, after in group] for k, group in runs.items()}
@@ -55,10 +57,11 @@ def main(argv: Sequence[str]) -> None:
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
             cells.append(f"{statistics.mean(values):.3f} ({spread:.3f})")
         table.add_row(label, *cells)
-    console = rich.console.Console()
+    console = rich.console.Console(width=100)
     console.print(table)
-    devices = f"{jax.device_count()} {jax.devices()[0].device_kind}"
-    console.print(f"jax {jax.__version__} on {devices}, {platform.machine()}", highlight=False)
+    device = jax.devices()[0].device_kind
+    machine = f"jax {jax.__version__}, {device}, {os.cpu_count()} cores, {platform.machine()}"
+    console.print(machine, highlight=False)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def sort(
     """Checks and sorts. `largest_k` maps a group's size to the largest k it serves."""
     rewards = as_group(rewards, "rewards").astype(jnp.float32)
     n, batch = rewards.shape[-1], rewards.shape[:-1]
-    k = check_k(k, batch, largest_k(n), n)
+    k = check_k(k, batch, n, largest_k(n))
     valid = as_mask(where, rewards.shape)
 
     key = jnp.where(valid, rewards, jnp.inf)
@@ -95,13 +95,38 @@ def as_mask(where: jax.typing.ArrayLike | None, shape: tuple[int, ...]) -> jax.A
     return where
 
 
-def check_k(k: jax.typing.ArrayLike, batch: tuple[int, ...], largest: int, n: int) -> jax.Array:
+def as_correct(
+    correct: jax.typing.ArrayLike, where: jax.typing.ArrayLike | None
+) -> tuple[jax.Array, jax.Array]:
+    """Two bool arrays: which samples are right (and valid), and which are valid."""
+    correct = as_group(correct, "correct")
+    valid = as_mask(where, correct.shape)
+    return valid & (correct != 0), valid
+
+
+def miss_ratios(correct: jax.Array, valid: jax.Array) -> jax.Array:
+    """[..., n] the chance that draw i+1 without replacement is wrong, all before it being wrong.
+
+    Their product over the first k is C(n-c, k) / C(n, k) for c right samples of n; past the number
+    of valid samples, and in an empty group, the ratios are 1.
+    """
+    n = valid.sum(-1, keepdims=True)
+    wrong = n - correct.sum(-1, keepdims=True)
+    drawn = jnp.arange(correct.shape[-1])
+    ratios = jnp.maximum(wrong - drawn, 0) / jnp.maximum(n - drawn, 1)
+    return jnp.where(drawn < n, ratios, 1.0)
+
+
+def check_k(
+    k: jax.typing.ArrayLike, batch: tuple[int, ...], n: int, largest: int | None
+) -> jax.Array:
     """Returns k broadcast to `batch`. What is known without a device sync is checked at once."""
     if not isinstance(k, jax.Array):
         k = np.asarray(k)
-        in_range = np.all((k >= 1) & (k <= largest)) if k.dtype.kind in "iu" else True
-        if not in_range:
-            raise ValueError(f"k={k}; expected 1 <= k <= {largest} for groups of n={n} samples.")
+        high = np.inf if largest is None else largest
+        if k.dtype.kind in "iu" and not np.all((k >= 1) & (k <= high)):
+            bound = "" if largest is None else f" <= {largest}"
+            raise ValueError(f"k={k}; expected 1 <= k{bound} for groups of n={n} samples.")
     if not jnp.issubdtype(k.dtype, jnp.integer):
         raise TypeError(f"k has dtype {k.dtype}; expected an integer, or an array of integers.")
     try:

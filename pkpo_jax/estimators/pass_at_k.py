@@ -36,9 +36,9 @@ def pass_at_k(
     >>> pkpo.pass_at_k([1, 0, 0, 0], k=2).item()
     0.5
     """
-    misses = _miss_ratios(correct, where)
+    misses = _groups.miss_ratios(*_groups.as_correct(correct, where))
     n, batch = misses.shape[-1], misses.shape[:-1]
-    k = _groups.check_k(k, batch, n, n)[..., None]
+    k = _groups.check_k(k, batch, n, largest=n)[..., None]
     return 1.0 - jnp.where(jnp.arange(n) < jnp.maximum(k, 1), misses, 1.0).prod(-1)
 
 
@@ -58,15 +58,4 @@ def pass_at_k_curve(
     >>> print(pkpo.pass_at_k_curve([1, 0, 0, 0]))
     [0.25 0.5  0.75 1.  ]
     """
-    return 1.0 - jnp.cumprod(_miss_ratios(correct, where), -1)
-
-
-def _miss_ratios(correct: jax.typing.ArrayLike, where: jax.typing.ArrayLike | None) -> jax.Array:
-    """[..., n] the chance that draw i+1 without replacement is wrong, all before it being wrong."""
-    correct = _groups.as_group(correct, "correct")
-    valid = _groups.as_mask(where, correct.shape)
-    n = valid.sum(-1, keepdims=True)
-    wrong = n - (valid & (correct != 0)).sum(-1, keepdims=True)
-    drawn = jnp.arange(correct.shape[-1])
-    ratios = jnp.maximum(wrong - drawn, 0) / jnp.maximum(n - drawn, 1)
-    return jnp.where(drawn < jnp.maximum(n, 1), jnp.where(n > 0, ratios, 1.0), 1.0)
+    return 1.0 - jnp.cumprod(_groups.miss_ratios(*_groups.as_correct(correct, where)), -1)

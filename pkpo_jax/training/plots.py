@@ -36,8 +36,9 @@ def learning_curves(path: pathlib.Path, lines: Sequence[dict[str, Any]], n: int)
                 ax.plot(steps, values, color=color, alpha=0.2, linewidth=0.8)
                 values = _smooth(values)
             marker = "o" if len(points) <= 20 else None
-            ax.plot(steps, values, color=color, marker=marker, label=key.split("/", 1)[1])
+            ax.plot(steps, values, color=color, marker=marker, label=key)
         ax.set(title=title, xlabel="step")
+        ax.set_ylim(bottom=0.0)
         ax.grid(alpha=0.3)
         if ax.lines:
             ax.legend(fontsize=7)

@@ -1,0 +1,177 @@
+"""Estimators to compare with: GRPO, Dr. GRPO, RLOO, MaxRL, Mahdavi et al., Tang et al.
+
+`*_advantages` are in the MEAN convention (a trainer averages over the n samples of a prompt),
+`*_weights` in the SUM convention of `pkpo_weights`: an advantage is n times a weight.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from pkpo_jax.estimators import _groups
+from pkpo_jax.estimators.pkpo import pkpo_weights
+
+
+def grpo_advantages(
+    rewards: jax.typing.ArrayLike, where: jax.typing.ArrayLike | None = None
+) -> jax.Array:
+    """(r - mean) / population standard deviation of the group (GRPO, arXiv 2402.03300, eq. 21).
+
+    Biased for the gradient of the mean reward: each prompt is weighted by one over the deviation
+    of its own samples, which favours prompts that are almost always or almost never solved.
+
+    Args:
+      rewards: [..., n] real rewards of any dtype, n samples of one prompt in the last dimension.
+      where: optional [..., n] bool, False for samples to leave out.
+
+    Returns:
+      [..., n] float32, 0 where `where` is False and in groups whose rewards are all equal.
+
+    Raises:
+      ValueError: shapes that do not fit.
+
+    >>> import pkpo_jax as pkpo
+    >>> print(pkpo.grpo_advantages([3.0, 1.0]))
+    [ 1. -1.]
+    """
+    centred, valid = _centre(rewards, where)
+    # Divided by the largest first: squares of huge rewards stay finite.
+    largest = jnp.abs(centred).max(-1, keepdims=True)
+    scaled = centred / jnp.where(largest > 0, largest, 1.0)
+    count = jnp.maximum(valid.sum(-1, keepdims=True), 1)
+    deviation = jnp.sqrt(jnp.square(scaled).sum(-1, keepdims=True) / count)
+    return scaled / jnp.where(deviation > 0, deviation, 1.0)
+
+
+def dr_grpo_advantages(
+    rewards: jax.typing.ArrayLike, where: jax.typing.ArrayLike | None = None
+) -> jax.Array:
+    """r - mean of the group (Dr. GRPO, arXiv 2503.20783).
+
+    (n-1)/n times `rloo_advantages`, so unbiased for the gradient of the mean reward but for that
+    factor. Arguments, result and errors as for `grpo_advantages`.
+
+    >>> import pkpo_jax as pkpo
+    >>> print(pkpo.dr_grpo_advantages([3.0, 1.0]))
+    [ 1. -1.]
+    """
+    return _centre(rewards, where)[0]
+
+
+def rloo_advantages(
+    rewards: jax.typing.ArrayLike, where: jax.typing.ArrayLike | None = None
+) -> jax.Array:
+    """r - mean of the other samples (RLOO, arXiv 2402.14740, eq. 8).
+
+    Unbiased for the gradient of the mean reward, pass@1 if rewards are binary; n times
+    `pkpo_weights` at k = 1. Arguments, result and errors as for `grpo_advantages`; 0 in groups of
+    one.
+
+    >>> import pkpo_jax as pkpo
+    >>> print(pkpo.rloo_advantages([3.0, 1.0]))
+    [ 2. -2.]
+    """
+    centred, valid = _centre(rewards, where)
+    n = valid.sum(-1, keepdims=True)
+    return jnp.where(n > 1, centred * (n / jnp.maximum(n - 1, 1)), 0.0)
+
+
+def maxrl_advantages(
+    correct: jax.typing.ArrayLike, where: jax.typing.ArrayLike | None = None
+) -> jax.Array:
+    """(r - mean) / mean of the group, for binary rewards (MaxRL, arXiv 2602.02710).
+
+    Unbiased for the gradient of sum_{k=1}^{n-1} pass@k / k, which tends to that of log pass@1 as n
+    grows (derived here: dropping groups without a right answer drops the term k = n).
+
+    Args:
+      correct: [..., n] 0 or 1 (or bool).
+      where: optional [..., n] bool, False for samples to leave out.
+
+    Returns:
+      [..., n] float32, 0 where `where` is False and in groups without a right answer.
+
+    Raises:
+      ValueError: shapes that do not fit.
+
+    >>> import pkpo_jax as pkpo
+    >>> print(pkpo.maxrl_advantages([1, 0, 0, 0]))
+    [ 3. -1. -1. -1.]
+    """
+    correct, valid = _groups.as_correct(correct, where)
+    centred, _ = _centre(correct, valid)
+    right, n = correct.sum(-1, keepdims=True), valid.sum(-1, keepdims=True)
+    return jnp.where(right > 0, centred * n / jnp.maximum(right, 1), 0.0)
+
+
+def mahdavi_advantages(
+    correct: jax.typing.ArrayLike,
+    k: jax.typing.ArrayLike,
+    where: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    """k (1-p)^(k-1) (r - mean of the others), p the group's pass rate (Mahdavi et al. 2025).
+
+    grad pass@k = k (1-p)^(k-1) grad pass@1 for the true pass rate p. With that of the group in its
+    place the estimator is biased, for k >= 2, and it is 0 in groups with only right answers.
+
+    Args:
+      correct: [..., n] 0 or 1 (or bool).
+      k: int >= 1 or integer array that broadcasts against the leading dimensions, traced or not;
+        it may exceed n. A JAX array is clipped to 1 from below.
+      where: optional [..., n] bool, False for samples to leave out.
+
+    Returns:
+      [..., n] float32, 0 where `where` is False.
+
+    Raises:
+      ValueError: static k below 1, or shapes that do not fit.
+      TypeError: k is not an integer.
+
+    >>> import pkpo_jax as pkpo
+    >>> print(pkpo.mahdavi_advantages([1, 0], k=2))
+    [ 1. -1.]
+    """
+    correct, valid = _groups.as_correct(correct, where)
+    k = _groups.check_k(k, correct.shape[:-1], correct.shape[-1], largest=None)[..., None]
+    k = jnp.maximum(k, 1)
+    wrong_rate = (valid & ~correct).sum(-1, keepdims=True) / jnp.maximum(
+        valid.sum(-1, keepdims=True), 1
+    )
+    scale = k * jnp.where(k > 1, wrong_rate ** (k - 1), 1.0)
+    return scale * rloo_advantages(correct, where)
+
+
+def tang_weights(
+    rewards: jax.typing.ArrayLike, where: jax.typing.ArrayLike | None = None
+) -> jax.Array:
+    """The best sample gets its lead over the second best (Tang et al., arXiv 2503.19595).
+
+    Unbiased for the gradient of max@n, in the SUM convention: `pkpo_weights` with k = n. Arguments,
+    result and errors as for `grpo_advantages`; 0 in groups of one.
+
+    >>> import pkpo_jax as pkpo
+    >>> print(pkpo.tang_weights([3.0, 1.0, 0.0]))
+    [2. 0. 0.]
+    """
+    rewards = _groups.as_group(rewards, "rewards")
+    # Clipped to the number of valid samples of each group.
+    k = jnp.full(rewards.shape[:-1], rewards.shape[-1], jnp.int32)
+    return pkpo_weights(rewards, k, baseline="loo_minus_one", where=where)
+
+
+def _centre(
+    rewards: jax.typing.ArrayLike, where: jax.typing.ArrayLike | None
+) -> tuple[jax.Array, jax.Array]:
+    """Rewards minus the mean of the valid ones, 0 off the mask, and the mask."""
+    rewards = _groups.as_group(rewards, "rewards").astype(jnp.float32)
+    valid = _groups.as_mask(where, rewards.shape)
+    rewards = jnp.where(valid, rewards, 0.0)
+    count = jnp.maximum(valid.sum(-1, keepdims=True), 1)
+    # Divided before they are added: the mean of finite rewards is finite. Centred twice, so that
+    # groups of equal rewards give exactly 0 whatever the rounding of their mean.
+    mean = (rewards / count).sum(-1, keepdims=True)
+    equal = jnp.where(valid, rewards, jnp.inf).min(-1, keepdims=True) == jnp.where(
+        valid, rewards, -jnp.inf
+    ).max(-1, keepdims=True)
+    return jnp.where(valid & ~equal, rewards - mean, 0.0), valid

@@ -1,0 +1,148 @@
+"""Pass@k Training: advantages of binary rewards, normalised as in GRPO.
+
+Paper B is "Pass@k Training for Adaptively Balancing Exploration and Exploitation of Large Reasoning
+Models" (Chen et al., arXiv 2508.10751). All functions return advantages, in the MEAN convention of
+GRPO: a trainer averages over the samples.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+
+from pkpo_jax.estimators import _groups
+
+Method = Literal["full", "bootstrap", "analytical", "exceeding", "combination", "adaptive"]
+
+
+def passk_training_advantages(
+    correct: jax.typing.ArrayLike,
+    k: jax.typing.ArrayLike,
+    *,
+    method: Method = "analytical",
+    key: jax.Array | None = None,
+    entropy: jax.typing.ArrayLike | None = None,
+    where: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    """Advantages of Pass@k Training (paper B, section 2 and appendix A).
+
+    With N samples of a prompt, N+ right, N- wrong, and R = 1 - C(N-, k)/C(N, k):
+
+      "full"         consecutive disjoint groups of k, the rest dropped; a group's reward is its
+                     best; group rewards are normalised by their mean and population standard
+                     deviation, and a sample takes its group's advantage.
+      "bootstrap"    N groups of k distinct samples drawn with `key`; a sample SUMS the advantages
+                     of the groups that hold it, so its scale is about k times that of the others.
+      "analytical"   what bootstrap tends to, over k: A+ = (1-R)/sigma on right and
+                     A- = (1 - R - C(N- - 1, k-1)/C(N-1, k-1))/sigma on wrong samples,
+                     sigma = sqrt(R (1-R)). At k = 1, GRPO with the population's deviation.
+      "exceeding"    analytical times 4 / (10 ln(N+ + 0.5)).
+      "combination"  (N+/N) A_pass@k + (1 - N+/N) A_pass@1, both analytical.
+      "adaptive"     analytical, with k = 1 for the half of the batch's prompts whose `entropy` is
+                     higher: there the policy explores enough.
+
+    The division by sigma makes them biased estimators of the gradient of pass@k: each prompt is
+    weighted by 1/sigma of its own samples. Up to that, analytical is `pkpo_weights` with
+    baseline="centered" (sigma A_i = q_i - rho_k).
+
+    Args:
+      correct: [..., n] 0 or 1 (or bool).
+      k: int or integer array that broadcasts against the leading dimensions, traced or not; out of
+        range as in `pkpo_weights`.
+      method: which of the six.
+      key: random key for "bootstrap".
+      entropy: [...] mean policy entropy of each prompt, for "adaptive".
+      where: optional [..., n] bool, False for samples to leave out.
+
+    Returns:
+      [..., n] float32; 0 in groups without a right answer, or where every draw of k has one.
+
+    Raises:
+      ValueError: unknown method, `key` or `entropy` missing, static k out of range, bad shapes.
+      TypeError: k is not an integer.
+
+    >>> import pkpo_jax as pkpo
+    >>> print(pkpo.passk_training_advantages([1, 0, 0, 0], k=2))
+    [ 1.         -0.33333334 -0.33333334 -0.33333334]
+    """
+    if method not in get_args(Method):
+        raise ValueError(f"method={method!r}; expected one of {', '.join(get_args(Method))}.")
+    correct, valid = _groups.as_correct(correct, where)
+    batch, size = correct.shape[:-1], correct.shape[-1]
+    count = jnp.maximum(valid.sum(-1), 1)
+    k = jnp.clip(_groups.check_k(k, batch, size, largest=size), 1, count)
+    if method == "full":
+        return _full(correct, k, valid)
+    if method == "bootstrap":
+        if key is None:
+            raise ValueError("method='bootstrap' draws its groups; give key=jax.random.key(...).")
+        return _bootstrap(correct, k, valid, key)
+    if method == "adaptive":
+        if entropy is None or jnp.shape(entropy) != batch:
+            given = None if entropy is None else jnp.shape(entropy)
+            raise ValueError(f"entropy has shape {given}; method='adaptive' needs one of {batch}.")
+        k = jnp.where(_higher_half(jnp.asarray(entropy)), 1, k)
+    advantages = _analytical(correct, k, valid)
+    right = correct.sum(-1, keepdims=True)
+    if method == "exceeding":
+        advantages *= 4.0 / (10.0 * jnp.log(jnp.maximum(right, 1) + 0.5))
+    if method == "combination":
+        rate = right / count[..., None]
+        pass_at_1 = _analytical(correct, jnp.ones_like(k), valid)
+        advantages = rate * advantages + (1.0 - rate) * pass_at_1
+    return advantages
+
+
+def _analytical(correct: jax.Array, k: jax.Array, valid: jax.Array) -> jax.Array:
+    right = correct.sum(-1, keepdims=True)
+    wrong = valid.sum(-1, keepdims=True) - right
+    # miss = C(N-, k)/C(N, k) = 1 - R as a product; in its terms A+ = sqrt(miss/(1-miss)) and
+    # A- = -(N+/N-) A+, neither of which cancels.
+    ratios = _groups.miss_ratios(correct, valid)
+    drawn = jnp.arange(correct.shape[-1]) < k[..., None]
+    miss = jnp.where(drawn, ratios, 1.0).prod(-1, keepdims=True)
+    odds = jnp.sqrt(jnp.where(right > 0, miss / jnp.where(right > 0, 1.0 - miss, 1.0), 0.0))
+    loss = -odds * right / jnp.maximum(wrong, 1)
+    return jnp.where(valid, jnp.where(correct, odds, loss), 0.0)
+
+
+def _full(correct: jax.Array, k: jax.Array, valid: jax.Array) -> jax.Array:
+    place = jnp.cumsum(valid, -1) - 1
+    groups = valid.sum(-1, keepdims=True) // k[..., None]
+    group = place // k[..., None]
+    used = valid & (group < groups)
+    same = (group[..., :, None] == group[..., None, :]) & used[..., :, None] & used[..., None, :]
+    best = (same & correct[..., None, :]).any(-1)
+    # Each group counts once, at its first sample.
+    first = used & (place % k[..., None] == 0)
+    return jnp.where(used, _normalise(best, first), 0.0)
+
+
+def _bootstrap(correct: jax.Array, k: jax.Array, valid: jax.Array, key: jax.Array) -> jax.Array:
+    n = correct.shape[-1]
+    noise = jax.random.uniform(key, (*correct.shape, n))
+    noise = jnp.where(valid[..., None, :], noise, jnp.inf)
+    rank = jnp.argsort(jnp.argsort(noise, -1), -1)
+    member = (rank < k[..., None, None]) & valid[..., None, :]
+    # As many groups as there are valid samples.
+    best = (member & correct[..., None, :]).any(-1)
+    advantages = _normalise(best, valid)
+    return jnp.where(valid, jnp.einsum("...g,...gi->...i", advantages, member), 0.0)
+
+
+def _normalise(rewards: jax.Array, where: jax.Array) -> jax.Array:
+    """Mean 0 and population deviation 1 over the last dimension; 0 if all rewards are equal."""
+    count = jnp.maximum(where.sum(-1, keepdims=True), 1)
+    mean = (rewards & where).sum(-1, keepdims=True) / count
+    variance = mean * (1.0 - mean)
+    deviation = jnp.sqrt(jnp.where(variance > 0, variance, 1.0))
+    return jnp.where(variance > 0, (rewards - mean) / deviation, 0.0)
+
+
+def _higher_half(entropy: jax.Array) -> jax.Array:
+    """[...] bool, True on the half of all prompts with the higher entropy; an odd one out is not."""
+    flat = entropy.ravel()
+    rank = jnp.argsort(jnp.argsort(flat))
+    return (rank >= flat.size - flat.size // 2).reshape(entropy.shape)
