@@ -4,7 +4,7 @@ Importing the package loads the estimators, and jax, alone. The rest is imported
 `pkpo_jax.policy`, `pkpo_jax.tasks`, `pkpo_jax.training`.
 """
 
-from pkpo_jax.estimators import max_at_k, pass_at_k, pass_at_k_curve, pkpo_weights, schedules
+from pkpo_jax.estimators import *  # noqa: F403
+from pkpo_jax.estimators import __all__ as __all__
 
 __version__ = "0.1.0"
-__all__ = ["max_at_k", "pass_at_k", "pass_at_k_curve", "pkpo_weights", "schedules"]

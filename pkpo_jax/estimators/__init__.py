@@ -1,7 +1,31 @@
 """Pure jnp estimators on reward groups [..., n]: no models, no config, nothing but jax."""
 
 from pkpo_jax.estimators import schedules
+from pkpo_jax.estimators.baselines import (
+    dr_grpo_advantages,
+    grpo_advantages,
+    mahdavi_advantages,
+    maxrl_advantages,
+    rloo_advantages,
+    tang_weights,
+)
+from pkpo_jax.estimators.off_policy import off_policy_weights
 from pkpo_jax.estimators.pass_at_k import pass_at_k, pass_at_k_curve
+from pkpo_jax.estimators.passk_training import passk_training_advantages
 from pkpo_jax.estimators.pkpo import max_at_k, pkpo_weights
 
-__all__ = ["max_at_k", "pass_at_k", "pass_at_k_curve", "pkpo_weights", "schedules"]
+__all__ = [
+    "dr_grpo_advantages",
+    "grpo_advantages",
+    "mahdavi_advantages",
+    "max_at_k",
+    "maxrl_advantages",
+    "off_policy_weights",
+    "pass_at_k",
+    "pass_at_k_curve",
+    "passk_training_advantages",
+    "pkpo_weights",
+    "rloo_advantages",
+    "schedules",
+    "tang_weights",
+]

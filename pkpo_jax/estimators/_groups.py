@@ -34,15 +34,35 @@ class SortedGroup:
     order: jax.Array
     valid: jax.Array
 
+    def loo_minus_one(self) -> tuple[jax.Array, jax.Array]:
+        """Coefficients (up, down) of paper A's equation 33, and of RLOO where k = 1."""
+        n, k = self.count, self.k
+        # W_j = V_{j+1}: the share of the k-subsets of i whose other members rank up to j.
+        w = jnp.concatenate([self.v[..., 1:], jnp.ones_like(self.v[..., :1])], -1)
+        others = n * jnp.maximum(n - 1, 1)
+        up = jnp.where(k == 1, self.rank / others, k / n * w)
+        down = jnp.where(k == 1, (n - self.rank) / others, 0.0)
+        return up, down
+
+    def combine(self, base: jax.typing.ArrayLike, up: jax.Array, down: jax.Array) -> jax.Array:
+        """[..., n] base + sum_{j<i} up_j d_j - sum_{j>=i} down_j d_j for i the rank of a sample."""
+        axis = self.gaps.ndim - 1
+        nothing = [(0, 0)] * axis
+        gained = jnp.pad(jax.lax.cumsum(up * self.gaps, axis), [*nothing, (1, 0)])
+        lost = jnp.pad(jax.lax.cumsum(down * self.gaps, axis, reverse=True), [*nothing, (0, 1)])
+        ordered = self.unscale(jnp.asarray(base)[..., None] + gained - lost)
+        back = jnp.take_along_axis(ordered, jnp.argsort(self.order, -1), -1)
+        return jnp.where(self.valid, back, 0.0)
+
+    def max_at_k(self) -> jax.Array:
+        """[...] rho_k of the group, scaled."""
+        below = self.gaps * (1.0 - self.rank * self.v / self.count)
+        return self.lowest + below.sum(-1)
+
     def unscale(self, x: jax.Array) -> jax.Array:
         """Undoes the scaling of `lowest` and `gaps`, saturating at the largest finite float32."""
-        limit = float(np.finfo(np.float32).max)
-        return jnp.clip(x, -limit * _SCALE, limit * _SCALE) / _SCALE
-
-    def unsort(self, x: jax.Array) -> jax.Array:
-        """Puts [..., n] values back in the samples' own order, 0 on invalid samples."""
-        rows = jnp.take_along_axis(x, jnp.argsort(self.order, -1), -1)
-        return jnp.where(self.valid, rows, 0.0)
+        limit = float(np.finfo(np.float32).max) * _SCALE
+        return jnp.clip(x, -limit, limit) / _SCALE
 
 
 def sort(

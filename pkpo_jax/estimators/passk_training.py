@@ -142,7 +142,7 @@ def _normalise(rewards: jax.Array, where: jax.Array) -> jax.Array:
 
 
 def _higher_half(entropy: jax.Array) -> jax.Array:
-    """[...] bool, True on the half of all prompts with the higher entropy; an odd one out is not."""
+    """[...] bool, True on the half of all prompts with the higher entropy, rounded down."""
     flat = entropy.ravel()
     rank = jnp.argsort(jnp.argsort(flat))
     return (rank >= flat.size - flat.size // 2).reshape(entropy.shape)

@@ -55,8 +55,7 @@ def max_at_k(
     2.3333333
     """
     group = _groups.sort(rewards, k, where, largest_k=lambda n: n)
-    below = group.gaps * (1.0 - group.rank * group.v / group.count)
-    return group.unscale(group.lowest + below.sum(-1))
+    return group.unscale(group.max_at_k())
 
 
 def pkpo_weights(
@@ -108,32 +107,21 @@ def pkpo_weights(
     needs_rest = baseline in ("loo", "centered")
     group = _groups.sort(rewards, k, where, largest_k=lambda n: n - 1 if needs_rest else n)
     n, k, rank, v = group.count, group.k, group.rank, group.v
-    share = k / n
-    base = jnp.zeros_like(group.lowest)
-    # Each weight is base + sum_{j<i} up_j d_j - sum_{j>=i} down_j d_j, i a sample's rank.
-    if baseline == "none":
+    share, rest = k / n, k / jnp.maximum(n - 1, 1)
+    base = jnp.float32(0.0)
+    if baseline == "loo_minus_one":
+        up, down = group.loo_minus_one()
+    elif baseline == "none":
         base = share[..., 0] * group.lowest
-        up = jnp.broadcast_to(share, v.shape)
-        down = -share * (1.0 - v)
+        up, down = jnp.broadcast_to(share, v.shape), -share * (1.0 - v)
     else:
-        # q_i - rho_k(g) has the coefficients j V_j / n and (n-j) V_j / n; removing a sample from
-        # the baseline only rescales it.
+        # q_i - rho_k(g) has the coefficients j V_j / n and (n-j) V_j / n; rho_k(g\i) in place of
+        # rho_k(g) only rescales them.
+        scale = k / jnp.maximum(n - k, 1)
         if baseline == "loo":
-            scale = share + k / jnp.maximum(n - 1, 1) * k / jnp.maximum(n - k, 1)
-            rho = group.lowest + (group.gaps * (1.0 - rank * v / n)).sum(-1)
-            base = -(k / (n * jnp.maximum(n - 1, 1)))[..., 0] * rho
-        else:
-            scale = k / jnp.maximum(n - k, 1)
+            scale = share + rest * scale
+            base = -(rest / n)[..., 0] * group.max_at_k()
         up, down = scale * rank * v / n, scale * (n - rank) * v / n
-        if baseline == "loo_minus_one":
-            # W_j = V_{j+1}: among the k-subsets of i and samples ranked below it.
-            w = jnp.concatenate([v[..., 1:], jnp.ones_like(v[..., :1])], -1)
-            up = jnp.where(k == 1, up, share * w)
-            down = jnp.where(k == 1, down, 0.0)
+        # A sample alone has nothing to be compared with.
         base = jnp.where(n[..., 0] > 1, base, 0.0)
-
-    zero = jnp.zeros_like(base)[..., None]
-    gained = jnp.concatenate([zero, jnp.cumsum(up * group.gaps, -1)], -1)
-    lost = jax.lax.cumsum(down * group.gaps, down.ndim - 1, reverse=True)
-    lost = jnp.concatenate([lost, zero], -1)
-    return group.unsort(group.unscale(base[..., None] + gained - lost))
+    return group.combine(base, up, down)

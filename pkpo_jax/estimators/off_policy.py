@@ -1,0 +1,65 @@
+"""max@k from samples of another policy, to first order in the importance ratios."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from pkpo_jax.estimators import _groups
+
+
+def off_policy_weights(
+    rewards: jax.typing.ArrayLike,
+    k: jax.typing.ArrayLike,
+    ratios: jax.typing.ArrayLike,
+    *,
+    where: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    """Weights of samples from a behaviour policy q for the gradient of max@k under p.
+
+    The subset form of loo_minus_one, with r_i = p(x_i)/q(x_i), has the weight
+
+      (1/C(n,k)) sum over k-subsets I holding i of (prod_{j in I} r_j) [max_I g - max_{I\\i} g],
+
+    unbiased but with a product of k ratios, whose variance grows exponentially in k. As in "The
+    Best of N Worlds" (Bagirov et al., arXiv 2510.23393) the product over the *other* samples is
+    expanded to first order, 1 + sum_{j in I\\i} (r_j - 1), while r_i, the ratio of the policy
+    gradient itself, is kept. In the gaps d_j of the sorted rewards (notation of `pkpo_weights`) the
+    correction is the mean ratio of the samples up to rank j:
+
+      w_(i) = r_i (k/n) sum_{j<i} d_j W_j [1 + (k-1) mean_{m<=j} (r_(m) - 1)].
+
+    Exactly unbiased for k <= 2; for k > 2 the bias is of second order in the ratios' deviations
+    from 1. With all ratios 1 it is `pkpo_weights` with its default baseline; a weight can be
+    negative when ratios are small.
+
+    Args:
+      rewards: [..., n] real rewards of any dtype.
+      k: int or integer array that broadcasts against the leading dimensions; out of range as in
+        `pkpo_weights`.
+      ratios: [..., n] p(x_i)/q(x_i) >= 0 of the whole responses, constants.
+      where: optional [..., n] bool, False for samples to leave out.
+
+    Returns:
+      [..., n] float32 in the SUM convention: the gradient is sum_i w_i grad log p(x_i).
+
+    Raises:
+      ValueError: static k out of range, or shapes that do not fit.
+      TypeError: k is not an integer.
+
+    >>> import pkpo_jax as pkpo
+    >>> print(pkpo.off_policy_weights([0.0, 4.0, 0.0, 0.0], 2, ratios=[1.0, 1.0, 1.0, 1.0]))
+    [0. 2. 0. 0.]
+    >>> print(pkpo.off_policy_weights([0.0, 4.0, 0.0, 0.0], 2, ratios=[2.0, 0.5, 2.0, 2.0]))
+    [0. 2. 0. 0.]
+    """
+    group = _groups.sort(rewards, k, where, largest_k=lambda n: n)
+    ratios = _groups.as_group(ratios, "ratios").astype(jnp.float32)
+    if ratios.shape != group.order.shape:
+        raise ValueError(f"ratios have shape {ratios.shape}; expected {group.order.shape}.")
+    ratios = jnp.where(group.valid, ratios, 1.0)
+    ordered = jnp.take_along_axis(ratios, group.order, -1)
+    deviation = jnp.cumsum(ordered - 1.0, -1)[..., :-1] / jnp.maximum(group.rank, 1)
+    up, down = group.loo_minus_one()
+    up = up * (1.0 + (group.k - 1.0) * deviation)
+    return ratios * group.combine(0.0, up, down)
