@@ -1,6 +1,11 @@
-"""The estimators by brute force: every subset enumerated, in exact rationals."""
+"""The estimators by brute force: every subset enumerated, in exact rationals.
+
+Beside them, formulas on sorted rewards in big integers, for groups too large to enumerate.
+"""
 
 import itertools
+import math
+import statistics
 from fractions import Fraction
 
 
@@ -45,3 +50,93 @@ def pkpo_weights(rewards, k, baseline):
             ]
             weights.append(sum(gained) / Fraction(len(everything)))
     return weights
+
+
+def passk_training(correct, k, method):
+    """Pass@k Training (arXiv 2508.10751), from its definitions: floats of exact ratios."""
+    n, right = len(correct), sum(correct)
+    wrong = n - right
+    if method == "full":
+        groups = [list(range(g * k, g * k + k)) for g in range(n // k)]
+        best = [max(correct[i] for i in group) for group in groups]
+        deviation = statistics.pstdev(best)
+        advantages = [0.0] * n
+        for group, reward in zip(groups, best, strict=True):
+            for i in group:
+                mean = statistics.mean(best)
+                advantages[i] = (reward - mean) / deviation if deviation else 0.0
+        return advantages
+    if method == "exceeding":
+        factor = 4 / (10 * math.log(right + 0.5)) if right else 0.0
+        return [factor * a for a in passk_training(correct, k, "analytical")]
+    if method == "combination":
+        rate = right / n
+        pairs = zip(
+            passk_training(correct, k, "analytical"),
+            passk_training(correct, 1, "analytical"),
+            strict=True,
+        )
+        return [rate * a + (1 - rate) * b for a, b in pairs]
+    assert method == "analytical"
+    if right == 0 or wrong < k:
+        return [0.0] * n
+    mean = 1 - Fraction(math.comb(wrong, k), math.comb(n, k))
+    sigma = math.sqrt(mean * (1 - mean))
+    all_wrong = Fraction(math.comb(wrong - 1, k - 1), math.comb(n - 1, k - 1))
+    return [float(1 - mean) / sigma if c else float(1 - mean - all_wrong) / sigma for c in correct]
+
+
+def off_policy_weights(rewards, k, ratios):
+    """Every subset, the product over the other samples expanded to first order."""
+    n = len(rewards)
+    if k == 1:
+        return [r * w for r, w in zip(ratios, pkpo_weights(rewards, 1, "none"), strict=True)]
+    weights = []
+    for i in range(n):
+        total = Fraction(0)
+        for c in subsets(n, k):
+            if i in c:
+                others = [j for j in c if j != i]
+                gained = max(rewards[j] for j in c) - max(rewards[j] for j in others)
+                total += (1 + sum(ratios[j] - 1 for j in others)) * gained
+        weights.append(ratios[i] * total / math.comb(n, k))
+    return weights
+
+
+def large_pkpo_weights(ordered, k, baseline):
+    """The same weights for ascending integer rewards, by counting subsets; O(n) big integers.
+
+    Of the k-subsets holding the sample of rank i, C(i-1, k-1) have it as their maximum and
+    C(j-2, k-2) have the one of rank j > i. Python rounds the quotient of two integers correctly.
+    """
+    n = len(ordered)
+    if baseline == "loo_minus_one" and k > 1:
+        below, weights = 0, []
+        for i, g in enumerate(ordered, 1):
+            weights.append((math.comb(i - 1, k - 1) * g - below) / math.comb(n, k))
+            below += math.comb(i - 1, k - 2) * g
+        return weights
+    held = _sums_of_maxima_with_each(ordered, k)
+    total, everything = sum(math.comb(i, k - 1) * g for i, g in enumerate(ordered)), math.comb(n, k)
+    if baseline == "none":
+        return [h / everything for h in held]
+    rest = math.comb(n - 1, k)
+    left = [total - h for h in held]
+    if baseline == "loo":
+        return [
+            (h * (n - 1) * rest - k * x * everything) / (everything * (n - 1) * rest)
+            for h, x in zip(held, left, strict=True)
+        ]
+    return [
+        (h * n * rest - k * x * everything) / (everything * n * rest)
+        for h, x in zip(held, left, strict=True)
+    ]
+
+
+def _sums_of_maxima_with_each(ordered, k):
+    above, sums = 0, []
+    for i in range(len(ordered), 0, -1):
+        g = ordered[i - 1]
+        sums.append(math.comb(i - 1, k - 1) * g + above)
+        above += math.comb(i - 2, k - 2) * g if k >= 2 and i >= 2 else 0
+    return sums[::-1]

@@ -10,7 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 # Rewards are scaled down before they are subtracted: the gap of two finite float32 stays finite.
-_SCALE = 0.25
+SCALE = 0.25
+
+
+def unscale(x: jax.Array) -> jax.Array:
+    """Undoes SCALE, saturating at the largest finite float32."""
+    limit = float(np.finfo(np.float32).max) * SCALE
+    return jnp.clip(x, -limit, limit) / SCALE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +56,7 @@ class SortedGroup:
         nothing = [(0, 0)] * axis
         gained = jnp.pad(jax.lax.cumsum(up * self.gaps, axis), [*nothing, (1, 0)])
         lost = jnp.pad(jax.lax.cumsum(down * self.gaps, axis, reverse=True), [*nothing, (0, 1)])
-        ordered = self.unscale(jnp.asarray(base)[..., None] + gained - lost)
+        ordered = unscale(jnp.asarray(base)[..., None] + gained - lost)
         back = jnp.take_along_axis(ordered, jnp.argsort(self.order, -1), -1)
         return jnp.where(self.valid, back, 0.0)
 
@@ -58,11 +64,6 @@ class SortedGroup:
         """[...] rho_k of the group, scaled."""
         below = self.gaps * (1.0 - self.rank * self.v / self.count)
         return self.lowest + below.sum(-1)
-
-    def unscale(self, x: jax.Array) -> jax.Array:
-        """Undoes the scaling of `lowest` and `gaps`, saturating at the largest finite float32."""
-        limit = float(np.finfo(np.float32).max) * _SCALE
-        return jnp.clip(x, -limit, limit) / _SCALE
 
 
 def sort(
@@ -79,7 +80,7 @@ def sort(
 
     key = jnp.where(valid, rewards, jnp.inf)
     order = jnp.argsort(key, -1)
-    ordered = jnp.where(valid, rewards, 0.0) * _SCALE
+    ordered = jnp.where(valid, rewards, 0.0) * SCALE
     ordered = jnp.take_along_axis(ordered, order, -1)
     count = valid.sum(-1, keepdims=True)
     rank = jnp.arange(1, n, dtype=jnp.int32)

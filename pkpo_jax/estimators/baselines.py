@@ -56,7 +56,7 @@ def dr_grpo_advantages(
     >>> print(pkpo.dr_grpo_advantages([3.0, 1.0]))
     [ 1. -1.]
     """
-    return _centre(rewards, where)[0]
+    return _groups.unscale(_centre(rewards, where)[0])
 
 
 def rloo_advantages(
@@ -74,7 +74,7 @@ def rloo_advantages(
     """
     centred, valid = _centre(rewards, where)
     n = valid.sum(-1, keepdims=True)
-    return jnp.where(n > 1, centred * (n / jnp.maximum(n - 1, 1)), 0.0)
+    return _groups.unscale(jnp.where(n > 1, centred * (n / jnp.maximum(n - 1, 1)), 0.0))
 
 
 def maxrl_advantages(
@@ -100,9 +100,9 @@ def maxrl_advantages(
     [ 3. -1. -1. -1.]
     """
     correct, valid = _groups.as_correct(correct, where)
-    centred, _ = _centre(correct, valid)
     right, n = correct.sum(-1, keepdims=True), valid.sum(-1, keepdims=True)
-    return jnp.where(right > 0, centred * n / jnp.maximum(right, 1), 0.0)
+    advantages = correct * n / jnp.maximum(right, 1) - 1.0
+    return jnp.where(valid & (right > 0), advantages, 0.0)
 
 
 def mahdavi_advantages(
@@ -163,15 +163,13 @@ def tang_weights(
 def _centre(
     rewards: jax.typing.ArrayLike, where: jax.typing.ArrayLike | None
 ) -> tuple[jax.Array, jax.Array]:
-    """Rewards minus the mean of the valid ones, 0 off the mask, and the mask."""
+    """Rewards minus the mean of the valid ones, scaled, 0 off the mask; and the mask."""
     rewards = _groups.as_group(rewards, "rewards").astype(jnp.float32)
     valid = _groups.as_mask(where, rewards.shape)
-    rewards = jnp.where(valid, rewards, 0.0)
-    count = jnp.maximum(valid.sum(-1, keepdims=True), 1)
-    # Divided before they are added: the mean of finite rewards is finite. Centred twice, so that
-    # groups of equal rewards give exactly 0 whatever the rounding of their mean.
-    mean = (rewards / count).sum(-1, keepdims=True)
-    equal = jnp.where(valid, rewards, jnp.inf).min(-1, keepdims=True) == jnp.where(
-        valid, rewards, -jnp.inf
-    ).max(-1, keepdims=True)
-    return jnp.where(valid & ~equal, rewards - mean, 0.0), valid
+    low = jnp.where(valid, rewards, jnp.inf).min(-1, keepdims=True)
+    high = jnp.where(valid, rewards, -jnp.inf).max(-1, keepdims=True)
+    rewards = jnp.where(valid, rewards, 0.0) * _groups.SCALE
+    # Divided before they are added, for the sum of finite rewards need not be finite.
+    mean = (rewards / jnp.maximum(valid.sum(-1, keepdims=True), 1)).sum(-1, keepdims=True)
+    # Groups of equal rewards give exactly 0, whatever the rounding of their mean.
+    return jnp.where(valid & (low < high), rewards - mean, 0.0), valid

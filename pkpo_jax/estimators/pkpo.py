@@ -55,7 +55,7 @@ def max_at_k(
     2.3333333
     """
     group = _groups.sort(rewards, k, where, largest_k=lambda n: n)
-    return group.unscale(group.max_at_k())
+    return _groups.unscale(group.max_at_k())
 
 
 def pkpo_weights(

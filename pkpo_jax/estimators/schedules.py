@@ -1,4 +1,4 @@
-"""k as a function of the training step.
+"""k as a function of the training step, or of the measured pass rate.
 
 A schedule maps a step, an int or a traced integer array, to k: an int for an int, an int32 array
 for an array. Changing k never recompiles a step that takes it as an argument.
@@ -64,6 +64,27 @@ def cosine(k0: int, k1: int, steps: int) -> Schedule:
     return _interpolate(k0, k1, steps, lambda xp, done: 0.5 - 0.5 * xp.cos(xp.pi * done))
 
 
+def near_inverse_pass_rate(smallest: int, largest: int) -> Schedule:
+    """k from a measured pass@1 instead of the step: 1/p, rounded and kept in smallest..largest.
+
+    About 1/p draws hold one right answer, so that is the k whose gradient, k (1-p)^(k-1) that of
+    pass@1, is near its largest. A pass rate of 0 gives `largest`. Takes a number, or an array of
+    one pass rate a prompt.
+
+    >>> schedule = near_inverse_pass_rate(1, 16)
+    >>> [schedule(p) for p in (0.0, 0.05, 0.13, 0.9)]
+    [16, 16, 8, 1]
+    """
+    if _check(smallest, "smallest") > _check(largest, "largest"):
+        raise ValueError(f"smallest={smallest} is above largest={largest}.")
+
+    def schedule(pass_rate: Any) -> Any:
+        xp = jnp if isinstance(pass_rate, jax.Array) else np
+        return _k(xp.floor(1.0 / xp.clip(pass_rate, 1.0 / largest, 1.0 / smallest) + 0.5))
+
+    return schedule
+
+
 def from_spec(spec: int | Mapping[int, int]) -> Schedule:
     """The schedule a config states: an int for a constant k, a mapping for a staircase.
 
@@ -87,7 +108,9 @@ def _interpolate(k0: int, k1: int, steps: int, shape: Callable) -> Schedule:
 
 
 def _k(value: Any) -> Any:
-    return value.astype(jnp.int32) if isinstance(value, jax.Array) else int(value)
+    if isinstance(value, jax.Array) or np.ndim(value):
+        return value.astype(np.int32)
+    return int(value)
 
 
 def _check(value: int, name: str) -> int:

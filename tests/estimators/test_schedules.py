@@ -30,3 +30,13 @@ def test_steps_as_ints_and_traced(schedule, expected):
 def test_bad_specs_raise(spec):
     with pytest.raises(ValueError, match="expected"):
         schedules.from_spec(spec)
+
+
+def test_pass_rates_of_prompts_each_give_a_k():
+    schedule = schedules.near_inverse_pass_rate(2, 8)
+    rates = np.array([0.0, 0.1, 0.2, 0.3, 0.6, 1.0])
+    expected = [8, 8, 5, 3, 2, 2]
+    np.testing.assert_array_equal(schedule(rates), expected)
+    np.testing.assert_array_equal(jax.jit(schedule)(jnp.array(rates)), expected)
+    with pytest.raises(ValueError, match="smallest=9 is above largest=8"):
+        schedules.near_inverse_pass_rate(9, 8)

@@ -20,9 +20,9 @@ def changed(**changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(train__lr=1e-3), "unknown config key train.lr; the keys there are train.steps, "),
+        (dict(train__lr=1e-3), "unknown config key train.lr; the keys there are train.b1, "),
         (dict(train__learning_rat=1e-3), "did you mean train.learning_rate?"),
-        (dict(task__walls=0.2), "unknown config key task.walls; the keys there are task.name"),
+        (dict(task__walls=0.2), "unknown config key task.walls; the keys there are task.data_dir"),
         (dict(task__name="chess"), "task.name='chess'; expected one of maze"),
         (dict(k=0), "k=0"),
         (dict(k=17), "k=17: 17 is above 16, the largest k that rollout.n=16 samples serve"),

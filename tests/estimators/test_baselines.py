@@ -1,0 +1,105 @@
+import math
+import statistics
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+
+import pkpo_jax as pkpo
+from tests import reference
+
+rewards_lists = st.lists(st.integers(-64, 64).map(lambda x: x / 16), min_size=2, max_size=16)
+
+
+@hypothesis.given(rewards_lists)
+def test_definitions(rewards):
+    n, mean = len(rewards), statistics.fmean(rewards)
+    deviation = statistics.pstdev(rewards)
+    close = dict(atol=2e-5)
+    expected = [(r - mean) / deviation if deviation else 0.0 for r in rewards]
+    np.testing.assert_allclose(pkpo.grpo_advantages(rewards), expected, **close)
+    np.testing.assert_allclose(pkpo.dr_grpo_advantages(rewards), np.array(rewards) - mean, **close)
+    others = [r - (sum(rewards) - r) / (n - 1) for r in rewards]
+    np.testing.assert_allclose(pkpo.rloo_advantages(rewards), others, **close)
+    np.testing.assert_allclose(n * pkpo.pkpo_weights(rewards, 1), others, **close)
+    expected = [float(w) for w in reference.pkpo_weights(rewards, n, "loo_minus_one")]
+    np.testing.assert_allclose(pkpo.tang_weights(rewards), expected, **close)
+
+
+@hypothesis.given(st.lists(st.booleans(), min_size=2, max_size=16), st.integers(1, 40))
+def test_binary_definitions(correct, k):
+    n, p = len(correct), statistics.fmean(correct)
+    expected = [(c - p) / p if p else 0.0 for c in correct]
+    np.testing.assert_allclose(pkpo.maxrl_advantages(correct), expected, atol=2e-5)
+    rloo = [c - (sum(correct) - c) / (n - 1) for c in correct]
+    expected = [k * (1 - p) ** (k - 1) * a for a in rloo]
+    np.testing.assert_allclose(pkpo.mahdavi_advantages(correct, k), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        pkpo.grpo_advantages,
+        pkpo.dr_grpo_advantages,
+        pkpo.rloo_advantages,
+        pkpo.maxrl_advantages,
+        pkpo.tang_weights,
+        lambda r, where=None: pkpo.mahdavi_advantages(r, 3, where=where),
+    ],
+)
+def test_masks_equal_smaller_groups_and_poison_does_not_leak(estimator):
+    rng = np.random.default_rng(0)
+    rewards = rng.integers(0, 2, (20, 6)).astype(np.float32)
+    where = rng.random((20, 6)) < 0.6
+    where[:, 0] = True
+    result = np.asarray(estimator(np.where(where, rewards, np.nan), where=where))
+    for row in range(20):
+        alone = estimator(rewards[row, where[row]])
+        np.testing.assert_allclose(result[row, where[row]], alone, atol=2e-6)
+        assert not result[row, ~where[row]].any()
+
+
+def test_equal_rewards_give_exactly_zero_and_huge_ones_stay_finite():
+    for value in (0.1, 0.3, 1e-30, 3e38):
+        group = np.full((1, 7), value, np.float32)
+        for estimator in (pkpo.grpo_advantages, pkpo.dr_grpo_advantages, pkpo.rloo_advantages):
+            np.testing.assert_array_equal(estimator(group), 0.0)
+    huge = np.array([3e38, -3e38, 0.0, 3e38], np.float32)
+    for estimator in (pkpo.grpo_advantages, pkpo.dr_grpo_advantages, pkpo.rloo_advantages):
+        assert np.isfinite(estimator(huge)).all()
+    tiny = pkpo.grpo_advantages(np.array([1e-30, 0.0], np.float32))
+    np.testing.assert_allclose(tiny, [1.0, -1.0], rtol=1e-5)
+
+
+def test_off_policy_against_every_subset():
+    rng = np.random.default_rng(0)
+    for n in range(2, 7):
+        rewards = rng.integers(-4, 4, n) / 2
+        ratios = rng.uniform(0.3, 2.0, n)
+        for k in range(2, n + 1):
+            expected = reference.off_policy_weights(list(rewards), k, list(ratios))
+            weights = pkpo.off_policy_weights(rewards, k, ratios)
+            np.testing.assert_allclose(weights, np.array(expected, float), atol=3e-6)
+        on_policy = pkpo.off_policy_weights(rewards, 1, np.ones(n))
+        np.testing.assert_allclose(on_policy, pkpo.pkpo_weights(rewards, 1), atol=1e-6)
+
+
+def test_off_policy_masks_and_errors():
+    rewards, ratios = np.array([1.0, 0.0, np.nan, 2.0]), np.array([0.5, 1.5, np.nan, 1.1])
+    where = np.array([True, True, False, True])
+    masked = pkpo.off_policy_weights(rewards, 2, ratios, where=where)
+    alone = pkpo.off_policy_weights(rewards[where], 2, ratios[where])
+    np.testing.assert_allclose(np.asarray(masked)[where], alone, atol=1e-6)
+    assert masked[2] == 0.0
+    with pytest.raises(ValueError, match=r"ratios have shape \(3,\); expected \(4,\)"):
+        pkpo.off_policy_weights(np.zeros(4), 2, np.ones(3))
+
+
+def test_mahdavi_k_may_exceed_the_group_but_not_fall_below_one():
+    expected = 64 * 0.75**63 * np.array([1.0, -1 / 3, -1 / 3, -1 / 3])
+    advantages = pkpo.mahdavi_advantages([1, 0, 0, 0], 64)
+    np.testing.assert_allclose(advantages, expected, rtol=1e-3, atol=1e-12)
+    assert math.isclose(pkpo.mahdavi_advantages([1, 1], 3)[0], 0.0)
+    with pytest.raises(ValueError, match="k=0; expected 1 <= k for groups"):
+        pkpo.mahdavi_advantages([1, 0], 0)

@@ -1,0 +1,86 @@
+"""Eager, jit, vmap, pmap, shard_map and inside a differentiated loss: the same numbers."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pkpo_jax as pkpo
+
+ESTIMATORS = {
+    **{
+        baseline: lambda r, k, b=baseline: pkpo.pkpo_weights(r, k, baseline=b)
+        for baseline in ("none", "loo", "loo_minus_one", "centered")
+    },
+    "max_at_k": pkpo.max_at_k,
+    "pass_at_k": lambda r, k: pkpo.pass_at_k(r > 0, k),
+    "analytical": lambda r, k: pkpo.passk_training_advantages(r > 0, k),
+    "full": lambda r, k: pkpo.passk_training_advantages(r > 0, k, method="full"),
+    "mahdavi": lambda r, k: pkpo.mahdavi_advantages(r > 0, k),
+    "grpo": lambda r, k: pkpo.grpo_advantages(r),
+    "off_policy": lambda r, k: pkpo.off_policy_weights(r, k, jnp.exp(0.1 * r)),
+}
+R = np.random.default_rng(0).normal(size=(8, 2, 6)).astype(np.float32)
+K = np.arange(16).reshape(8, 2) % 5 + 1
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_eager_jit_vmap_and_loss(name):
+    f = ESTIMATORS[name]
+    eager = f(R, K)
+    close = dict(atol=2e-6, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(f)(R, K), eager, **close)
+    np.testing.assert_allclose(jax.vmap(jax.vmap(f))(jnp.array(R), jnp.array(K)), eager, **close)
+    rows = [[f(R[i, j], int(K[i, j])) for j in range(2)] for i in range(8)]
+    np.testing.assert_allclose(np.array(rows), eager, **close)
+
+    def loss(log_probs, rewards, k):
+        weights = jax.lax.stop_gradient(f(rewards, k))
+        weights = weights if weights.ndim == 3 else weights[..., None]
+        return (weights * log_probs).sum()
+
+    gradient = jax.jit(jax.grad(loss))(jnp.zeros(R.shape), R, K)
+    np.testing.assert_allclose(
+        gradient, jnp.broadcast_to(jnp.asarray(eager).reshape((*R.shape[:2], -1)), R.shape), **close
+    )
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_changing_k_does_not_recompile(name):
+    # A function of its own, for jit's cache is shared by all uses of one.
+    f = jax.jit(lambda r, k: ESTIMATORS[name](r, k))
+    for k in (1, 2, 5):
+        f(jnp.array(R), jnp.int32(k))
+    assert f._cache_size() == 1
+
+
+PROGRAM = """
+import re
+import jax, numpy as np
+from jax.sharding import PartitionSpec as P
+from tests.estimators.test_composition import ESTIMATORS, K, R
+
+assert jax.device_count() == 8
+mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+for name, f in ESTIMATORS.items():
+    eager = f(R, K)
+    np.testing.assert_allclose(jax.pmap(f)(R, K), eager, atol=2e-6, rtol=1e-5, err_msg=name)
+    sharded = jax.jit(jax.shard_map(f, mesh=mesh, in_specs=P("data"), out_specs=P("data")))
+    np.testing.assert_allclose(sharded(R, K), eager, atol=2e-6, rtol=1e-5, err_msg=name)
+    text = sharded.lower(R, K).compile().as_text()
+    found = re.findall(r"all-reduce|all-gather|all-to-all|collective|reduce-scatter", text)
+    assert not found, (name, found)
+print("same", len(ESTIMATORS))
+"""
+
+
+def test_pmap_and_shard_map_over_prompts_without_collectives():
+    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=env
+    )
+    assert result.stdout == f"same {len(ESTIMATORS)}\n", result.stderr
