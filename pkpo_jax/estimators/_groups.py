@@ -29,6 +29,8 @@ class SortedGroup:
       rank: [n-1] the index j = 1..n-1 of a gap.
       v: [..., n-1] V_j = C(j-1, k-1) / C(count-1, k-1), 1 past the last valid gap.
       k, count: [..., 1] float32, k as clipped and the number of valid samples, at least 1.
+      place: [..., n] int32, where each sample stands in the order, from 0; equal ones at the first.
+      valid: [..., n] bool.
     """
 
     lowest: jax.Array
@@ -37,7 +39,7 @@ class SortedGroup:
     v: jax.Array
     k: jax.Array
     count: jax.Array
-    order: jax.Array
+    place: jax.Array
     valid: jax.Array
 
     def loo_minus_one(self) -> tuple[jax.Array, jax.Array]:
@@ -57,8 +59,7 @@ class SortedGroup:
         gained = jnp.pad(jax.lax.cumsum(up * self.gaps, axis), [*nothing, (1, 0)])
         lost = jnp.pad(jax.lax.cumsum(down * self.gaps, axis, reverse=True), [*nothing, (0, 1)])
         ordered = unscale(jnp.asarray(base)[..., None] + gained - lost)
-        back = jnp.take_along_axis(ordered, jnp.argsort(self.order, -1), -1)
-        return jnp.where(self.valid, back, 0.0)
+        return jnp.where(self.valid, jnp.take_along_axis(ordered, self.place, -1), 0.0)
 
     def max_at_k(self) -> jax.Array:
         """[...] rho_k of the group, scaled."""
@@ -78,11 +79,14 @@ def sort(
     k = check_k(k, batch, n, largest_k(n))
     valid = as_mask(where, rewards.shape)
 
-    key = jnp.where(valid, rewards, jnp.inf)
-    order = jnp.argsort(key, -1)
-    ordered = jnp.where(valid, rewards, 0.0) * SCALE
-    ordered = jnp.take_along_axis(ordered, order, -1)
+    # Sorted as integers and placed by bisection: XLA sorts one integer array many times faster on
+    # CPU than floats, or two arrays, and equal rewards have equal weights wherever they stand.
+    key = jnp.where(valid, _ordered_bits(rewards), np.iinfo(np.int32).max)
+    ordered_key = jax.lax.sort(key, is_stable=False)
+    place = jnp.vectorize(jnp.searchsorted, signature="(n),(n)->(n)")(ordered_key, key)
+    ordered = jax.lax.bitcast_convert_type(_ordered_bits(ordered_key), jnp.float32)
     count = valid.sum(-1, keepdims=True)
+    ordered = jnp.where(jnp.arange(n) < count, ordered, 0.0) * SCALE
     rank = jnp.arange(1, n, dtype=jnp.int32)
     gaps = jnp.where(rank < count, ordered[..., 1:] - ordered[..., :-1], 0.0)
 
@@ -91,7 +95,13 @@ def sort(
     rank = rank.astype(jnp.float32)
     ratios = jnp.where(rank < count, jnp.maximum(rank - k + 1, 0.0) / rank, 1.0)
     v = jax.lax.cumprod(ratios, ratios.ndim - 1, reverse=True)
-    return SortedGroup(ordered[..., 0], gaps, rank, v, k, count, order, valid)
+    return SortedGroup(ordered[..., 0], gaps, rank, v, k, count, place, valid)
+
+
+def _ordered_bits(x: jax.Array) -> jax.Array:
+    """float32 to int32 in the same order; of the int32, the bits of the float32 again."""
+    bits = jax.lax.bitcast_convert_type(x, jnp.int32)
+    return bits ^ ((bits >> 31) & np.iinfo(np.int32).max)
 
 
 def as_group(values: jax.typing.ArrayLike, name: str) -> jax.Array:

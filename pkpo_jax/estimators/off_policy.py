@@ -55,11 +55,12 @@ def off_policy_weights(
     """
     group = _groups.sort(rewards, k, where, largest_k=lambda n: n)
     ratios = _groups.as_group(ratios, "ratios").astype(jnp.float32)
-    if ratios.shape != group.order.shape:
-        raise ValueError(f"ratios have shape {ratios.shape}; expected {group.order.shape}.")
+    if ratios.shape != group.place.shape:
+        raise ValueError(f"ratios have shape {ratios.shape}; expected {group.place.shape}.")
     ratios = jnp.where(group.valid, ratios, 1.0)
-    ordered = jnp.take_along_axis(ratios, group.order, -1)
-    deviation = jnp.cumsum(ordered - 1.0, -1)[..., :-1] / jnp.maximum(group.rank, 1)
+    # Equal rewards share a place, so theirs are added up there.
+    add = jnp.vectorize(lambda x, i: jnp.zeros_like(x).at[i].add(x), signature="(n),(n)->(n)")
+    deviation = jnp.cumsum(add(ratios - 1.0, group.place), -1)[..., :-1] / group.rank
     up, down = group.loo_minus_one()
     up = up * (1.0 + (group.k - 1.0) * deviation)
     return ratios * group.combine(0.0, up, down)

@@ -3,11 +3,35 @@ import statistics
 
 import hypothesis
 import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import pkpo_jax as pkpo
 from tests import reference
+
+# Jitted: eager operations would be compiled one by one for every shape.
+JITTED = {
+    name: jax.jit(getattr(pkpo, name))
+    for name in (
+        "grpo_advantages",
+        "dr_grpo_advantages",
+        "rloo_advantages",
+        "maxrl_advantages",
+        "mahdavi_advantages",
+        "tang_weights",
+        "pkpo_weights",
+    )
+}
+
+
+def call(name, values, *args):
+    """An estimator on a group of up to 16, filled up and masked to that size."""
+    n = len(values)
+    filled = np.concatenate([np.array(values, np.float32), np.zeros(16 - n, np.float32)])
+    return np.asarray(JITTED[name](filled, *args, where=np.arange(16) < n))[:n]
+
 
 rewards_lists = st.lists(st.integers(-64, 64).map(lambda x: x / 16), min_size=2, max_size=16)
 
@@ -18,23 +42,26 @@ def test_definitions(rewards):
     deviation = statistics.pstdev(rewards)
     close = dict(atol=2e-5)
     expected = [(r - mean) / deviation if deviation else 0.0 for r in rewards]
-    np.testing.assert_allclose(pkpo.grpo_advantages(rewards), expected, **close)
-    np.testing.assert_allclose(pkpo.dr_grpo_advantages(rewards), np.array(rewards) - mean, **close)
+    np.testing.assert_allclose(call("grpo_advantages", rewards), expected, **close)
+    expected = np.array(rewards) - mean
+    np.testing.assert_allclose(call("dr_grpo_advantages", rewards), expected, **close)
     others = [r - (sum(rewards) - r) / (n - 1) for r in rewards]
-    np.testing.assert_allclose(pkpo.rloo_advantages(rewards), others, **close)
-    np.testing.assert_allclose(n * pkpo.pkpo_weights(rewards, 1), others, **close)
-    expected = [float(w) for w in reference.pkpo_weights(rewards, n, "loo_minus_one")]
-    np.testing.assert_allclose(pkpo.tang_weights(rewards), expected, **close)
+    np.testing.assert_allclose(call("rloo_advantages", rewards), others, **close)
+    np.testing.assert_allclose(n * call("pkpo_weights", rewards, jnp.int32(1)), others, **close)
+    ordered = sorted(rewards)
+    best = [ordered[-1] - ordered[-2] if r == ordered[-1] else 0.0 for r in rewards]
+    np.testing.assert_allclose(call("tang_weights", rewards), best, **close)
 
 
 @hypothesis.given(st.lists(st.booleans(), min_size=2, max_size=16), st.integers(1, 40))
 def test_binary_definitions(correct, k):
     n, p = len(correct), statistics.fmean(correct)
     expected = [(c - p) / p if p else 0.0 for c in correct]
-    np.testing.assert_allclose(pkpo.maxrl_advantages(correct), expected, atol=2e-5)
+    np.testing.assert_allclose(call("maxrl_advantages", correct), expected, atol=2e-5)
     rloo = [c - (sum(correct) - c) / (n - 1) for c in correct]
     expected = [k * (1 - p) ** (k - 1) * a for a in rloo]
-    np.testing.assert_allclose(pkpo.mahdavi_advantages(correct, k), expected, atol=2e-5)
+    ours = call("mahdavi_advantages", correct, jnp.int32(k))
+    np.testing.assert_allclose(ours, expected, atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +80,7 @@ def test_masks_equal_smaller_groups_and_poison_does_not_leak(estimator):
     rewards = rng.integers(0, 2, (20, 6)).astype(np.float32)
     where = rng.random((20, 6)) < 0.6
     where[:, 0] = True
+    estimator = jax.jit(estimator)
     result = np.asarray(estimator(np.where(where, rewards, np.nan), where=where))
     for row in range(20):
         alone = estimator(rewards[row, where[row]])

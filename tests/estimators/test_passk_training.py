@@ -13,6 +13,10 @@ from tests import reference
 VECTORS = json.loads((pathlib.Path(__file__).parents[1] / "data" / "estimators.json").read_text())
 
 
+# Jitted, k traced: eager operations would be compiled one by one for every shape.
+advantages_of = jax.jit(pkpo.passk_training_advantages, static_argnames="method")
+
+
 @pytest.mark.parametrize(
     "vector",
     [v for v in VECTORS if "passk_training_analytical" in v],
@@ -29,7 +33,7 @@ def test_definitions(method):
         groups = np.array(list(itertools.product([0, 1], repeat=n)))
         for k in range(1, n + 1):
             expected = [reference.passk_training(list(map(int, g)), k, method) for g in groups]
-            advantages = pkpo.passk_training_advantages(groups, k, method=method)
+            advantages = advantages_of(groups, jnp.int32(k), method=method)
             np.testing.assert_allclose(advantages, expected, atol=2e-6, err_msg=f"n={n} k={k}")
 
 
@@ -45,7 +49,7 @@ def test_masks_and_one_k_a_prompt_equal_smaller_groups(method):
     )(correct, k, where)
     for row in range(30):
         kept = where[row]
-        alone = pkpo.passk_training_advantages(correct[row, kept], int(k[row]), method=method)
+        alone = advantages_of(correct[row, kept], jnp.int32(k[row]), method=method)
         np.testing.assert_allclose(advantages[row, kept], alone, atol=2e-6)
         assert not np.asarray(advantages[row, ~kept]).any()
 

@@ -15,6 +15,11 @@ BASELINES = ("none", "loo", "loo_minus_one", "centered")
 VECTORS = json.loads((pathlib.Path(__file__).parents[1] / "data" / "estimators.json").read_text())
 
 
+# Jitted, k traced: eager operations would be compiled one by one for every shape.
+weigh = jax.jit(pkpo.pkpo_weights, static_argnames="baseline")
+max_at_k = jax.jit(pkpo.max_at_k)
+
+
 def largest_k(n, baseline):
     return n - 1 if baseline in ("loo", "centered") else n
 
@@ -45,7 +50,7 @@ def test_brute_force(baseline):
             expected = [
                 [float(w) for w in reference.pkpo_weights(list(g), k, baseline)] for g in groups
             ]
-            weights = pkpo.pkpo_weights(groups, k, baseline=baseline)
+            weights = weigh(groups, jnp.int32(k), baseline=baseline)
             np.testing.assert_allclose(weights, expected, atol=3e-6, err_msg=f"n={n} k={k}")
 
 
@@ -63,7 +68,7 @@ def test_masks_and_one_k_a_prompt_equal_smaller_groups(baseline):
     )
     for row in range(len(rewards)):
         kept = where[row]
-        alone = pkpo.pkpo_weights(rewards[row, kept], int(k[row]), baseline=baseline)
+        alone = weigh(rewards[row, kept], jnp.int32(k[row]), baseline=baseline)
         np.testing.assert_allclose(weights[row, kept], alone, atol=2e-6)
         assert not np.asarray(weights[row, ~kept]).any()
 
@@ -88,25 +93,34 @@ groups = st.integers(2, 24).flatmap(
 def test_properties(group, random):
     rewards, k = np.array(group[0], np.float32), group[1]
     n = len(rewards)
-    weights = {b: np.asarray(pkpo.pkpo_weights(rewards, k, baseline=b)) for b in BASELINES}
-    rho = float(pkpo.max_at_k(rewards, k))
+    # Filled up and masked to one size, so that one program serves every example.
+    where = np.arange(24) < n
+
+    def filled(rewards):
+        return np.concatenate([rewards, np.zeros(24 - n, np.float32)])
+
+    def weights_of(rewards, baseline):
+        weights = weigh(filled(rewards), jnp.int32(k), baseline=baseline, where=where)
+        return np.asarray(weights)[:n]
+
+    def rho(k):
+        return float(max_at_k(filled(rewards), jnp.int32(k), where=where))
+
+    weights = {b: weights_of(rewards, b) for b in BASELINES}
     close = dict(atol=5e-5, rtol=1e-5)
-    np.testing.assert_allclose(weights["none"].sum(), k * rho, **close)
+    np.testing.assert_allclose(weights["none"].sum(), k * rho(k), **close)
     np.testing.assert_allclose(weights["centered"].sum(), 0.0, **close)
     if k >= 2:
-        gained = k * (rho - float(pkpo.max_at_k(rewards, k - 1)))
+        gained = k * (rho(k) - rho(k - 1))
         np.testing.assert_allclose(weights["loo_minus_one"].sum(), gained, **close)
         assert (weights["loo_minus_one"] >= 0.0).all()
     order = list(range(n))
     random.shuffle(order)
     for baseline, w in weights.items():
-        permuted = pkpo.pkpo_weights(rewards[order], k, baseline=baseline)
-        np.testing.assert_allclose(permuted, w[order], **close)
-        doubled = pkpo.pkpo_weights(2 * rewards, k, baseline=baseline)
-        np.testing.assert_allclose(doubled, 2 * w, **close)
+        np.testing.assert_allclose(weights_of(rewards[order], baseline), w[order], **close)
+        np.testing.assert_allclose(weights_of(2 * rewards, baseline), 2 * w, **close)
         if baseline in ("loo_minus_one", "centered"):
-            shifted = pkpo.pkpo_weights(rewards + 3, k, baseline=baseline)
-            np.testing.assert_allclose(shifted, w, **close)
+            np.testing.assert_allclose(weights_of(rewards + 3, baseline), w, **close)
 
 
 def test_finite_for_the_largest_rewards():
