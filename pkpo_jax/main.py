@@ -37,28 +37,31 @@ def _parse(argv: Sequence[str]) -> list[str]:
         # Orbax logs dozens of lines a checkpoint at INFO; -v=0 shows them.
         logging.set_verbosity(logging.WARNING)
         rest = flags.FLAGS(argv)
-        if flags.FLAGS.workdir is None:
+        if not flags.FLAGS.workdir:
             raise config_lib.ConfigError("--workdir is missing; give a directory for the run.")
         if len(rest) > 1:
             raise config_lib.ConfigError(f"unexpected argument {rest[1]!r}; flags start with --.")
-        try:
-            flags.FLAGS.config.keys()  # A file that could not be read is reported on first use.
-        except OSError:
-            raise config_lib.ConfigError(
-                "the file that --config names could not be read; give the path of one with "
-                f"get_config(), such as {_DEFAULT_CONFIG} of the repository."
-            ) from None
+        flags.FLAGS.config.keys()  # A file that could not be read is reported on first use.
         return rest
-    except AttributeError:
-        known = [key for key, _ in config_lib.flatten(config_lib.default().to_dict())]
-        given = [arg.split("=")[0].lstrip("-") for arg in argv if "config." in arg]
-        given = [key.removeprefix("config.") for key in given]
-        _stop(config_lib.unknown_key(next((k for k in given if k not in known), "?"), known))
     except (flags.Error, config_lib.ConfigError) as e:
         _stop(e)
+    except OSError:
+        _stop(
+            "the file that --config names could not be read; give the path of one with "
+            f"get_config(), such as {_DEFAULT_CONFIG} of the repository."
+        )
+    except Exception as e:  # The config file is a program, and can fail in any way.
+        known = [key for key, _ in config_lib.flatten(config_lib.default().to_dict())]
+        given = [arg.partition("=")[0].lstrip("-") for arg in argv]
+        given = [key.removeprefix("config.") for key in given if key.startswith("config.")]
+        unknown = [key for key in given if key not in known]
+        if isinstance(e, AttributeError) and unknown:
+            _stop(config_lib.unknown_key(unknown[0], known))
+        last = str(e).strip().splitlines()[-1:] or [""]
+        _stop(f"the file that --config names failed: {type(e).__name__}: {last[0].strip()}")
 
 
-def _stop(error: Exception) -> None:
+def _stop(error: Exception | str) -> None:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(2)
 
@@ -74,8 +77,8 @@ def main(argv: Sequence[str]) -> None:
         _stop(e)
     except KeyboardInterrupt:
         print(
-            f"\ninterrupted: the metrics so far are in {workdir}; the same command goes on from "
-            "the newest checkpoint there.",
+            f"\ninterrupted: what was recorded is in {workdir}; the same command goes on from the "
+            "newest checkpoint there.",
             file=sys.stderr,
         )
         sys.exit(130)

@@ -33,22 +33,27 @@ def make_mesh(shape: tuple[int, int, int]) -> Mesh:
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def shard_params(tree: Any, mesh: Mesh) -> Any:
-    """Places parameters, or a state that holds them, by RULES.
+def placements(tree: Any, mesh: Mesh) -> Any:
+    """The sharding of each leaf of parameters, or of a state that holds them, by RULES.
 
     A dimension that its axis does not divide stays whole.
     """
 
-    def place(path: tuple, leaf: jax.Array) -> jax.Array:
+    def place(path: tuple, leaf: Any) -> NamedSharding:
         name = "/".join(str(getattr(p, "key", getattr(p, "name", p))) for p in path)
         spec = next(spec for pattern, spec in RULES if re.search(pattern, name))
         fits = [
             axis if axis and size % mesh.shape[axis] == 0 else None
             for axis, size in zip(spec, np.shape(leaf), strict=False)
         ]
-        return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec(*fits)))
+        return NamedSharding(mesh, PartitionSpec(*fits))
 
     return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def shard_params(tree: Any, mesh: Mesh) -> Any:
+    """Places parameters, or a state that holds them, by RULES."""
+    return jax.device_put(tree, placements(tree, mesh))
 
 
 def shard_batch(tree: Any, mesh: Mesh) -> Any:

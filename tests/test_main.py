@@ -1,9 +1,14 @@
 """The command line, as a user types it."""
 
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
+
+from pkpo_jax.training import config as config_lib
+from pkpo_jax.training import metrics, run_directory
 
 
 def main(*arguments):
@@ -30,6 +35,72 @@ def test_mistakes_end_with_one_line_and_code_2(arguments, message, tmp_path):
     assert result.returncode == 2, result.stderr
     assert message in result.stderr and len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("x = (", "SyntaxError: '(' was never closed"),
+        ("import nowhere_to_be_found", "ModuleNotFoundError"),
+        ("def get_config(): pass", "NoneType"),
+        ("x = 1", "get_config"),
+        ("def get_config(): return 1 / 0", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_config_files_that_fail_are_said_so(program, message, tmp_path):
+    path = tmp_path / "my_config.py"
+    path.write_text(program)
+    result = main(f"--workdir={tmp_path / 'run'}", f"--config={path}")
+    assert result.returncode == 2
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("error: the file that --config names failed: ") and message in last
+
+
+@pytest.mark.parametrize(
+    ("workdir", "message"),
+    [
+        ("file", "is a file; give a new or empty directory"),
+        ("file/sub", "cannot be used (Not a directory)"),
+        ("broken", "config.json is not a config"),
+    ],
+)
+def test_work_directories_that_cannot_be(workdir, message, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("[1, 2")
+    config = config_lib.default().unlock()
+    with pytest.raises(config_lib.ConfigError) as e:
+        run_directory.claim(tmp_path / workdir, config)
+    assert message in str(e.value)
+
+
+def test_ctrl_c_leaves_readable_metrics_and_code_130(tmp_path):
+    settings = {
+        "train.steps": 10_000,
+        "train.prompts": 4,
+        "warm_start.steps": 0,
+        "eval.problems": 4,
+        "eval.prompts": 4,
+        "task.train_problems": 50,
+        "task.test_problems": 10,
+    }
+    arguments = [f"--config.{key}={value}" for key, value in settings.items()]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pkpo_jax.main", f"--workdir={tmp_path / 'run'}", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    path = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 240
+    while not (path.exists() and path.read_text().count("\n") > 3):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    assert stderr.splitlines()[-1].startswith("interrupted: what was recorded is in ")
+    steps = [line["step"] for line in metrics.read(tmp_path / "run")]
+    assert steps == list(range(len(steps))) and len(steps) > 3
 
 
 def test_importing_the_package_loads_nothing_heavy():

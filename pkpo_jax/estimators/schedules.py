@@ -32,6 +32,8 @@ def step(ks: Mapping[int, int]) -> Schedule:
     >>> schedule(1499), schedule(1500)
     (8, 1)
     """
+    if not all(isinstance(s, int | np.integer) and s >= 0 for s in ks):
+        raise ValueError(f"k schedule {dict(ks)}; expected steps that are integers >= 0.")
     steps = sorted(ks)
     if not steps or steps[0] != 0:
         raise ValueError(f"k schedule {dict(ks)}; expected a k for step 0, as {{0: 8, 1500: 1}}.")
@@ -92,7 +94,8 @@ def from_spec(spec: int | Mapping[int, int]) -> Schedule:
     (4, 1)
     """
     if isinstance(spec, Mapping):
-        return step({int(s): k for s, k in spec.items()})
+        # JSON has strings for keys.
+        return step({int(s) if isinstance(s, str) else s: k for s, k in spec.items()})
     return constant(spec)
 
 

@@ -386,6 +386,14 @@ class Gemma2(nn.Module):
         return tuple(KeyValues(zeros, zeros) for _ in range(c.num_layers))
 
 
+def log_probs_and_entropy(
+    logits: jax.Array, temperature: jax.typing.ArrayLike
+) -> tuple[jax.Array, jax.Array]:
+    """[..., V] log-probs of softmax(logits / temperature), and its entropy [...] in nats."""
+    log_p = jax.nn.log_softmax(logits / temperature)
+    return log_p, -(jnp.exp(log_p) * log_p).sum(-1)
+
+
 def last_prompt_token(prompts: jax.Array, lengths: jax.Array) -> jax.Array:
     """[P] the token at each prompt's end, [P, L] right-padded prompts."""
     return jnp.take_along_axis(prompts, lengths[:, None] - 1, 1)[:, 0]

@@ -86,12 +86,11 @@ def sample(
             {"params": params}, s["last"][..., None], prefix=prefix, start=t, cache=s["cache"]
         )
         logits = model.apply({"params": params}, hidden[:, :, 0], method="logits")
-        log_p = jax.nn.log_softmax(logits / temperature)
+        log_p, entropy = gemma2.log_probs_and_entropy(logits, temperature)
         step_keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))(keys, t)
         token = jax.vmap(jax.vmap(jax.random.categorical))(step_keys, log_p).astype(jnp.int32)
         token = jnp.where(live, token, gemma2.PAD_ID)
         drawn = jnp.take_along_axis(log_p, token[..., None], -1)[..., 0]
-        entropy = -(jnp.exp(log_p) * log_p).sum(-1)
         stopped = jnp.isin(token, jnp.array(stop_tokens))
 
         def write(name: str, value: jax.Array) -> jax.Array:

@@ -47,9 +47,8 @@ def score(
     def head(chunk: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         states, tokens = chunk
         logits = model.apply(variables, states, method="logits")
-        log_p = jax.nn.log_softmax(logits / temperature)
-        chosen = jnp.take_along_axis(log_p, tokens[..., None], -1)[..., 0]
-        return chosen, -(jnp.exp(log_p) * log_p).sum(-1)
+        log_p, entropy = gemma2.log_probs_and_entropy(logits, temperature)
+        return jnp.take_along_axis(log_p, tokens[..., None], -1)[..., 0], entropy
 
     t = responses.shape[-1]
     size = min(head_chunk, t)

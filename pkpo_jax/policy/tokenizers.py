@@ -16,7 +16,7 @@ class CharacterTokenizer:
     'RUD'
     """
 
-    pad_id, eos_id, bos_id = 0, 1, 2
+    eos_id, bos_id = 1, 2
     stop_tokens = (eos_id,)
 
     def __init__(self, characters: str = string.printable) -> None:
@@ -41,5 +41,7 @@ class CharacterTokenizer:
             ) from None
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The characters; PAD, EOS, BOS and ids without a character give nothing."""
-        return "".join(self._characters[i - 3] for i in ids if 3 <= i < len(self._characters) + 3)
+        """The characters. PAD and EOS give nothing; a BOS within a text is no part of an answer,
+        and shows as the replacement character."""
+        shown = {0: "", self.eos_id: "", self.bos_id: "\N{REPLACEMENT CHARACTER}"}
+        return "".join(shown[i] if i in shown else self._characters[i - 3] for i in ids)

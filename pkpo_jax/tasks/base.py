@@ -26,7 +26,11 @@ class Task(Protocol):
         ...
 
     def grade(self, problem: Problem, response: str) -> float:
-        """The reward of a response; a string of any content is graded, never refused."""
+        """The reward of a response, right if at least 1; a string of any content is graded.
+
+        A reward that is not finite marks a response that could not be graded: it is left out of
+        its group, and counted.
+        """
         ...
 
     def demonstration(self, problem: Problem, rng: random.Random) -> str:

@@ -22,9 +22,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any, progress: dict[str, Any]) -> None:
-        """Saves arrays (`state`) and JSON values (`progress`); a step that exists is left as is."""
-        if step in self._manager.all_steps():
-            return
+        """Saves arrays (`state`) and JSON values (`progress`)."""
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -33,11 +31,11 @@ class Checkpoints:
         )
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
-        """State and progress of `step`, the state with the shapes and placement of `like`."""
+        """State and progress of `step`; `like` is a tree of ShapeDtypeStruct with shardings."""
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like)),
+                state=ocp.args.StandardRestore(like),
                 progress=ocp.args.JsonRestore(),
             ),
         )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from ml_collections import config_dict
 
 from pkpo_jax import tasks
 from pkpo_jax.estimators import schedules
+from pkpo_jax.estimators.pkpo import Baseline
 from pkpo_jax.policy import gemma2
 
 
@@ -97,9 +98,9 @@ def mesh_shape(mesh: tuple[int, int, int], devices: int) -> tuple[int, int, int]
     >>> mesh_shape((-1, 1, 2), devices=8)
     (4, 1, 2)
     """
-    known = math.prod(size for size in mesh if size != -1)
-    valid = len(mesh) == 3 and all(size == -1 or size >= 1 for size in mesh)
+    valid = len(mesh) == 3 and all(type(size) is int and (size == -1 or size > 0) for size in mesh)
     free = sum(size == -1 for size in mesh)
+    known = math.prod(size for size in mesh if size != -1) if valid else 1
     if not valid or free > 1 or devices % known or (not free and known != devices):
         raise ConfigError(
             f"parallel.mesh={tuple(mesh)} does not split {devices} device(s); set three sizes "
@@ -113,8 +114,10 @@ def validate(config: config_dict.ConfigDict, devices: int) -> None:
     _check_keys(config)
     for key, low in _WHOLE_NUMBERS.items():
         value = _get(config, key)
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise ConfigError(f"{key}={value!r}; expected a whole number, at least {low}.")
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value < 2**32:
+            raise ConfigError(
+                f"{key}={value!r}; expected a whole number, at least {low} and below 2^32."
+            )
     for key, (low, high, strict) in _NUMBERS.items():
         value = _get(config, key)
         number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -192,13 +195,13 @@ def k_spec(config: config_dict.ConfigDict) -> Any:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """("a.b", value) of every leaf; a mapping with keys that are no strings is a leaf.
+    """("a.b", value) of every leaf; a mapping that is empty, or whose keys are no strings, is one.
 
     >>> list(flatten({"seed": 0, "k": {0: 8}, "train": {"steps": 3}}))
     [('seed', 0), ('k', {0: 8}), ('train.steps', 3)]
     """
     for key, value in config.items():
-        if isinstance(value, Mapping) and all(isinstance(k, str) for k in value):
+        if isinstance(value, Mapping) and value and all(isinstance(k, str) for k in value):
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
@@ -230,7 +233,7 @@ _WHOLE_NUMBERS = {
 }
 # Lowest value, highest value, whether the lowest is itself excluded.
 _NUMBERS = {
-    "rollout.temperature": (0, math.inf, True),
+    "rollout.temperature": (0.01, math.inf, False),
     "warm_start.learning_rate": (0, math.inf, False),
     "warm_start.decay_fraction": (0, 1, False),
     "train.learning_rate": (0, math.inf, False),
@@ -244,5 +247,5 @@ _CHOICES = {
     "model.size": tuple(gemma2.SIZES),
     "model.dtype": ("float32", "bfloat16"),
     "estimator.name": ("pkpo",),
-    "estimator.baseline": ("none", "loo", "loo_minus_one", "centered"),
+    "estimator.baseline": get_args(Baseline),
 }

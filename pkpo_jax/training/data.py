@@ -52,7 +52,10 @@ def encode_responses(
 
 
 def decode_responses(tokenizer: Any, tokens: np.ndarray, lengths: np.ndarray) -> list[list[str]]:
-    """The text of responses [P, n, T], stop tokens left out."""
+    """The text of responses [P, n, T], stop tokens left out.
+
+    A response that was cut at T tokens is graded like any other: as it stands.
+    """
     return [
         [
             tokenizer.decode([int(t) for t in ids[:length] if t not in tokenizer.stop_tokens])
@@ -81,9 +84,9 @@ def check_lengths(
     config: config_dict.ConfigDict,
 ) -> None:
     """Encodes every prompt once, and a demonstration of each problem if there is a warm start."""
-    for problems in (train, held_out):
-        prompts = [problem["prompt"] for problem in problems]
-        encode_prompts(tokenizer, prompts, config.rollout.max_prompt)
+    train = list(train)
+    prompts = [problem["prompt"] for problem in [*train, *held_out]]
+    encode_prompts(tokenizer, prompts, config.rollout.max_prompt)
     if config.warm_start.steps:
         rng = random.Random(0)
         demonstrations = [task.demonstration(problem, rng) for problem in train]

@@ -21,15 +21,13 @@ class Evaluation(NamedTuple):
 
     Attributes:
       problems: N problems; responses: n texts of each; rewards: [N, n] float32.
-      metrics: figures by name, see `summarize`.
-      curve: [n] pass@1 .. pass@n, mean over problems.
+      metrics: figures by name, pass@k for the k of `reported_ks` among them.
     """
 
     problems: list[Problem]
     responses: list[list[str]]
     rewards: np.ndarray
     metrics: dict[str, float]
-    curve: np.ndarray
 
 
 def evaluate(
@@ -55,7 +53,8 @@ def evaluate(
         prompts, lengths = data.encode_prompts(
             tokenizer, [problem["prompt"] for problem in chosen], max_prompt
         )
-        rollout = jax.device_get(sample(prompts, lengths, rows))
+        # Log-probs are not needed on the host.
+        rollout = jax.device_get(sample(prompts, lengths, rows)._replace(log_probs=None))
         rollout = jax.tree.map(lambda x, real=real: x[:real], rollout)
         texts = data.decode_responses(tokenizer, rollout.tokens, rollout.lengths)
         responses += texts
@@ -64,16 +63,19 @@ def evaluate(
         tokens += rollout.mask.sum()
         finished += rollout.finished.sum()
     rewards = np.concatenate(rewards)
-    curve = np.asarray(_curve(rewards >= 1.0), np.float64).mean(0)
+    # As in training, a reward that is not finite marks a sample that could not be graded.
+    valid = np.isfinite(rewards)
+    curves = np.asarray(_curve(rewards >= 1.0, where=valid), np.float64)
     metrics = {
-        **summarize(curve),
-        "reward_mean": float(rewards.mean()),
+        **summarize(curves[valid.any(-1)].mean(0)),
+        "reward_mean": float(rewards[valid].mean()),
+        "invalid": float(1.0 - valid.mean()),
         "entropy": float(entropy / tokens),
         "distinct_wrong": distinct_wrong(responses, rewards),
         "truncated": float(1.0 - finished / rewards.size),
         "response_length": float(tokens / rewards.size),
     }
-    return Evaluation(problems, responses, rewards, metrics, curve)
+    return Evaluation(problems, responses, rewards, metrics)
 
 
 def reported_ks(n: int) -> list[int]:

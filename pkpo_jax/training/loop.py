@@ -46,10 +46,11 @@ def train(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
     run_directory.claim(workdir, config)
     steps, every = config.train.steps, config.checkpoint.every
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
-    state, coverage = trainer.start(workdir), Coverage()
     first = checkpoints.latest_step()
-    if first is not None:
-        state, progress = checkpoints.restore(first, like=state)
+    if first is None:
+        state, coverage = trainer.start(workdir), Coverage()
+    else:
+        state, progress = checkpoints.restore(first, like=trainer.abstract_state())
         coverage = Coverage(**progress)
         print(f"{workdir} goes on after step {first}.", flush=True)
     writer = metrics.MetricWriter(workdir, resume_step=-1 if first is None else first)
@@ -80,6 +81,7 @@ def train(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
     finally:
         writer.close()
         checkpoints.close()
+        compilations.close()
     evaluated = evaluated or trainer.evaluate(state.params, steps)
     report.write(workdir, trainer.task, evaluated, n=config.rollout.n)
 

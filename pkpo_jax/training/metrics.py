@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -29,7 +30,9 @@ class MetricWriter:
         )
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+        # JSON has no NaN: what is not finite is null there.
+        line = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
+        self._file.write(json.dumps({"step": step, **line}) + "\n")
         self._file.flush()
         for key, value in metrics.items():
             self._events.add_scalar(key, value, step)
@@ -52,7 +55,7 @@ def _lines(path: pathlib.Path) -> list[str]:
 
 
 class CompilationCounter:
-    """Counts the programs XLA compiles in this process, from when it is made on."""
+    """Counts the programs XLA compiles in this process, from when it is made until `close`."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -60,3 +63,6 @@ class CompilationCounter:
 
     def _listen(self, event: str, duration: float, **kwargs: Any) -> None:
         self.count += event == "/jax/core/compile/backend_compile_duration"
+
+    def close(self) -> None:
+        jax.monitoring.unregister_event_duration_listener(self._listen)

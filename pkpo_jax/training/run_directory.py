@@ -13,12 +13,29 @@ from pkpo_jax.training.config import ConfigError, flatten
 
 def claim(workdir: pathlib.Path, config: config_dict.ConfigDict) -> None:
     """Writes config.json to a new directory, or checks that it is there and the same."""
+    try:
+        _claim(workdir, json.loads(json.dumps(config.to_dict())))
+    except OSError as e:
+        raise ConfigError(
+            f"--workdir={workdir} cannot be used ({e.strerror}); give a directory that can be "
+            "made and written."
+        ) from None
+
+
+def _claim(workdir: pathlib.Path, wanted: dict[str, Any]) -> None:
     path = workdir / "config.json"
-    wanted = json.loads(json.dumps(config.to_dict()))
     if path.exists():
-        _check_same(path, json.loads(path.read_text()), wanted)
+        try:
+            stored = json.loads(path.read_text())
+            if not isinstance(stored, dict):
+                raise ValueError
+        except ValueError:
+            raise ConfigError(f"{path} is not a config; give another --workdir.") from None
+        _check_same(path, stored, wanted)
         return
-    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError(f"--workdir={workdir} is a file; give a new or empty directory.")
+    if workdir.exists() and any(workdir.iterdir()):
         raise ConfigError(
             f"--workdir={workdir} holds files but no config.json, so it is not a run's directory; "
             "give a new or empty one."
@@ -30,7 +47,10 @@ def claim(workdir: pathlib.Path, config: config_dict.ConfigDict) -> None:
 
 
 def _check_same(path: pathlib.Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
-    stored, wanted = dict(flatten(stored)), dict(flatten(wanted))
+    # The steps of a schedule are strings in JSON; k is compared as one value.
+    stored, wanted = (
+        dict(flatten({**config, "k": str(config.get("k"))})) for config in (stored, wanted)
+    )
     for key in sorted({*stored, *wanted}):
         if stored.get(key) != wanted.get(key):
             raise ConfigError(

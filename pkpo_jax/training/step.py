@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import config_dict
 
+from pkpo_jax import parallel
 from pkpo_jax.estimators import pass_at_k_curve, pkpo_weights
 from pkpo_jax.policy import gemma2, sampling, scoring
 from pkpo_jax.training import losses
@@ -93,7 +94,11 @@ def make_sampler(
 
 
 def make_update(
-    model: gemma2.Gemma2, optimizer: optax.GradientTransformation, *, baseline: str
+    model: gemma2.Gemma2,
+    optimizer: optax.GradientTransformation,
+    mesh: jax.sharding.Mesh,
+    *,
+    baseline: str,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """A jitted (state, batch, k, temperature, learning_rate) -> (state, metrics); state is donated.
 
@@ -108,9 +113,10 @@ def make_update(
         learning_rate: jax.typing.ArrayLike,
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         rollout, valid = batch.rollout, batch.valid
+        rewards = jnp.where(valid, batch.rewards, 0.0)
         mask = rollout.mask & valid[..., None]
         k = jnp.asarray(k, jnp.int32)
-        weights = pkpo_weights(batch.rewards, k, baseline=baseline, where=valid)
+        weights = pkpo_weights(rewards, k, baseline=baseline, where=valid)
 
         def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
             log_probs, entropy = scoring.score(
@@ -122,17 +128,18 @@ def make_update(
         (loss, (log_probs, entropy)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             state.params
         )
-        state, norms = _apply(state, optimizer, grads, learning_rate)
-        correct = (batch.rewards >= 1.0) & valid
+        state, norms = _apply(state, optimizer, grads, learning_rate, mesh)
+        correct = (rewards >= 1.0) & valid
         alive = valid.any(-1)
         curve = pass_at_k_curve(correct, where=valid)
         gap = jnp.where(mask, jnp.abs(log_probs - rollout.log_probs), 0.0)
         return state, {
             "loss": loss,
-            "reward_mean": losses.masked_mean(batch.rewards, valid),
+            "reward_mean": losses.masked_mean(rewards, valid),
             "pass_at_k": jax.vmap(losses.masked_mean, (1, None))(curve, alive),
             "entropy": losses.masked_mean(entropy, mask),
             "dead_groups": losses.masked_mean((weights == 0.0).all(-1), alive),
+            "invalid": 1.0 - valid.mean(),
             "response_length": losses.masked_mean(rollout.lengths, valid),
             "truncated": losses.masked_mean(~rollout.finished, valid),
             "log_prob_gap_mean": losses.masked_mean(gap, mask),
@@ -144,7 +151,7 @@ def make_update(
 
 
 def make_supervised_update(
-    model: gemma2.Gemma2, optimizer: optax.GradientTransformation
+    model: gemma2.Gemma2, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """A jitted (state, prompts, lengths, responses, mask, learning_rate) -> (state, metrics).
 
@@ -164,7 +171,7 @@ def make_supervised_update(
             return losses.supervised(log_probs, mask)
 
         loss, grads = jax.value_and_grad(loss_fn)(state.params)
-        state, norms = _apply(state, optimizer, grads, learning_rate)
+        state, norms = _apply(state, optimizer, grads, learning_rate, mesh)
         return state, {"loss": loss, **norms}
 
     return jax.jit(update, donate_argnums=0)
@@ -175,9 +182,13 @@ def _apply(
     optimizer: optax.GradientTransformation,
     grads: Any,
     learning_rate: jax.typing.ArrayLike,
+    mesh: jax.sharding.Mesh,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     updates = jax.tree.map(lambda u: -learning_rate * u, updates)
     params = optax.apply_updates(state.params, updates)
     norms = {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
-    return TrainState(params=params, opt_state=opt_state), norms
+    state = TrainState(params=params, opt_state=opt_state)
+    # Where it came from, or the next step would compile again for a state placed otherwise.
+    state = jax.lax.with_sharding_constraint(state, parallel.placements(state, mesh))
+    return state, norms

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Sequence
@@ -39,6 +40,12 @@ class Trainer:
             held_out = self.task.problems("test")
         except (TypeError, ValueError) as e:
             raise config_lib.ConfigError(str(e)) from None
+        except OSError as e:
+            where = config.task.get("data_dir") or "TFDS's default, see TFDS_DATA_DIR"
+            raise config_lib.ConfigError(
+                f"the problems could not be prepared ({e}); set task.data_dir (now {where}) to a "
+                "directory that can be written."
+            ) from None
         self.held_out = [held_out[i] for i in range(min(config.eval.problems, len(held_out)))]
         self.tokenizer = tokenizers.CharacterTokenizer(self.task.alphabet)
         data.check_lengths(self.task, self.tokenizer, self.problems, self.held_out, config)
@@ -59,7 +66,7 @@ class Trainer:
         )
         self.optimizer = step.make_optimizer(config.train)
         self.update = step.make_update(
-            self.model, self.optimizer, baseline=config.estimator.baseline
+            self.model, self.optimizer, self.mesh, baseline=config.estimator.baseline
         )
         self._samplers = {
             n: step.make_sampler(
@@ -70,17 +77,28 @@ class Trainer:
             )
             for n in (config.rollout.n, config.eval.n)
         }
-        self._keys = None
 
-    def key(self, stream: int) -> jax.Array:
-        """The random key of one use of randomness."""
-        if self._keys is None:
-            self._keys = jax.random.split(jax.random.key(self.config.seed), 3)
-        return self._keys[stream]
+    @functools.cached_property
+    def _keys(self) -> jax.Array:
+        return jax.random.split(jax.random.key(self.config.seed), 3)
+
+    def abstract_state(self) -> step.TrainState:
+        """Shapes, dtypes and shardings of the state, for a checkpoint to be restored into."""
+
+        def create() -> step.TrainState:
+            params = gemma2.init_params(self.model, jax.random.key(0))
+            return step.TrainState.create(params, self.optimizer)
+
+        shapes = jax.eval_shape(create)
+        return jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            shapes,
+            parallel.placements(shapes, self.mesh),
+        )
 
     def start(self, workdir: pathlib.Path) -> step.TrainState:
         """The state before the first RL step: initial parameters, after the warm start if any."""
-        params = jax.jit(gemma2.init_params, static_argnums=0)(self.model, self.key(_INIT))
+        params = jax.jit(gemma2.init_params, static_argnums=0)(self.model, self._keys[_INIT])
         params = parallel.shard_params(params, self.mesh)
         if self.config.warm_start.steps:
             params = warm_start(
@@ -96,13 +114,12 @@ class Trainer:
         state = step.TrainState.create(params, self.optimizer)
         return parallel.shard_params(state, self.mesh)
 
-    def sample(
-        self, params: Any, arrays: Sequence[np.ndarray], n: int, stream: int, at: int
+    def _sample(
+        self, params: Any, batch: Sequence[jax.Array], n: int, stream: int, at: int
     ) -> sampling.Rollout:
-        """n responses to each prompt of (prompts, lengths, rows)."""
-        arrays = parallel.shard_batch(tuple(arrays), self.mesh)
+        """n responses to each prompt of a placed (prompts, lengths, rows)."""
         return self._samplers[n](
-            params, *arrays, self.key(stream), at, self.config.rollout.temperature
+            params, *batch, self._keys[stream], at, self.config.rollout.temperature
         )
 
     def step(
@@ -112,20 +129,20 @@ class Trainer:
         config, started = self.config, time.perf_counter()
         count = config.train.prompts
         problems = [self.order[i] for i in range(at * count, (at + 1) * count)]
-        prompts, lengths = data.encode_prompts(
+        encoded = data.encode_prompts(
             self.tokenizer, [problem["prompt"] for problem in problems], config.rollout.max_prompt
         )
         rows = np.arange(count, dtype=np.int32)
-        rollout = self.sample(state.params, (prompts, lengths, rows), config.rollout.n, _SAMPLE, at)
+        prompts, lengths, rows = parallel.shard_batch((*encoded, rows), self.mesh)
+        rollout = self._sample(
+            state.params, (prompts, lengths, rows), config.rollout.n, _SAMPLE, at
+        )
         tokens, response_lengths = jax.device_get((rollout.tokens, rollout.lengths))
         sampled = time.perf_counter()
         responses = data.decode_responses(self.tokenizer, tokens, response_lengths)
         rewards = data.grade(self.task, problems, responses)
         graded = time.perf_counter()
-        valid = np.isfinite(rewards)
-        prompts, lengths, rewards_, valid = parallel.shard_batch(
-            (prompts, lengths, np.where(valid, rewards, 0.0), valid), self.mesh
-        )
+        placed_rewards, valid = parallel.shard_batch((rewards, np.isfinite(rewards)), self.mesh)
         k = self.schedule(at)
         rate = step.learning_rate(
             at,
@@ -136,7 +153,7 @@ class Trainer:
         )
         state, figures = self.update(
             state,
-            step.Batch(prompts, lengths, rollout, rewards_, valid),
+            step.Batch(prompts, lengths, rollout, placed_rewards, valid),
             k,
             config.rollout.temperature,
             rate,
@@ -154,8 +171,13 @@ class Trainer:
 
     def evaluate(self, params: Any, at: int) -> evaluation.Evaluation:
         """Held-out problems, sampled with random numbers of their own."""
+
+        def sample(*arrays: np.ndarray) -> sampling.Rollout:
+            batch = parallel.shard_batch(arrays, self.mesh)
+            return self._sample(params, batch, self.config.eval.n, _EVALUATE, at)
+
         return evaluation.evaluate(
-            lambda *arrays: self.sample(params, arrays, self.config.eval.n, _EVALUATE, at),
+            sample,
             self.task,
             self.tokenizer,
             self.held_out,

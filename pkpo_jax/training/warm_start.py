@@ -37,7 +37,7 @@ def warm_start(
         return checkpoints.restore_params(path, like=params)
     options = config.warm_start
     optimizer = step.make_optimizer(config.train)
-    update = step.make_supervised_update(model, optimizer)
+    update = step.make_supervised_update(model, optimizer, mesh)
     state = parallel.shard_params(step.TrainState.create(params, optimizer), mesh)
     bar = tqdm.tqdm(range(options.steps), desc="warm start", unit="step", dynamic_ncols=True)
     for s in bar:

@@ -28,6 +28,7 @@ def largest_k(n, baseline):
 def test_vectors(vector):
     rewards, k = vector["rewards"], vector["k"]
     np.testing.assert_allclose(pkpo.max_at_k(rewards, k), vector["max_at_k"], atol=1e-6)
+    assert {"none", "loo" if k < vector["n"] else "loo_minus_one"} <= set(vector)
     for baseline in set(vector) & set(BASELINES):
         weights = pkpo.pkpo_weights(rewards, k, baseline=baseline)
         np.testing.assert_allclose(weights, vector[baseline], atol=2e-6, err_msg=baseline)

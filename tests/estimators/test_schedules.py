@@ -26,7 +26,9 @@ def test_steps_as_ints_and_traced(schedule, expected):
     )
 
 
-@pytest.mark.parametrize("spec", [0, -1, 1.5, True, "8", {}, {1: 2}, {0: 0}, {0: 2.5}])
+@pytest.mark.parametrize(
+    "spec", [0, -1, 1.5, True, "8", {}, {1: 2}, {0: 0}, {0: 2.5}, {0: 8, 1.5: 1}, {-1: 2}]
+)
 def test_bad_specs_raise(spec):
     with pytest.raises(ValueError, match="expected"):
         schedules.from_spec(spec)

@@ -1,6 +1,8 @@
 import collections
 import dataclasses
 import random
+import subprocess
+import sys
 
 import hypothesis
 import hypothesis.strategies as st
@@ -94,6 +96,20 @@ def test_problems_have_the_asked_shape_and_no_prompt_leaks(data_dir):
         assert 2 <= maze.distances(grid)[grid.index("S")] <= 5
         assert set(grid) | set(prompt) <= set(task.alphabet)
     assert not held_out & {p["prompt"] for p in train}
+
+
+def test_several_processes_may_prepare_the_same_mazes_at_once(data_dir):
+    program = (
+        "from pkpo_jax.tasks import Maze; "
+        "print(len(Maze(train_problems=3000, seed=77).problems('train')))"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    for process in started:
+        stdout, _ = process.communicate(timeout=120)
+        assert process.returncode == 0 and stdout.splitlines()[-1].endswith("3000")
 
 
 def test_the_seed_decides_the_mazes():

@@ -2,10 +2,12 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
+from pkpo_jax.tasks import Maze
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import loop, metrics
 from pkpo_jax.training.trainer import Trainer
@@ -69,6 +71,61 @@ def test_nothing_compiles_after_the_first_step(finished):
     assert lines[1]["compilations"] > 0
 
 
+def test_rewards_reach_the_update_beside_their_own_responses(tmp_path, monkeypatch):
+    """What the update is given, graded again from its tokens."""
+    config = small_config()
+    config.task.reward = "progress"
+    config.warm_start.steps, config.warm_start.batch = 150, 32
+    trainer = Trainer(config)
+    batches, update = [], trainer.update
+
+    def recording_update(state, batch, *arguments):
+        batches.append(jax.device_get(batch))
+        return update(state, batch, *arguments)
+
+    monkeypatch.setattr(trainer, "update", recording_update)
+    trainer.step(trainer.start(tmp_path), 0)
+    batch, decode = batches[0], trainer.tokenizer.decode
+    by_prompt = {problem["prompt"]: problem for problem in trainer.problems}
+    for prompt, group, rewards in zip(
+        batch.prompts, batch.rollout.tokens, batch.rewards, strict=True
+    ):
+        problem = by_prompt[decode(prompt[1:])]
+        graded = [trainer.task.grade(problem, decode(tokens)) for tokens in group]
+        np.testing.assert_allclose(rewards, graded)
+    assert len(np.unique(batch.rewards)) > 2
+
+
+def test_the_warm_start_learns_answers_and_their_ends(tmp_path):
+    config = small_config()
+    config.warm_start.steps, config.warm_start.batch = 120, 32
+    trainer = Trainer(config)
+    start = trainer.start(tmp_path)
+    evaluated = trainer.evaluate(start.params, 0)
+    assert evaluated.metrics["truncated"] < 0.2
+    letters = "".join(text for group in evaluated.responses for text in group)
+    assert sum(c in "LRUD" for c in letters) > 0.9 * len(letters)
+    again = Trainer(config).start(tmp_path)
+    for a, b in zip(jax.tree.leaves(start.params), jax.tree.leaves(again.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_rewards_that_are_not_finite_are_left_out_and_counted(tmp_path, monkeypatch):
+    grade = Maze.grade
+
+    def failing_grade(self, problem, response):
+        return float("nan") if problem["id"] % 2 else grade(self, problem, response)
+
+    monkeypatch.setattr(Maze, "grade", failing_grade)
+    config = small_config()
+    config.train.steps = 2
+    loop.train(config, tmp_path / "maze")
+    lines = metrics.read(tmp_path / "maze")
+    assert lines[0]["eval/invalid"] == 0.5
+    assert all(np.isfinite(v) for line in lines for v in line.values())
+    assert sum(line["train/invalid"] for line in lines[1:]) > 0
+
+
 def test_tensorboard_holds_the_same_figures(finished):
     events = event_accumulator.EventAccumulator(str(finished / "tensorboard"))
     events.Reload()
@@ -110,6 +167,9 @@ def test_another_config_or_foreign_files_are_refused(finished, tmp_path):
     config = small_config()
     config.train.learning_rate = 0.5
     with pytest.raises(config_lib.ConfigError, match=r"train.learning_rate is 0.0003 .* 0.5 here"):
+        loop.train(config, finished)
+    config.train.learning_rate, config.k = 3e-4, 2
+    with pytest.raises(config_lib.ConfigError, match=r"k is .*'0': 4, '3': 1.* there and '2' here"):
         loop.train(config, finished)
     (tmp_path / "letter.txt").write_text("Dear")
     with pytest.raises(config_lib.ConfigError, match=r"no config\.json"):
