@@ -1,0 +1,40 @@
+"""The network against logits that the `gemma` package computed (see gemma_golden.py)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pkpo_jax.policy import gemma2, scoring
+from tests.policy import gemma_golden
+
+GOLDEN = np.load(gemma_golden.PATH)
+
+
+@pytest.mark.parametrize("name", gemma_golden.CONFIGS)
+def test_logits(name):
+    model, params = gemma2.Gemma2(gemma_golden.CONFIGS[name]), gemma_golden.params(name)
+
+    @jax.jit
+    def logits(tokens):
+        hidden, _ = model.apply({"params": params}, tokens[:, None])
+        return model.apply({"params": params}, hidden[:, 0], method="logits")
+
+    # PAD, which is never sampled, is masked here and not there.
+    ours, theirs = logits(gemma_golden.tokens())[..., 1:], GOLDEN[name][..., 1:]
+    assert theirs.std() > 0.5
+    np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", gemma_golden.CONFIGS)
+def test_scores_after_a_shared_prompt(name):
+    """The scorer's log-probs of the second half of each sequence, the first half its prompt."""
+    model, params = gemma2.Gemma2(gemma_golden.CONFIGS[name]), gemma_golden.params(name)
+    tokens, prompt = gemma_golden.tokens(), 8
+    lengths = jnp.full(len(tokens), prompt)
+    log_probs, _ = jax.jit(lambda *a: scoring.score(model, params, *a))(
+        tokens[:, :prompt], lengths, tokens[:, None, prompt:]
+    )
+    theirs = jax.nn.log_softmax(GOLDEN[name][:, prompt - 1 : -1, 1:])
+    expected = np.take_along_axis(theirs, tokens[:, prompt:, None] - 1, -1)[..., 0]
+    np.testing.assert_allclose(log_probs[:, 0], expected, atol=2e-5, rtol=0)
