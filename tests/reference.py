@@ -90,7 +90,8 @@ def off_policy_weights(rewards, k, ratios):
     """Every subset, the product over the other samples expanded to first order."""
     n = len(rewards)
     if k == 1:
-        return [r * w for r, w in zip(ratios, pkpo_weights(rewards, 1, "none"), strict=True)]
+        rloo = pkpo_weights(rewards, 1, "loo_minus_one")
+        return [r * float(w) for r, w in zip(ratios, rloo, strict=True)]
     weights = []
     for i in range(n):
         total = Fraction(0)

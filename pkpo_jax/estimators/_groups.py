@@ -42,13 +42,17 @@ class SortedGroup:
     place: jax.Array
     valid: jax.Array
 
+    @property
+    def w(self) -> jax.Array:
+        """[..., n-1] W_j = C(j, k-1) / C(count-1, k-1) = V_{j+1}: of the k-subsets that hold a
+        given sample of higher rank, the share whose others all rank up to j."""
+        return jnp.concatenate([self.v[..., 1:], jnp.ones_like(self.v[..., :1])], -1)
+
     def loo_minus_one(self) -> tuple[jax.Array, jax.Array]:
         """Coefficients (up, down) of paper A's equation 33, and of RLOO where k = 1."""
         n, k = self.count, self.k
-        # W_j = V_{j+1}: the share of the k-subsets of i whose other members rank up to j.
-        w = jnp.concatenate([self.v[..., 1:], jnp.ones_like(self.v[..., :1])], -1)
         others = n * jnp.maximum(n - 1, 1)
-        up = jnp.where(k == 1, self.rank / others, k / n * w)
+        up = jnp.where(k == 1, self.rank / others, k / n * self.w)
         down = jnp.where(k == 1, (n - self.rank) / others, 0.0)
         return up, down
 
@@ -62,9 +66,11 @@ class SortedGroup:
         return jnp.where(self.valid, jnp.take_along_axis(ordered, self.place, -1), 0.0)
 
     def max_at_k(self) -> jax.Array:
-        """[...] rho_k of the group, scaled."""
-        below = self.gaps * (1.0 - self.rank * self.v / self.count)
-        return self.lowest + below.sum(-1)
+        """[...] rho_k of the group, scaled: g_(1) + sum_j d_j (1 - C(j,k)/C(n,k))."""
+        # C(n,k) - C(j,k) = sum_{i>=j} C(i,k-1): the factor is (k/n) sum_{i>=j} W_i.
+        w = jnp.where(self.rank < self.count, self.w, 0.0)
+        reached = jax.lax.cumsum(w, w.ndim - 1, reverse=True) * self.k / self.count
+        return self.lowest + (self.gaps * reached).sum(-1)
 
 
 def sort(
@@ -83,7 +89,7 @@ def sort(
     # CPU than floats, or two arrays, and equal rewards have equal weights wherever they stand.
     key = jnp.where(valid, _ordered_bits(rewards), np.iinfo(np.int32).max)
     ordered_key = jax.lax.sort(key, is_stable=False)
-    place = jnp.vectorize(jnp.searchsorted, signature="(n),(n)->(n)")(ordered_key, key)
+    place = _bisect(ordered_key, key)
     ordered = jax.lax.bitcast_convert_type(_ordered_bits(ordered_key), jnp.float32)
     count = valid.sum(-1, keepdims=True)
     ordered = jnp.where(jnp.arange(n) < count, ordered, 0.0) * SCALE
@@ -96,6 +102,20 @@ def sort(
     ratios = jnp.where(rank < count, jnp.maximum(rank - k + 1, 0.0) / rank, 1.0)
     v = jax.lax.cumprod(ratios, ratios.ndim - 1, reverse=True)
     return SortedGroup(ordered[..., 0], gaps, rank, v, k, count, place, valid)
+
+
+def _bisect(ordered: jax.Array, values: jax.Array) -> jax.Array:
+    """[..., n] how many of the ascending `ordered` [..., n] are below each of `values` [..., n].
+
+    In batched gathers, for a vmapped searchsorted does not compile for explicitly sharded arrays.
+    """
+    n = ordered.shape[-1]
+    below = jnp.zeros_like(values)
+    for bit in reversed(range(n.bit_length())):
+        more = below + (1 << bit)
+        last = jnp.take_along_axis(ordered, jnp.minimum(more, n) - 1, -1)
+        below = jnp.where((more <= n) & (last < values), more, below)
+    return below
 
 
 def _ordered_bits(x: jax.Array) -> jax.Array:
@@ -141,9 +161,9 @@ def miss_ratios(correct: jax.Array, valid: jax.Array) -> jax.Array:
     Their product over the first k is C(n-c, k) / C(n, k) for c right samples of n; past the number
     of valid samples, and in an empty group, the ratios are 1.
     """
-    n = valid.sum(-1, keepdims=True)
-    wrong = n - correct.sum(-1, keepdims=True)
-    drawn = jnp.arange(correct.shape[-1])
+    n = valid.sum(-1, keepdims=True, dtype=jnp.float32)
+    wrong = n - correct.sum(-1, keepdims=True, dtype=jnp.float32)
+    drawn = jnp.arange(correct.shape[-1], dtype=jnp.float32)
     ratios = jnp.maximum(wrong - drawn, 0) / jnp.maximum(n - drawn, 1)
     return jnp.where(drawn < n, ratios, 1.0)
 

@@ -39,8 +39,7 @@ def grpo_advantages(
     # Divided by the largest first: squares of huge rewards stay finite.
     largest = jnp.abs(centred).max(-1, keepdims=True)
     scaled = centred / jnp.where(largest > 0, largest, 1.0)
-    count = jnp.maximum(valid.sum(-1, keepdims=True), 1)
-    deviation = jnp.sqrt(jnp.square(scaled).sum(-1, keepdims=True) / count)
+    deviation = jnp.sqrt(jnp.square(scaled).sum(-1, keepdims=True) / _count(valid))
     return scaled / jnp.where(deviation > 0, deviation, 1.0)
 
 
@@ -73,8 +72,8 @@ def rloo_advantages(
     [ 2. -2.]
     """
     centred, valid = _centre(rewards, where)
-    n = valid.sum(-1, keepdims=True)
-    return _groups.unscale(jnp.where(n > 1, centred * (n / jnp.maximum(n - 1, 1)), 0.0))
+    n = _count(valid)
+    return _groups.unscale(jnp.where(n > 1, centred * (n / jnp.maximum(n - 1.0, 1.0)), 0.0))
 
 
 def maxrl_advantages(
@@ -100,9 +99,8 @@ def maxrl_advantages(
     [ 3. -1. -1. -1.]
     """
     correct, valid = _groups.as_correct(correct, where)
-    right, n = correct.sum(-1, keepdims=True), valid.sum(-1, keepdims=True)
-    advantages = correct * n / jnp.maximum(right, 1) - 1.0
-    return jnp.where(valid & (right > 0), advantages, 0.0)
+    advantages = correct * (_count(valid) / _count(correct)) - 1.0
+    return jnp.where(valid & correct.any(-1, keepdims=True), advantages, 0.0)
 
 
 def mahdavi_advantages(
@@ -110,7 +108,10 @@ def mahdavi_advantages(
     k: jax.typing.ArrayLike,
     where: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """k (1-p)^(k-1) (r - mean of the others), p the group's pass rate (Mahdavi et al. 2025).
+    """k (1-p)^(k-1) (r - mean of the others), p the group's pass rate.
+
+    "Beyond Accuracy: A Policy Gradient Reweighting Approach for Pass@K Maximization in LLMs"
+    (Mahdavi et al., 2025).
 
     grad pass@k = k (1-p)^(k-1) grad pass@1 for the true pass rate p. With that of the group in its
     place the estimator is biased, for k >= 2, and it is 0 in groups with only right answers.
@@ -135,9 +136,8 @@ def mahdavi_advantages(
     correct, valid = _groups.as_correct(correct, where)
     k = _groups.check_k(k, correct.shape[:-1], correct.shape[-1], largest=None)[..., None]
     k = jnp.maximum(k, 1)
-    wrong_rate = (valid & ~correct).sum(-1, keepdims=True) / jnp.maximum(
-        valid.sum(-1, keepdims=True), 1
-    )
+    wrong = (valid & ~correct).sum(-1, keepdims=True, dtype=jnp.float32)
+    wrong_rate = wrong / _count(valid)
     scale = k * jnp.where(k > 1, wrong_rate ** (k - 1), 1.0)
     return scale * rloo_advantages(correct, where)
 
@@ -167,9 +167,13 @@ def _centre(
     rewards = _groups.as_group(rewards, "rewards").astype(jnp.float32)
     valid = _groups.as_mask(where, rewards.shape)
     low = jnp.where(valid, rewards, jnp.inf).min(-1, keepdims=True)
-    high = jnp.where(valid, rewards, -jnp.inf).max(-1, keepdims=True)
-    rewards = jnp.where(valid, rewards, 0.0) * _groups.SCALE
-    # Divided before they are added, for the sum of finite rewards need not be finite.
-    mean = (rewards / jnp.maximum(valid.sum(-1, keepdims=True), 1)).sum(-1, keepdims=True)
-    # Groups of equal rewards give exactly 0, whatever the rounding of their mean.
-    return jnp.where(valid & (low < high), rewards - mean, 0.0), valid
+    # From the lowest up, so that an offset common to the group costs no accuracy, and groups of
+    # equal rewards give exactly 0. Divided before they are added: the sum could overflow.
+    rewards = jnp.where(valid, rewards * _groups.SCALE - low * _groups.SCALE, 0.0)
+    mean = (rewards / _count(valid)).sum(-1, keepdims=True)
+    return jnp.where(valid, rewards - mean, 0.0), valid
+
+
+def _count(valid: jax.Array) -> jax.Array:
+    """[..., 1] float32 number of valid samples, at least 1."""
+    return jnp.maximum(valid.sum(-1, keepdims=True, dtype=jnp.float32), 1.0)

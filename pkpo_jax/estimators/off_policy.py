@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
 from pkpo_jax.estimators import _groups
+
+# Importance ratios are clipped here, far above what is of use, to keep their products finite.
+_LARGEST_RATIO = 1e6
 
 
 def off_policy_weights(
@@ -27,7 +32,9 @@ def off_policy_weights(
     gradient itself, is kept. In the gaps d_j of the sorted rewards (notation of `pkpo_weights`) the
     correction is the mean ratio of the samples up to rank j:
 
-      w_(i) = r_i (k/n) sum_{j<i} d_j W_j [1 + (k-1) mean_{m<=j} (r_(m) - 1)].
+      w_(i) = r_i (k/n) sum_{j<i} d_j W_j [1 + (k-1) mean_{m<=j} (r_(m) - 1)],
+
+    and at k = 1, as there, r_i times the RLOO weight.
 
     Exactly unbiased for k <= 2; for k > 2 the bias is of second order in the ratios' deviations
     from 1. With all ratios 1 it is `pkpo_weights` with its default baseline; a weight can be
@@ -37,7 +44,7 @@ def off_policy_weights(
       rewards: [..., n] real rewards of any dtype.
       k: int or integer array that broadcasts against the leading dimensions; out of range as in
         `pkpo_weights`.
-      ratios: [..., n] p(x_i)/q(x_i) >= 0 of the whole responses, constants.
+      ratios: [..., n] p(x_i)/q(x_i) >= 0 of the whole responses, constants; above 1e6 clipped.
       where: optional [..., n] bool, False for samples to leave out.
 
     Returns:
@@ -57,10 +64,13 @@ def off_policy_weights(
     ratios = _groups.as_group(ratios, "ratios").astype(jnp.float32)
     if ratios.shape != group.place.shape:
         raise ValueError(f"ratios have shape {ratios.shape}; expected {group.place.shape}.")
-    ratios = jnp.where(group.valid, ratios, 1.0)
-    # Equal rewards share a place, so theirs are added up there.
-    add = jnp.vectorize(lambda x, i: jnp.zeros_like(x).at[i].add(x), signature="(n),(n)->(n)")
-    deviation = jnp.cumsum(add(ratios - 1.0, group.place), -1)[..., :-1] / group.rank
+    ratios = jnp.where(group.valid, jnp.clip(ratios, 0.0, _LARGEST_RATIO), 1.0)
+    ordered = jax.lax.sort((group.place, ratios - 1.0), num_keys=1)[1]
+    deviation = jnp.cumsum(ordered, -1)[..., :-1] / group.rank
     up, down = group.loo_minus_one()
     up = up * (1.0 + (group.k - 1.0) * deviation)
-    return ratios * group.combine(0.0, up, down)
+    # For rewards that span 1, then times what they span: no product overflows on the way.
+    span = group.gaps.sum(-1, keepdims=True)
+    unit = dataclasses.replace(group, gaps=group.gaps / jnp.where(span > 0, span, 1.0))
+    limit = float(jnp.finfo(jnp.float32).max)
+    return jnp.clip(ratios * unit.combine(0.0, up, down) * span, -limit, limit)

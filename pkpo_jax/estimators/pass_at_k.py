@@ -21,8 +21,8 @@ def pass_at_k(
     Args:
       correct: [..., n] 0 or 1 (or bool), n samples of one prompt in the last dimension.
       k: int or integer array that broadcasts against the leading dimensions, traced or not. An int
-        or NumPy value outside 1..n raises; a JAX array is clipped to 1..n (n counts the samples of
-        its group that `where` keeps).
+        or NumPy value outside 1..n raises. A JAX array is clipped to 1..n; so is every k in a group
+        of which `where` keeps fewer than k.
       where: optional [..., n] bool, False for samples to leave out.
 
     Returns:
@@ -53,6 +53,9 @@ def pass_at_k_curve(
 
     Returns:
       [..., n] float32, pass@k at index k - 1; constant past the number of valid samples.
+
+    Raises:
+      ValueError: shapes that do not fit.
 
     >>> import pkpo_jax as pkpo
     >>> print(pkpo.pass_at_k_curve([1, 0, 0, 0]))

@@ -44,20 +44,23 @@ def passk_training_advantages(
                      higher: there the policy explores enough.
 
     The division by sigma makes them biased estimators of the gradient of pass@k: each prompt is
-    weighted by 1/sigma of its own samples. Up to that, analytical is `pkpo_weights` with
-    baseline="centered" (sigma A_i = q_i - rho_k).
+    weighted by 1/sigma of its own samples. Up to that, analytical is the "centered" weight of
+    `pkpo_weights`, times a factor that changes with k: sigma A_i = q_i - rho_k = c_i (n-k)/k.
 
     Args:
       correct: [..., n] 0 or 1 (or bool).
       k: int or integer array that broadcasts against the leading dimensions, traced or not; out of
         range as in `pkpo_weights`.
       method: which of the six.
-      key: random key for "bootstrap".
-      entropy: [...] mean policy entropy of each prompt, for "adaptive".
+      key: random key for "bootstrap". Where this is mapped over prompts (vmap, shard_map), give
+        each call a key of its own.
+      entropy: [...] mean policy entropy of each prompt, for "adaptive". The half is one of the
+        prompts of this call: do not map it over them.
       where: optional [..., n] bool, False for samples to leave out.
 
     Returns:
-      [..., n] float32; 0 in groups without a right answer, or where every draw of k has one.
+      [..., n] float32; 0 in groups without a right answer and, but for "combination" and
+      "adaptive", where every draw of k has one.
 
     Raises:
       ValueError: unknown method, `key` or `entropy` missing, static k out of range, bad shapes.
@@ -71,7 +74,7 @@ def passk_training_advantages(
         raise ValueError(f"method={method!r}; expected one of {', '.join(get_args(Method))}.")
     correct, valid = _groups.as_correct(correct, where)
     batch, size = correct.shape[:-1], correct.shape[-1]
-    count = jnp.maximum(valid.sum(-1), 1)
+    count = jnp.maximum(valid.sum(-1, dtype=jnp.int32), 1)
     k = jnp.clip(_groups.check_k(k, batch, size, largest=size), 1, count)
     if method == "full":
         return _full(correct, k, valid)
@@ -85,60 +88,64 @@ def passk_training_advantages(
             raise ValueError(f"entropy has shape {given}; method='adaptive' needs one of {batch}.")
         k = jnp.where(_higher_half(jnp.asarray(entropy)), 1, k)
     advantages = _analytical(correct, k, valid)
-    right = correct.sum(-1, keepdims=True)
+    right = correct.sum(-1, keepdims=True, dtype=jnp.float32)
     if method == "exceeding":
-        advantages *= 4.0 / (10.0 * jnp.log(jnp.maximum(right, 1) + 0.5))
+        advantages *= 4.0 / (10.0 * jnp.log(jnp.maximum(right, 1.0) + 0.5))
     if method == "combination":
-        rate = right / count[..., None]
+        rate = right / count[..., None].astype(jnp.float32)
         pass_at_1 = _analytical(correct, jnp.ones_like(k), valid)
         advantages = rate * advantages + (1.0 - rate) * pass_at_1
     return advantages
 
 
 def _analytical(correct: jax.Array, k: jax.Array, valid: jax.Array) -> jax.Array:
-    right = correct.sum(-1, keepdims=True)
-    wrong = valid.sum(-1, keepdims=True) - right
-    # miss = C(N-, k)/C(N, k) = 1 - R as a product; in its terms A+ = sqrt(miss/(1-miss)) and
-    # A- = -(N+/N-) A+, neither of which cancels.
+    right = correct.sum(-1, keepdims=True, dtype=jnp.float32)
+    wrong = valid.sum(-1, keepdims=True, dtype=jnp.float32) - right
+    # In terms of miss = C(N-, k)/C(N, k) = 1 - R, a product, A+ = sqrt(miss / (1-miss)) and
+    # A- = -(N+/N-) A+.
     ratios = _groups.miss_ratios(correct, valid)
     drawn = jnp.arange(correct.shape[-1]) < k[..., None]
     miss = jnp.where(drawn, ratios, 1.0).prod(-1, keepdims=True)
     odds = jnp.sqrt(jnp.where(right > 0, miss / jnp.where(right > 0, 1.0 - miss, 1.0), 0.0))
-    loss = -odds * right / jnp.maximum(wrong, 1)
+    loss = -odds * right / jnp.maximum(wrong, 1.0)
     return jnp.where(valid, jnp.where(correct, odds, loss), 0.0)
 
 
 def _full(correct: jax.Array, k: jax.Array, valid: jax.Array) -> jax.Array:
-    place = jnp.cumsum(valid, -1) - 1
-    groups = valid.sum(-1, keepdims=True) // k[..., None]
-    group = place // k[..., None]
-    used = valid & (group < groups)
-    same = (group[..., :, None] == group[..., None, :]) & used[..., :, None] & used[..., None, :]
-    best = (same & correct[..., None, :]).any(-1)
+    # Valid samples first, in their order; k, start and end count in that order.
+    order = jnp.argsort(~valid, -1, stable=True)
+    k, size = k[..., None], correct.shape[-1]
+    right = jnp.cumsum(jnp.take_along_axis(correct, order, -1), -1)
+    right = jnp.pad(right, [(0, 0)] * (right.ndim - 1) + [(1, 0)])
+    start = jnp.arange(size) // k * k
+    used = start + k <= valid.sum(-1, keepdims=True)
+    end = jnp.where(used, start + k, start)
+    solved = jnp.take_along_axis(right, end, -1) > jnp.take_along_axis(right, start, -1)
     # Each group counts once, at its first sample.
-    first = used & (place % k[..., None] == 0)
-    return jnp.where(used, _normalise(best, first), 0.0)
+    advantages = _normalise(solved, used & (jnp.arange(size) == start))
+    advantages = jnp.where(used, advantages, 0.0)
+    place = jnp.maximum(jnp.cumsum(valid, -1) - 1, 0)
+    return jnp.where(valid, jnp.take_along_axis(advantages, place, -1), 0.0)
 
 
 def _bootstrap(correct: jax.Array, k: jax.Array, valid: jax.Array, key: jax.Array) -> jax.Array:
-    n = correct.shape[-1]
-    noise = jax.random.uniform(key, (*correct.shape, n))
+    noise = jax.random.uniform(key, (*correct.shape, correct.shape[-1]), jnp.float32)
     noise = jnp.where(valid[..., None, :], noise, jnp.inf)
     rank = jnp.argsort(jnp.argsort(noise, -1), -1)
     member = (rank < k[..., None, None]) & valid[..., None, :]
     # As many groups as there are valid samples.
-    best = (member & correct[..., None, :]).any(-1)
-    advantages = _normalise(best, valid)
-    return jnp.where(valid, jnp.einsum("...g,...gi->...i", advantages, member), 0.0)
+    solved = (member & correct[..., None, :]).any(-1)
+    advantages = jnp.where(valid, _normalise(solved, valid), 0.0)
+    return jnp.where(valid, (advantages[..., :, None] * member).sum(-2), 0.0)
 
 
-def _normalise(rewards: jax.Array, where: jax.Array) -> jax.Array:
-    """Mean 0 and population deviation 1 over the last dimension; 0 if all rewards are equal."""
-    count = jnp.maximum(where.sum(-1, keepdims=True), 1)
-    mean = (rewards & where).sum(-1, keepdims=True) / count
+def _normalise(solved: jax.Array, where: jax.Array) -> jax.Array:
+    """0 or 1, to mean 0 and population deviation 1 over those of `where`; 0 if they are equal."""
+    count = jnp.maximum(where.sum(-1, keepdims=True, dtype=jnp.float32), 1.0)
+    mean = (solved & where).sum(-1, keepdims=True, dtype=jnp.float32) / count
     variance = mean * (1.0 - mean)
     deviation = jnp.sqrt(jnp.where(variance > 0, variance, 1.0))
-    return jnp.where(variance > 0, (rewards - mean) / deviation, 0.0)
+    return jnp.where(variance > 0, (solved - mean) / deviation, 0.0)
 
 
 def _higher_half(entropy: jax.Array) -> jax.Array:

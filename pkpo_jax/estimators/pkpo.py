@@ -5,8 +5,9 @@ Karkhanis, arXiv 2505.15201). Every array has the group of n rewards of one prom
 dimension; leading dimensions are batch.
 
 All quantities come from one sorted pass. With g_(1) <= ... <= g_(n) and gaps
-d_j = g_(j+1) - g_(j) >= 0, each of them is a group constant plus non-negative multiples of the
-gaps below and above a sample, so nothing cancels in float32. The multiples are built from
+d_j = g_(j+1) - g_(j) >= 0, each of them is a group constant plus multiples of one sign of the
+gaps below a sample, and of the other of those above, so sums lose nothing to cancellation in
+float32. The multiples are built from
 
     V_j = C(j-1, k-1) / C(n-1, k-1) = prod_{t=j}^{n-1} max(t-k+1, 0) / t,
 
@@ -37,10 +38,11 @@ def max_at_k(
     the subset's maximum (paper A, equations 12-13). For binary rewards it equals pass@k.
 
     Args:
-      rewards: [..., n] real rewards of any dtype, n samples of one prompt in the last dimension.
+      rewards: [..., n] real rewards of any dtype, n samples of one prompt in the last dimension;
+        constants, the result has no gradient in them.
       k: int or integer array that broadcasts against the leading dimensions, traced or not. An int
-        or NumPy value outside 1..n raises; a JAX array is clipped to 1..n (n counts the samples of
-        its group that `where` keeps).
+        or NumPy value outside 1..n raises. A JAX array is clipped to 1..n; so is every k in a group
+        of which `where` keeps fewer than k.
       where: optional [..., n] bool, False for samples to leave out.
 
     Returns:
@@ -51,8 +53,8 @@ def max_at_k(
       TypeError: k is not an integer.
 
     >>> import pkpo_jax as pkpo
-    >>> print(pkpo.max_at_k([0.0, 1.0, 3.0], k=2))  # (1 + 3 + 3) / 3, over the pairs
-    2.3333333
+    >>> print(pkpo.max_at_k([0.0, 1.0, 4.0], k=2))  # (1 + 4 + 4) / 3, over the pairs
+    3.0
     """
     group = _groups.sort(rewards, k, where, largest_k=lambda n: n)
     return _groups.unscale(group.max_at_k())
@@ -81,10 +83,12 @@ def pkpo_weights(
     zero over the group; "loo" is not invariant to a shift of the rewards.
 
     Args:
-      rewards: [..., n] real rewards of any dtype, n samples of one prompt in the last dimension.
+      rewards: [..., n] real rewards of any dtype, n samples of one prompt in the last dimension;
+        constants, the result has no gradient in them.
       k: int or integer array that broadcasts against the leading dimensions (one k a prompt),
-        traced or not. An int or NumPy value out of range raises; a JAX array is clipped to the
-        range its group serves: 1..n, or 1..n-1 for "loo" and "centered".
+        traced or not. An int or NumPy value out of the range 1..n, or 1..n-1 for "loo" and
+        "centered", raises. A JAX array is clipped to that range; so is every k in a group of which
+        `where` keeps too few.
       baseline: which of the four.
       where: optional [..., n] bool, False for samples to leave out; each group then has its own n.
 

@@ -70,8 +70,8 @@ def near_inverse_pass_rate(smallest: int, largest: int) -> Schedule:
     """k from a measured pass@1 instead of the step: 1/p, rounded and kept in smallest..largest.
 
     About 1/p draws hold one right answer, so that is the k whose gradient, k (1-p)^(k-1) that of
-    pass@1, is near its largest. A pass rate of 0 gives `largest`. Takes a number, or an array of
-    one pass rate a prompt.
+    pass@1, is near its largest. A pass rate of 0, or none yet (NaN), gives `largest`. Takes a
+    number, or an array of one pass rate a prompt.
 
     >>> schedule = near_inverse_pass_rate(1, 16)
     >>> [schedule(p) for p in (0.0, 0.05, 0.13, 0.9)]
@@ -82,7 +82,8 @@ def near_inverse_pass_rate(smallest: int, largest: int) -> Schedule:
 
     def schedule(pass_rate: Any) -> Any:
         xp = jnp if isinstance(pass_rate, jax.Array) else np
-        return _k(xp.floor(1.0 / xp.clip(pass_rate, 1.0 / largest, 1.0 / smallest) + 0.5))
+        rate = xp.clip(xp.nan_to_num(pass_rate), 1.0 / largest, 1.0 / smallest)
+        return _nearest(xp, 1.0 / rate)
 
     return schedule
 
@@ -105,9 +106,14 @@ def _interpolate(k0: int, k1: int, steps: int, shape: Callable) -> Schedule:
     def schedule(at: Any) -> Any:
         xp = jnp if isinstance(at, jax.Array) else np
         done = shape(xp, xp.clip(at / steps, 0.0, 1.0))
-        return _k(xp.floor(k0 + (k1 - k0) * done + 0.5))
+        return _nearest(xp, k0 + (k1 - k0) * done)
 
     return schedule
+
+
+def _nearest(xp: Any, value: Any) -> Any:
+    # A little above a half, so that ties round up in float32 and float64 alike.
+    return _k(xp.floor(value + 0.5001))
 
 
 def _k(value: Any) -> Any:

@@ -1,6 +1,8 @@
 """Float32 against big integers, and expectations against true gradients, by enumeration."""
 
 import itertools
+import math
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +46,23 @@ def test_large_groups_in_float32(n, bound):
                 error = np.abs(np.asarray(weights, np.float64) - exact).max()
                 # Weights below 1e-35 are no longer normal float32 numbers.
                 assert error <= bound * np.abs(exact).max() + 1e-35, (name, baseline, k)
+
+
+@pytest.mark.parametrize("n", [128, 1024, 4096])
+def test_metrics_and_analytical_of_large_groups(n):
+    """Relative to the value itself: the rates can be small."""
+    for right in (1, n // 50, n // 2):
+        correct = np.arange(n) < right
+        rewards = np.arange(n) ** 2
+        for k in (1, 2, n // 8, n // 2, n):
+            exact = 1 - Fraction(math.comb(n - right, k), math.comb(n, k))
+            value = float(pkpo.pass_at_k(correct, jnp.int32(k)))
+            assert value == pytest.approx(float(exact), rel=2e-4, abs=1e-7)
+            value = float(pkpo.max_at_k(correct, jnp.int32(k)))
+            assert value == pytest.approx(float(exact), rel=5e-5)
+            exact = sum(math.comb(i, k - 1) * i**2 for i in range(n)) / math.comb(n, k)
+            value = float(pkpo.max_at_k(rewards, jnp.int32(k)))
+            assert value == pytest.approx(exact, rel=5e-5)
 
 
 # A categorical policy over six outcomes with ties, and every tuple of n samples from it.

@@ -34,6 +34,15 @@ def test_bad_specs_raise(spec):
         schedules.from_spec(spec)
 
 
+def test_ties_round_up_in_float32_and_float64():
+    rates = np.array([2 / 7, 2 / 13, 2 / 15, np.nan])
+    schedule = schedules.near_inverse_pass_rate(1, 16)
+    assert [schedule(r) for r in rates] == [4, 7, 8, 16]
+    np.testing.assert_array_equal(schedule(jnp.array(rates, jnp.float32)), [4, 7, 8, 16])
+    cosine = schedules.cosine(2, 8, 3)
+    assert cosine(1) == 4 == int(jax.jit(cosine)(jnp.int32(1)))
+
+
 def test_pass_rates_of_prompts_each_give_a_k():
     schedule = schedules.near_inverse_pass_rate(2, 8)
     rates = np.array([0.0, 0.1, 0.2, 0.3, 0.6, 1.0])
