@@ -141,7 +141,7 @@ class Maze:
 def walk(grid: str, moves: str) -> int | None:
     """The index in `grid` where a walk from S ends; None if it leaves the grid or hits a wall.
 
-    >>> grid = "S.\\\\n*E"
+    >>> grid = "S.\\n*E"
     >>> grid[walk(grid, "RD")], walk(grid, "DR"), walk(grid, "RDD"), walk(grid, "go right")
     ('E', None, None, None)
     """
