@@ -1,0 +1,124 @@
+"""What it saves to compute a prompt once for its n responses, in sampling and in the gradient.
+
+python -m experiments.benchmarks.sharing
+
+The same sampler, scorer and weights on prompts [P, L] with n responses each, and on every prompt
+repeated n times with one response each. Prints time and the compiled program's temporary memory,
+shared beside repeated, for L/T/n (prompt and response tokens, responses to a prompt). Medians of
+calls that alternate, both in this one process; no response ends early.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import rich.console
+import rich.table
+from absl import app, flags, logging
+
+from pkpo_jax.policy import gemma2, sampling, scoring
+
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Calls of each program that are timed.")
+
+PROMPTS = 4
+SHAPES = ((32, 32, 16), (256, 32, 16), (1024, 64, 16))
+CONFIG = dataclasses.replace(
+    gemma2.SIZES["tiny"],
+    embed_dim=128,
+    hidden_dim=512,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=32,
+    query_pre_attn_scalar=32**-0.5,
+    num_embed=256,
+    vocab_size=256,
+    sliding_window_size=4096,
+)
+
+
+def compare(programs: dict[str, tuple[Callable[..., Any], tuple]]) -> dict[str, tuple[float, int]]:
+    """{name: (median seconds, bytes of temporaries)}, the programs called in turn."""
+    compiled = {name: jax.jit(f).lower(*args).compile() for name, (f, args) in programs.items()}
+    times: dict[str, list[float]] = {name: [] for name in programs}
+    for repeat in range(_REPEATS.value + 1):
+        for name, (_, args) in programs.items():
+            started = time.perf_counter()
+            jax.block_until_ready(compiled[name](*args))
+            if repeat:
+                times[name].append(time.perf_counter() - started)
+    return {
+        name: (statistics.median(times[name]), compiled[name].memory_analysis().temp_size_in_bytes)
+        for name in programs
+    }
+
+
+def programs(length: int, responses: int, n: int, *, shared: bool) -> tuple[Any, Any]:
+    """(gradient, sampler), each a function and its arguments, of one way to lay the batch out."""
+    model = gemma2.Gemma2(CONFIG)
+    params = jax.jit(gemma2.init_params, static_argnums=0)(model, jax.random.key(0))
+    prompts = jax.random.randint(jax.random.key(1), (PROMPTS, length), 3, CONFIG.vocab_size)
+    tokens = jax.random.randint(jax.random.key(2), (PROMPTS, n, responses), 3, CONFIG.vocab_size)
+    if not shared:
+        prompts = jnp.repeat(prompts, n, 0)
+        tokens = tokens.reshape(PROMPTS * n, 1, responses)
+    lengths = jnp.full(len(prompts), length)
+
+    def gradient(params: Any, prompts: jax.Array, lengths: jax.Array, tokens: jax.Array) -> Any:
+        def loss(params: Any) -> jax.Array:
+            return scoring.score(model, params, prompts, lengths, tokens)[0].sum()
+
+        return jax.grad(loss)(params)
+
+    def sample(params: Any, prompts: jax.Array, lengths: jax.Array) -> sampling.Rollout:
+        return sampling.sample(
+            model,
+            params,
+            prompts,
+            lengths,
+            jax.random.key(3),
+            1.0,
+            n=tokens.shape[1],
+            max_response=responses,
+            stop_tokens=(),
+        )
+
+    return (gradient, (params, prompts, lengths, tokens)), (sample, (params, prompts, lengths))
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    console = rich.console.Console(width=100)
+    table = rich.table.Table(
+        "L/T/n", "program", "shared, ms", "repeated, ms", "faster", "shared, MB", "repeated, MB"
+    )
+    for length, responses, n in SHAPES:
+        layouts = [programs(length, responses, n, shared=shared) for shared in (True, False)]
+        for name, pair in zip(("gradient", "sampling"), zip(*layouts, strict=True), strict=True):
+            measured = compare(dict(zip(("shared", "repeated"), pair, strict=True)))
+            (fast, small), (slow, large) = measured["shared"], measured["repeated"]
+            table.add_row(
+                f"{length}/{responses}/{n}",
+                name,
+                f"{1e3 * fast:.1f}",
+                f"{1e3 * slow:.1f}",
+                f"{slow / fast:.1f}x",
+                f"{small / 1e6:.0f}",
+                f"{large / 1e6:.0f}",
+            )
+    console.print(table)
+    device = jax.devices()[0].device_kind
+    machine = f"jax {jax.__version__}, {device}, {os.cpu_count()} cores, {platform.machine()}"
+    console.print(f"{PROMPTS} prompts, {CONFIG.num_layers} layers of {CONFIG.embed_dim}; {machine}")
+
+
+if __name__ == "__main__":
+    app.run(main)
