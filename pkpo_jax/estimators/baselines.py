@@ -16,7 +16,7 @@ from pkpo_jax.estimators.pkpo import pkpo_weights
 def grpo_advantages(
     rewards: jax.typing.ArrayLike, where: jax.typing.ArrayLike | None = None
 ) -> jax.Array:
-    """(r - mean) / population standard deviation of the group (GRPO, arXiv 2402.03300, eq. 21).
+    """(r - mean) / population standard deviation of the group (GRPO, arXiv 2402.03300, section 4.1).
 
     Biased for the gradient of the mean reward: each prompt is weighted by one over the deviation
     of its own samples, which favours prompts that are almost always or almost never solved.
@@ -61,7 +61,7 @@ def dr_grpo_advantages(
 def rloo_advantages(
     rewards: jax.typing.ArrayLike, where: jax.typing.ArrayLike | None = None
 ) -> jax.Array:
-    """r - mean of the other samples (RLOO, arXiv 2402.14740, eq. 8).
+    """r - mean of the other samples (RLOO, arXiv 2402.14740).
 
     Unbiased for the gradient of the mean reward, pass@1 if rewards are binary; n times
     `pkpo_weights` at k = 1. Arguments, result and errors as for `grpo_advantages`; 0 in groups of
