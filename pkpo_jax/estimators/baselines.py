@@ -16,7 +16,7 @@ from pkpo_jax.estimators.pkpo import pkpo_weights
 def grpo_advantages(
     rewards: jax.typing.ArrayLike, where: jax.typing.ArrayLike | None = None
 ) -> jax.Array:
-    """(r - mean) / population standard deviation of the group (GRPO, arXiv 2402.03300, section 4.1).
+    """(r - mean) / population standard deviation of the group (GRPO, arXiv 2402.03300).
 
     Biased for the gradient of the mean reward: each prompt is weighted by one over the deviation
     of its own samples, which favours prompts that are almost always or almost never solved.
