@@ -8,19 +8,17 @@ is read, not repeated.
 
 from __future__ import annotations
 
-import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
 
-import jax
 import rich.console
 import rich.table
 from absl import app, flags, logging
 
+import experiments
 from pkpo_jax.training import metrics, report
 
 _CONFIG = flags.DEFINE_string("config", "configs/maze_tiny.py", "The config to train.")
@@ -59,9 +57,7 @@ def main(argv: Sequence[str]) -> None:
         table.add_row(label, *cells)
     console = rich.console.Console(width=100)
     console.print(table)
-    device = jax.devices()[0].device_kind
-    machine = f"jax {jax.__version__}, {device}, {os.cpu_count()} cores, {platform.machine()}"
-    console.print(machine, highlight=False)
+    console.print(experiments.machine(), highlight=False)
 
 
 if __name__ == "__main__":

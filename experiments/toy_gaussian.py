@@ -18,9 +18,7 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import pathlib
-import platform
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,6 +32,7 @@ from absl import app, flags, logging
 from matplotlib.figure import Figure
 from scipy import optimize, special
 
+import experiments
 import pkpo_jax as pkpo
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/toy", "Where figures and results.json are put.")
@@ -329,9 +328,7 @@ def print_tables(results: dict[str, Any]) -> None:
         )
         table.add_row(name, *cells)
     console.print(table)
-    device = jax.devices()[0].device_kind
-    machine = f"jax {jax.__version__}, {device}, {os.cpu_count()} cores, {platform.machine()}"
-    console.print(machine, highlight=False)
+    console.print(experiments.machine(), highlight=False)
 
 
 def main(argv: Sequence[str]) -> None:

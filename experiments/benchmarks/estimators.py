@@ -9,9 +9,7 @@ as the paper lists it. Medians of repeated calls; both in this one process.
 
 from __future__ import annotations
 
-import os
 import pathlib
-import platform
 import statistics
 import tempfile
 import time
@@ -24,6 +22,7 @@ import rich.console
 import rich.table
 from absl import app, logging
 
+import experiments
 import pkpo_jax as pkpo
 from configs import maze_tiny
 from pkpo_jax.training.trainer import Trainer
@@ -140,9 +139,7 @@ def main(argv: Sequence[str]) -> None:
     compare(console)
     growth(console)
     share_of_update(console)
-    device = jax.devices()[0].device_kind
-    machine = f"jax {jax.__version__}, {device}, {os.cpu_count()} cores, {platform.machine()}"
-    console.print(machine, highlight=False)
+    console.print(experiments.machine(), highlight=False)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ calls that alternate, both in this one process; no response ends early.
 from __future__ import annotations
 
 import dataclasses
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +22,7 @@ import rich.console
 import rich.table
 from absl import app, flags, logging
 
+import experiments
 from pkpo_jax.policy import gemma2, sampling, scoring
 
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Calls of each program that are timed.")
@@ -115,9 +114,9 @@ def main(argv: Sequence[str]) -> None:
                 f"{large / 1e6:.0f}",
             )
     console.print(table)
-    device = jax.devices()[0].device_kind
-    machine = f"jax {jax.__version__}, {device}, {os.cpu_count()} cores, {platform.machine()}"
-    console.print(f"{PROMPTS} prompts, {CONFIG.num_layers} layers of {CONFIG.embed_dim}; {machine}")
+    console.print(
+        f"{PROMPTS} prompts, {CONFIG.num_layers} layers of {CONFIG.embed_dim}; {experiments.machine()}"
+    )
 
 
 if __name__ == "__main__":
