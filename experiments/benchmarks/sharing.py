@@ -114,9 +114,8 @@ def main(argv: Sequence[str]) -> None:
                 f"{large / 1e6:.0f}",
             )
     console.print(table)
-    console.print(
-        f"{PROMPTS} prompts, {CONFIG.num_layers} layers of {CONFIG.embed_dim}; {experiments.machine()}"
-    )
+    sizes = f"{PROMPTS} prompts, {CONFIG.num_layers} layers of {CONFIG.embed_dim}"
+    console.print(f"{sizes}; {experiments.machine()}", highlight=False)
 
 
 if __name__ == "__main__":
