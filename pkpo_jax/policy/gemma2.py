@@ -1,8 +1,12 @@
-"""Gemma-2 in flax.linen, with the parameter tree of the `gemma` package.
+"""Gemma-2 in flax.linen, with the parameters of the `gemma` package.
 
 Arrays are [prompts, n, ...]: n responses share one prompt. A call computes T tokens of every
 response; the prompt enters as a `Prefix` of keys and values computed once (`prefill`), which all n
 responses attend to beside their own keys. Sampling and scoring are thin layers over that call.
+
+Layers come in pairs, a local one and a global one, and a scan runs over the pairs, so that compile
+time does not grow with depth. In memory their parameters are stacked, [pairs, ...]; `unstack` gives
+the tree of the `gemma` package, `layer_0`, `layer_1`, ..., and `stack` takes it back.
 
 Gemma 2 technical report: arXiv 2408.00118.
 """
@@ -10,6 +14,7 @@ Gemma 2 technical report: arXiv 2408.00118.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +22,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 PAD_ID = 0
+KINDS = ("local", "global")
 _MASKED = -1e30
 
 
@@ -46,6 +52,11 @@ class Gemma2Config:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        if self.num_layers < 2 or self.num_layers % 2:
+            raise ValueError(
+                f"num_layers={self.num_layers}; layers come in pairs, local and global: "
+                "num_layers must be even."
+            )
         if self.num_heads % self.num_kv_heads or self.num_heads == self.num_kv_heads:
             raise ValueError(
                 f"num_heads={self.num_heads}, num_kv_heads={self.num_kv_heads}; Gemma-2 groups "
@@ -56,9 +67,10 @@ class Gemma2Config:
                 f"vocab_size={self.vocab_size} must lie in 3..num_embed={self.num_embed}."
             )
 
-    def is_local(self, layer: int) -> bool:
+    @property
+    def num_pairs(self) -> int:
         """Local (sliding window) and global layers alternate, local first."""
-        return layer % 2 == 0
+        return self.num_layers // 2
 
 
 SIZES = {
@@ -109,21 +121,33 @@ SIZES = {
 
 
 class KeyValues(NamedTuple):
-    """Keys and values of one layer, rotated: [P, n, S, num_kv_heads, head_dim] each."""
+    """Keys and values, rotated: [P, n, S, num_kv_heads, head_dim] each, of one layer."""
 
     keys: jax.Array
     values: jax.Array
+
+
+# Those of all layers: by kind ("local", "global"), each with a leading axis for the pairs.
+Layers = dict[str, KeyValues]
+
+
+# Says where "activations" or "logits" live: it returns its argument, under a constraint or not.
+Placement = Callable[[jax.Array, str], jax.Array]
+
+
+def _anywhere(x: jax.Array, kind: str) -> jax.Array:
+    return x
 
 
 class Prefix(NamedTuple):
     """What the n responses of a prompt share.
 
     Attributes:
-      layers: one KeyValues a layer, here [P, L, num_kv_heads, head_dim] each.
+      layers: by kind, keys and values [pairs, P, L, num_kv_heads, head_dim].
       length: [P] int32, how many of the L positions count.
     """
 
-    layers: tuple[KeyValues, ...]
+    layers: Layers
     length: jax.Array
 
 
@@ -204,7 +228,11 @@ def attend(
 
 
 class Attention(nn.Module):
-    """Grouped-query attention; returns the output and the keys and values of its own tokens."""
+    """Grouped-query attention; returns the output, and its own tokens' keys and values.
+
+    With a cache, (those of all layers of this kind, the index of this one), they are written into
+    it at `start`, and the whole cache is returned: one buffer, updated in place.
+    """
 
     config: Gemma2Config
     window: int | None
@@ -216,7 +244,7 @@ class Attention(nn.Module):
         positions: jax.Array,
         start: jax.typing.ArrayLike,
         prefix: tuple[KeyValues, jax.Array] | None,
-        cache: KeyValues | None,
+        cache: tuple[KeyValues, jax.Array] | None,
     ) -> tuple[jax.Array, KeyValues]:
         c = self.config
         heads, groups = c.num_kv_heads, c.num_heads // c.num_kv_heads
@@ -227,11 +255,17 @@ class Attention(nn.Module):
             "pntd,ckdh->cpntkh", x
         )
         q = apply_rope(q, positions, c.rope_base_frequency) * c.query_pre_attn_scalar
-        kv = KeyValues(apply_rope(keys, positions, c.rope_base_frequency), values)
+        kv = kept = KeyValues(apply_rope(keys, positions, c.rope_base_frequency), values)
         if cache is not None:
-            kv = jax.tree.map(
-                lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, start, 2), cache, kv
+            layers, index = cache
+            kept = jax.tree.map(
+                lambda old, new: jax.lax.dynamic_update_slice(
+                    old, new[None], (index, 0, 0, start, 0, 0)
+                ),
+                layers,
+                kv,
             )
+            kv = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, 0, False), kept)
 
         # Queries and keys count from the end of the prefix, so one mask serves every row.
         query_at = start + jnp.arange(x.shape[2])[:, None]
@@ -257,7 +291,7 @@ class Attention(nn.Module):
             c.num_heads * c.head_dim,
             name="attn_vec_einsum",
         )("pntmh,mhd->pntd", out)
-        return out, kv
+        return out, kept
 
 
 class FeedForward(nn.Module):
@@ -295,6 +329,45 @@ class Block(nn.Module):
         return x + RMSNorm(name="post_ffw_norm")(out), kv
 
 
+class Pair(nn.Module):
+    """A local and a global layer: the body of the scan.
+
+    `carry` is the activations, and the cache of all layers or None. Without a cache, the keys and
+    values of these tokens are returned if `keep`.
+    """
+
+    config: Gemma2Config
+    remat: bool
+    keep: bool
+    place: Placement
+
+    @nn.compact
+    def __call__(
+        self,
+        carry: tuple[jax.Array, Layers | None],
+        prefix: Layers | None,
+        index: jax.Array,
+        positions: jax.Array,
+        start: jax.typing.ArrayLike,
+        length: jax.Array | None,
+    ) -> tuple[tuple[jax.Array, Layers | None], Layers | None]:
+        x, cache = carry
+        block = nn.remat(Block, prevent_cse=False) if self.remat else Block
+        own = {}
+        for kind in KINDS:
+            window = self.config.sliding_window_size if kind == "local" else None
+            x, own[kind] = block(self.config, window, name=kind)(
+                self.place(x, "activations"),
+                positions,
+                start,
+                None if prefix is None else (prefix[kind], length),
+                None if cache is None else (cache[kind], index),
+            )
+        if cache is not None:
+            return (x, own), None
+        return (x, None), own if self.keep else None
+
+
 class Embedder(nn.Module):
     """The embedding table, tied to the head."""
 
@@ -321,17 +394,20 @@ class Embedder(nn.Module):
 
 
 class Gemma2(nn.Module):
-    """The network. `apply(..., method=...)` reaches `prefill`, `__call__` and `logits`."""
+    """The network. `apply(..., method=...)` reaches `prefill`, `__call__` and `logits`.
+
+    Attributes:
+      remat: whether the backward pass computes each layer again instead of keeping what is in it.
+      place: applied to activations [P, n, T, D] before each layer, and to logits, to say where
+        they live.
+    """
 
     config: Gemma2Config
+    remat: bool = False
+    place: Placement = _anywhere
 
     def setup(self) -> None:
-        c = self.config
-        self.embedder = Embedder(c)
-        self.blocks = [
-            Block(c, c.sliding_window_size if c.is_local(i) else None, name=f"layer_{i}")
-            for i in range(c.num_layers)
-        ]
+        self.embedder = Embedder(self.config)
         self.final_norm = RMSNorm()
 
     def __call__(
@@ -340,29 +416,21 @@ class Gemma2(nn.Module):
         *,
         prefix: Prefix | None = None,
         start: jax.typing.ArrayLike = 0,
-        cache: tuple[KeyValues, ...] | None = None,
-    ) -> tuple[jax.Array, tuple[KeyValues, ...]]:
+        cache: Layers | None = None,
+    ) -> tuple[jax.Array, Layers | None]:
         """Runs T tokens of each response.
 
         Args:
           tokens: [P, n, T] int32.
           prefix: what comes before them, shared by the n responses; None if nothing does.
           start: how many tokens of the response stand before these; they are in the cache.
-          cache: one KeyValues [P, n, S, ...] a layer; the new ones are written at `start`.
+          cache: keys and values [pairs, P, n, S, ...]; the new ones are written at `start`.
 
         Returns:
-          [P, n, T, D] normalised hidden states, for `logits`, and one KeyValues a layer:
-          the updated cache, or those of these T tokens.
+          [P, n, T, D] normalised hidden states, for `logits`, and the updated cache.
         """
-        offset = jnp.zeros(tokens.shape[:1], jnp.int32) if prefix is None else prefix.length
-        positions = offset[:, None] + start + jnp.arange(tokens.shape[2])
-        x = self.embedder.encode(tokens)
-        own = []
-        for i, block in enumerate(self.blocks):
-            shared = None if prefix is None else (prefix.layers[i], prefix.length)
-            x, kv = block(x, positions, start, shared, None if cache is None else cache[i])
-            own.append(kv)
-        return self.final_norm(x), tuple(own)
+        x, cache = self._run(tokens, prefix, start, cache)
+        return self.final_norm(x), cache
 
     def prefill(self, prompts: jax.Array, lengths: jax.Array) -> Prefix:
         """The prefix of [P, L] right-padded prompts of `lengths` [P]: all but their last token.
@@ -370,20 +438,45 @@ class Gemma2(nn.Module):
         The last token is fed with the responses, so that every response token is predicted by
         the same program, in sampling and in scoring.
         """
-        _, own = self(prompts[:, None])
-        layers = jax.tree.map(lambda x: x[:, 0], own)
-        return Prefix(layers, lengths - 1)
+        _, layers = self._run(prompts[:, None], None, 0, None, keep=True)
+        return Prefix(jax.tree.map(lambda x: x[:, :, 0], layers), lengths - 1)
+
+    @nn.compact
+    def _run(
+        self,
+        tokens: jax.Array,
+        prefix: Prefix | None,
+        start: jax.typing.ArrayLike,
+        cache: Layers | None,
+        keep: bool = False,
+    ) -> tuple[jax.Array, Layers | None]:
+        """The layers: activations, and the cache, or else the tokens' keys and values if `keep`."""
+        layers, length = (None, None) if prefix is None else prefix
+        offset = jnp.zeros(tokens.shape[:1], jnp.int32) if prefix is None else length
+        positions = offset[:, None] + start + jnp.arange(tokens.shape[2])
+        scan = nn.scan(
+            Pair,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
+            length=self.config.num_pairs,
+        )(self.config, self.remat, keep, self.place, name="layers")
+        carry = (self.embedder.encode(tokens), cache)
+        indices = jnp.arange(self.config.num_pairs)
+        (x, cache), own = scan(carry, layers, indices, positions, start, length)
+        return self.place(x, "activations"), own if keep else cache
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """[..., D] to [..., num_embed] float32; PAD and rows without a token are masked."""
-        return self.embedder.decode(hidden)
+        return self.place(self.embedder.decode(hidden), "logits")
 
-    def init_cache(self, prompts: int, n: int, length: int) -> tuple[KeyValues, ...]:
+    def init_cache(self, prompts: int, n: int, length: int) -> Layers:
         """Empty caches for `length` tokens of each response."""
         c = self.config
-        shape = (prompts, n, length, c.num_kv_heads, c.head_dim)
-        zeros = jnp.zeros(shape, c.dtype)
-        return tuple(KeyValues(zeros, zeros) for _ in range(c.num_layers))
+        shape = (c.num_pairs, prompts, n, length, c.num_kv_heads, c.head_dim)
+        return {
+            kind: KeyValues(jnp.zeros(shape, c.dtype), jnp.zeros(shape, c.dtype)) for kind in KINDS
+        }
 
 
 def log_probs_and_entropy(
@@ -402,3 +495,38 @@ def last_prompt_token(prompts: jax.Array, lengths: jax.Array) -> jax.Array:
 def init_params(model: Gemma2, key: jax.Array) -> dict:
     """Random float32 parameters, scaled by fan-in: a policy to train from scratch."""
     return model.init(key, jnp.zeros((1, 1, 1), jnp.int32))["params"]
+
+
+def cast(params: dict, dtype: str) -> dict:
+    """The matrices of the layers in `dtype`; the norms and the embeddings stay as they are."""
+    layers = jax.tree.map(lambda x: x.astype(dtype) if x.ndim > 2 else x, params["layers"])
+    return params | {"layers": layers}
+
+
+def unstack(params: dict) -> dict:
+    """Parameters as the `gemma` package names them: `layer_0` (local), `layer_1` (global), ..."""
+    layers = {
+        f"layer_{2 * pair + place}": jax.tree.map(
+            lambda x, pair=pair: x[pair], params["layers"][kind]
+        )
+        for pair in range(_num_pairs(params))
+        for place, kind in enumerate(KINDS)
+    }
+    return {name: params[name] for name in params if name != "layers"} | layers
+
+
+def stack(params: dict) -> dict:
+    """The inverse of `unstack`."""
+    count = sum(name.startswith("layer_") for name in params)
+    layers = {
+        kind: jax.tree.map(
+            lambda *x: jnp.stack(x), *(params[f"layer_{i}"] for i in range(place, count, 2))
+        )
+        for place, kind in enumerate(KINDS)
+    }
+    rest = {name: x for name, x in params.items() if not name.startswith("layer_")}
+    return rest | {"layers": layers}
+
+
+def _num_pairs(params: dict) -> int:
+    return jax.tree.leaves(params["layers"])[0].shape[0]

@@ -15,6 +15,7 @@ CONFIG = dataclasses.replace(
     head_dim=8,
     query_pre_attn_scalar=8**-0.5,
     num_embed=40,
+    num_layers=4,
     vocab_size=30,
     sliding_window_size=5,
 )
@@ -24,8 +25,12 @@ def policy(config=CONFIG, seed=0):
     """A network and parameters; norms get scales of their own, which start at zero."""
     model = gemma2.Gemma2(config)
     params = jax.jit(gemma2.init_params, static_argnums=0)(model, jax.random.key(seed))
-    noise = jax.random.normal(jax.random.key(seed + 1), (config.embed_dim,))
-    return model, jax.tree.map(lambda x: 0.2 * noise if x.ndim == 1 else x, params)
+    noise = 0.2 * jax.random.normal(jax.random.key(seed + 1), (config.embed_dim,))
+
+    def scale(path, x):
+        return x + noise if path[-1].key == "scale" else x
+
+    return model, jax.tree_util.tree_map_with_path(scale, params)
 
 
 def prompts(rows=6, length=11, seed=3):

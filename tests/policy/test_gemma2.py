@@ -10,7 +10,7 @@ from tests.policy import small
 
 def test_parameter_tree_is_that_of_the_gemma_package():
     model = gemma2.Gemma2(gemma2.SIZES["2b"])
-    tree = jax.eval_shape(lambda k: gemma2.init_params(model, k), jax.random.key(0))
+    tree = jax.eval_shape(lambda k: gemma2.unstack(gemma2.init_params(model, k)), jax.random.key(0))
     assert set(tree) == {"embedder", "final_norm", *(f"layer_{i}" for i in range(26))}
     assert tree["embedder"]["input_embedding"].shape == (256_128, 2304)
     assert jax.tree.map(jnp.shape, tree["layer_25"]) == {
