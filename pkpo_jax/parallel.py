@@ -1,61 +1,286 @@
-"""Meshes, and where parameters and batches live on them.
+"""Meshes, where parameters and batches live on them, and the two ways to run a step.
 
-Axes: `data` and `fsdp` split the prompts of a batch, `fsdp` and `tensor` the parameters. The
-programs are written for one device; XLA partitions them by these placements.
+Axes: `data` and `fsdp` split the prompts of a batch, `fsdp` and `tensor` the parameters. Where
+data x fsdp outnumber the prompts, they split the responses of each prompt too.
+
+A step is a function (state, batch, scalars) written for one device, given as `devices` either
+`Jitted` (one program over the mesh, which XLA partitions by the placements of its arguments) or
+`Pmapped` (one program a device, parameters replicated, sums over devices spelled out).
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import math
+import os
 import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "tensor")
 
-# First match wins; a pattern is searched in the path of a leaf, such as "layer_0/attn/q_einsum/w".
-# The optimiser's moments have the parameter's path at their end, and so its placement.
+# First match wins; a pattern is searched in the path of a leaf, such as
+# "layers/local/attn/q_einsum/w". A spec is of the last dimensions: stacked layers have one before.
+# The optimiser's moments have the parameter's path at their end, and so its placement. The table
+# splits by tokens over all of them, and so do the logits: nothing as large as it is ever gathered.
+_VOCABULARY = ("tensor", "fsdp")
 RULES = (
-    (r"embedder/input_embedding$", PartitionSpec("tensor", "fsdp")),
-    (r"attn/q_einsum/w$", PartitionSpec("tensor", "fsdp", None)),
-    (r"attn/kv_einsum/w$", PartitionSpec(None, "tensor", "fsdp", None)),
-    (r"attn/attn_vec_einsum/w$", PartitionSpec("tensor", None, "fsdp")),
-    (r"mlp/gating_einsum$", PartitionSpec(None, "tensor", "fsdp")),
-    (r"mlp/linear$", PartitionSpec("tensor", "fsdp")),
-    (r"", PartitionSpec()),
+    (r"embedder/input_embedding$", (_VOCABULARY, None)),
+    (r"attn/q_einsum/w$", ("tensor", "fsdp", None)),
+    (r"attn/kv_einsum/w$", (None, "tensor", "fsdp", None)),
+    (r"attn/attn_vec_einsum/w$", ("tensor", None, "fsdp")),
+    (r"mlp/gating_einsum$", (None, "tensor", "fsdp")),
+    (r"mlp/linear$", ("tensor", "fsdp")),
+    (r"", ()),
 )
 
 
-def make_mesh(shape: tuple[int, int, int]) -> Mesh:
+def make_mesh(shape: tuple[int, int, int], devices: Any = None) -> Mesh:
     """A mesh of all devices, (data, fsdp, tensor)."""
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
-def placements(tree: Any, mesh: Mesh) -> Any:
+def placements(tree: Any, mesh: Mesh, *, gathered: bool = False) -> Any:
     """The sharding of each leaf of parameters, or of a state that holds them, by RULES.
 
-    A dimension that its axis does not divide stays whole.
+    A dimension that its axis does not divide stays whole. `gathered` leaves out `fsdp` for the
+    layers: where parameters live while they sample, read once a token.
     """
 
     def place(path: tuple, leaf: Any) -> NamedSharding:
         name = "/".join(str(getattr(p, "key", getattr(p, "name", p))) for p in path)
         spec = next(spec for pattern, spec in RULES if re.search(pattern, name))
+        shape = np.shape(leaf)
+        spec = (None,) * (len(shape) - len(spec)) + spec
+        if gathered:
+            spec = tuple(axis if axis != "fsdp" else None for axis in spec)
         fits = [
-            axis if axis and size % mesh.shape[axis] == 0 else None
-            for axis, size in zip(spec, np.shape(leaf), strict=False)
+            _that_divide(axes, size, mesh.shape) for axes, size in zip(spec, shape, strict=True)
         ]
         return NamedSharding(mesh, PartitionSpec(*fits))
 
     return jax.tree_util.tree_map_with_path(place, tree)
 
 
-def shard_params(tree: Any, mesh: Mesh) -> Any:
-    """Places parameters, or a state that holds them, by RULES."""
-    return jax.device_put(tree, placements(tree, mesh))
+def _that_divide(
+    axes: str | tuple[str, ...] | None, size: int, sizes: Mapping[str, int]
+) -> tuple[str, ...]:
+    """As many of the axes, from the first, as split a dimension of this size evenly."""
+    axes = (axes,) if isinstance(axes, str) else axes or ()
+    while axes and size % math.prod(sizes[axis] for axis in axes):
+        axes = axes[:-1]
+    return axes
 
 
-def shard_batch(tree: Any, mesh: Mesh) -> Any:
-    """Places arrays [prompts, ...] with their prompts split over data and fsdp."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
+def batch_axes(
+    sizes: Mapping[str, int], prompts: int, n: int = 1
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The axes, of these sizes, that [prompts, n, ...] splits over: prompts, and responses.
+
+    Prompts split over data and fsdp, or over the one of them that divides them; responses over
+    what is left, if it divides them.
+
+    >>> sizes = {"data": 8, "fsdp": 16, "tensor": 1}
+    >>> batch_axes(sizes, prompts=256, n=16)
+    (('data', 'fsdp'), ())
+    >>> batch_axes(sizes, prompts=16, n=16)
+    (('fsdp',), ('data',))
+    """
+
+    def size(axes: tuple[str, ...]) -> int:
+        return math.prod(sizes[axis] for axis in axes)
+
+    candidates = (("data", "fsdp"), ("fsdp",), ("data",), ())
+    over_prompts = next(axes for axes in candidates if prompts % size(axes) == 0)
+    left = tuple(a for a in ("data", "fsdp") if a not in over_prompts and sizes[a] > 1)
+    return over_prompts, left if n % size(left) == 0 else ()
+
+
+class Jitted:
+    """One program over a mesh of all devices."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self.mesh = mesh
+
+    @property
+    def spread(self) -> int:
+        """Over how many devices one program spreads its arrays."""
+        return self.mesh.size
+
+    def step(self, f: Callable[..., Any], *, changes_state: bool) -> Callable[..., Any]:
+        """Compiles f(state, batch, scalars); one that changes the state is given it for good."""
+        return jax.jit(f, donate_argnums=0 if changes_state else ())
+
+    def total(self, x: Any) -> Any:
+        """The sum over all devices of what each has."""
+        return x  # The program sees whole arrays.
+
+    def largest(self, x: jax.Array) -> jax.Array:
+        """The maximum over all devices."""
+        return x
+
+    def place(self, x: jax.Array, kind: str = "activations") -> jax.Array:
+        """Activations [P, n, ...] as the batch lies; logits [P, n, ..., V] by token first."""
+        batch = batch_axes(self.mesh.shape, *x.shape[:2])
+        last: tuple[str, ...] = ()
+        if kind == "logits":
+            last = _that_divide(_VOCABULARY, x.shape[-1], self.mesh.shape)
+            batch = tuple(tuple(a for a in axes if a not in last) for axes in batch)
+        spec = PartitionSpec(*batch, *(None,) * (x.ndim - 3), last) if x.ndim > 2 else batch
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(*spec)))
+
+    def place_state(self, tree: Any, *, gathered: bool = False) -> Any:
+        """Parameters, or a state that holds them, where RULES say."""
+        places = placements(tree, self.mesh, gathered=gathered)
+        return jax.lax.with_sharding_constraint(tree, places)
+
+    def rows(self, count: int) -> np.ndarray:
+        """Which rows of a batch of `count` this process feeds to its devices."""
+        mine = [
+            rows
+            for device, rows in self._rows(count)
+            if device.process_index == jax.process_index()
+        ]
+        return np.unique(np.concatenate(mine))
+
+    def owned(self, count: int) -> np.ndarray:
+        """Which rows this process grades: each row belongs to one process alone."""
+        owner = np.full(count, jax.process_count())
+        for device, rows in self._rows(count):
+            owner[rows] = np.minimum(owner[rows], device.process_index)
+        return np.flatnonzero(owner == jax.process_index())
+
+    def _rows(self, count: int) -> list[tuple[Any, np.ndarray]]:
+        indices = self._sharding(count).devices_indices_map((count,))
+        return [(device, np.arange(count)[index]) for device, index in indices.items()]
+
+    def _sharding(self, count: int) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec(batch_axes(self.mesh.shape, count)[0]))
+
+    def put(self, tree: Any, count: int) -> Any:
+        """A batch of `count` rows on the devices, from host arrays of `rows(count)`."""
+        rows = self.rows(count)
+
+        def put(local: np.ndarray) -> jax.Array:
+            def part(index: tuple[slice, ...]) -> np.ndarray:
+                return local[np.searchsorted(rows, np.arange(count)[index[0]])]
+
+            shape = (count, *local.shape[1:])
+            return jax.make_array_from_callback(shape, self._sharding(count), part)
+
+        return jax.tree.map(put, tree)
+
+    def fetch(self, tree: Any) -> Any:
+        """A batch, whole, as host arrays on every process."""
+        if jax.process_count() == 1:
+            return jax.device_get(tree)
+        return multihost_utils.process_allgather(tree, tiled=True)
+
+
+class Pmapped(Jitted):
+    """One program a device, each with all parameters and its share of the prompts.
+
+    A batch on the devices is [local devices, rows a device, ...].
+    """
+
+    def __init__(self) -> None:
+        # The order of pmap's own axis.
+        devices = [d for p in range(jax.process_count()) for d in jax.local_devices(p)]
+        super().__init__(make_mesh((len(devices), 1, 1), np.array(devices)))
+
+    @property
+    def spread(self) -> int:
+        return 1
+
+    def step(self, f: Callable[..., Any], *, changes_state: bool) -> Callable[..., Any]:
+        pmapped = jax.pmap(
+            f,
+            axis_name="devices",
+            in_axes=(None, 0, None),
+            out_axes=None if changes_state else 0,
+            donate_argnums=0 if changes_state else (),
+        )
+        if not changes_state:
+            return pmapped
+
+        @functools.wraps(f)
+        def step(*arguments: Any) -> Any:
+            return jax.tree.map(self._on_mesh, pmapped(*arguments))
+
+        return step
+
+    def _on_mesh(self, x: jax.Array) -> jax.Array:
+        """The same buffers as an array replicated over the mesh of all processes: what a checkpoint
+        wants, and what the next step has seen before."""
+        everywhere = NamedSharding(self.mesh, PartitionSpec())
+        local = [shard.data for shard in x.addressable_shards]
+        return jax.make_array_from_single_device_arrays(x.shape, everywhere, local)
+
+    def total(self, x: Any) -> Any:
+        return jax.lax.psum(x, "devices")
+
+    def largest(self, x: jax.Array) -> jax.Array:
+        return jax.lax.pmax(x, "devices")
+
+    def place(self, x: jax.Array, kind: str = "activations") -> jax.Array:
+        return x
+
+    def place_state(self, tree: Any, *, gathered: bool = False) -> Any:
+        return tree
+
+    def put(self, tree: Any, count: int) -> Any:
+        local = jax.local_devices()
+        mesh = Mesh(np.array(local), ("devices",))
+        sharding = NamedSharding(mesh, PartitionSpec("devices"))
+        split = jax.tree.map(lambda x: x.reshape(len(local), -1, *x.shape[1:]), tree)
+        return jax.device_put(split, sharding)
+
+    def fetch(self, tree: Any) -> Any:
+        tree = jax.device_get(tree)
+        if jax.process_count() > 1:
+            tree = multihost_utils.process_allgather(tree, tiled=True)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+
+
+def gather(rows: np.ndarray, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """An array of this shape on every process, each process giving the `values` of its `rows`."""
+    whole = np.zeros(shape, values.dtype)
+    if len(rows):
+        whole[rows] = values
+    if jax.process_count() == 1:
+        return whole
+    return multihost_utils.process_allgather(whole).sum(0, dtype=whole.dtype)
+
+
+def join_other_processes() -> None:
+    """Starts `jax.distributed`; call it before anything else of JAX.
+
+    On Cloud TPU, SLURM and GKE it finds the processes by itself; elsewhere set
+    JAX_COORDINATOR_ADDRESS (host:port of the first), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    """
+    numbers = {
+        "num_processes": os.environ.get("JAX_NUM_PROCESSES"),
+        "process_id": os.environ.get("JAX_PROCESS_ID"),
+    }
+    jax.distributed.initialize(**{name: int(x) for name, x in numbers.items() if x is not None})
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes what is written once."""
+    return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def first_process_first(name: str) -> Iterator[None]:
+    """The body runs on the first process, and then on the others."""
+    if not is_first_process():
+        multihost_utils.sync_global_devices(name)
+    yield
+    if is_first_process() and jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

@@ -1,9 +1,13 @@
-"""Tokenizers. A policy needs `encode`, `decode`, `vocab_size`, `bos_id` and `stop_tokens`."""
+"""Tokenizers: `encode_prompt`, `encode`, `decode`, `vocab_size`, `eos_id`, `stop_tokens`."""
 
 from __future__ import annotations
 
 import string
 from collections.abc import Sequence
+
+from etils import epath
+
+from pkpo_jax.policy import official
 
 
 class CharacterTokenizer:
@@ -40,8 +44,55 @@ class CharacterTokenizer:
                 f"{self._characters!r}."
             ) from None
 
+    def encode_prompt(self, text: str) -> list[int]:
+        """BOS and the ids of a prompt."""
+        return [self.bos_id, *self.encode(text)]
+
     def decode(self, ids: Sequence[int]) -> str:
         """The characters. PAD and EOS give nothing; a BOS within a text is no part of an answer,
         and shows as the replacement character."""
         shown = {0: "", self.eos_id: "", self.bos_id: "\N{REPLACEMENT CHARACTER}"}
         return "".join(shown[i] if i in shown else self._characters[i - 3] for i in ids)
+
+
+class Gemma2Tokenizer:
+    """The official tokenizer, from the `gemma` package (`pip install -e ".[gemma]"`).
+
+    Args:
+      path: the `tokenizer.model` of Gemma-2; "" for the package's default, which it downloads from
+        Google's bucket and keeps.
+      chat: whether prompts are wrapped as a user's turn, which the model answers: for -it models.
+
+    Raises:
+      FileNotFoundError: `path` is not there.
+    """
+
+    vocab_size = 256_000
+    eos_id, bos_id = 1, 2
+    # The end of a text, and the end of a turn.
+    stop_tokens = (1, 107)
+
+    def __init__(self, path: str = "", *, chat: bool = False) -> None:
+        if path and not epath.Path(path).expanduser().exists():
+            raise FileNotFoundError(
+                f"no tokenizer at {path}; expected Gemma-2's tokenizer.model, which lies beside "
+                "the weights on Hugging Face and Kaggle, or an empty path to download it from "
+                "Google's bucket."
+            )
+        text = official.gemma().text
+        kwargs = {"path": str(epath.Path(path).expanduser())} if path else {}
+        self._tokenizer = text.Gemma2Tokenizer(**kwargs)
+        self._chat = chat
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a response's text, without BOS or EOS."""
+        return self._tokenizer.encode(text)
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """BOS and the ids of a prompt, as the turn of a user where the model expects turns."""
+        if self._chat:
+            text = f"<start_of_turn>user\n{text}<end_of_turn>\n<start_of_turn>model\n"
+        return [self.bos_id, *self._tokenizer.encode(text)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode([int(i) for i in ids])

@@ -1,18 +1,30 @@
-"""Orbax checkpoints of a run: the training state, and what the host keeps beside it."""
+"""Orbax checkpoints of a run: the training state, and what the host keeps beside it.
+
+Parameters are stored as official checkpoints store them, layer by layer: DIR/checkpoints/300/params
+can be another run's `model.checkpoint`, or be read by `gm.ckpts.load_params`.
+"""
 
 from __future__ import annotations
 
 import pathlib
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
+
+from pkpo_jax.policy.checkpoints import Stacked
+from pkpo_jax.training.step import TrainState
 
 
 class Checkpoints:
-    """DIR/checkpoints/<step>, the newest `keep` of them."""
+    """DIR/checkpoints/<step>, the newest `keep` of them.
 
-    def __init__(self, workdir: pathlib.Path, keep: int) -> None:
+    Args:
+      like: the state as a tree of ShapeDtypeStruct with shardings.
+    """
+
+    def __init__(self, workdir: pathlib.Path, keep: int, like: TrainState) -> None:
+        self._like = like
+        self._stacked = Stacked(like.params)
         self._manager = ocp.CheckpointManager(
             (workdir / "checkpoints").absolute(),
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
@@ -21,40 +33,30 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
-    def save(self, step: int, state: Any, progress: dict[str, Any]) -> None:
+    def save(self, step: int, state: TrainState, progress: dict[str, Any]) -> None:
         """Saves arrays (`state`) and JSON values (`progress`)."""
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)
+                params=ocp.args.StandardSave(self._stacked.unstack(state.params)),
+                opt_state=ocp.args.StandardSave(state.opt_state),
+                progress=ocp.args.JsonSave(progress),
             ),
         )
 
-    def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
-        """State and progress of `step`; `like` is a tree of ShapeDtypeStruct with shardings."""
+    def restore(self, step: int) -> tuple[TrainState, dict[str, Any]]:
+        """State and progress of `step`."""
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(like),
+                params=ocp.args.StandardRestore(self._stacked.like),
+                opt_state=ocp.args.StandardRestore(self._like.opt_state),
                 progress=ocp.args.JsonRestore(),
             ),
         )
-        return restored.state, restored.progress
+        params = self._stacked.stack(restored.params)
+        return TrainState(params, restored.opt_state), restored.progress
 
     def close(self) -> None:
         """Waits until everything is on disk."""
         self._manager.close()
-
-
-def save_params(path: pathlib.Path, params: Any) -> None:
-    """Writes parameters alone to a new directory."""
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(path.absolute(), params)
-
-
-def restore_params(path: pathlib.Path, like: Any) -> Any:
-    """Reads them back, with the shapes and placement of `like`."""
-    with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(
-            path.absolute(), jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        )

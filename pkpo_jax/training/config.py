@@ -9,10 +9,10 @@ from typing import Any, get_args
 
 from ml_collections import config_dict
 
-from pkpo_jax import tasks
+from pkpo_jax import parallel, tasks
 from pkpo_jax.estimators import schedules
 from pkpo_jax.estimators.pkpo import Baseline
-from pkpo_jax.policy import gemma2
+from pkpo_jax.policy import checkpoints, gemma2
 
 
 class ConfigError(ValueError):
@@ -31,8 +31,19 @@ def default(task: str = "maze") -> config_dict.ConfigDict:
     config.model = config_dict.ConfigDict()
     # tiny, 2b, 9b or 27b.
     config.model.size = "tiny"
-    # Of activations: float32 or bfloat16. Parameters and the optimiser are float32.
+    # Where to start from: official weights, or DIR/checkpoints/<step>/params of a run. Empty for
+    # random weights, which the tiny policy alone can start from.
+    config.model.checkpoint = ""
+    # Gemma-2's tokenizer.model; empty to download it. The tiny policy reads characters instead.
+    config.model.tokenizer = ""
+    # Whether prompts are put as a user's turn, as the instruction-tuned models expect them.
+    config.model.chat = False
+    # Of activations, and of parameters and the optimiser: float32 or bfloat16. Norms, softmax,
+    # soft-caps, the head and log-probs are float32 whatever these say.
     config.model.dtype = "float32"
+    config.model.param_dtype = "float32"
+    # Whether the backward pass computes each layer again: it keeps one layer's activations then.
+    config.model.remat = False
 
     config.rollout = config_dict.ConfigDict()
     # Responses to a prompt: the group.
@@ -63,6 +74,8 @@ def default(task: str = "maze") -> config_dict.ConfigDict:
     config.train.steps = 300
     # Prompts a step; each gets rollout.n responses.
     config.train.prompts = 16
+    # Parts in which a step's prompts are scored, one after the other: less memory, same gradient.
+    config.train.micro_batches = 1
     config.train.learning_rate = 3e-4
     config.train.warmup_steps = 10
     config.train.decay_fraction = 0.0
@@ -89,6 +102,9 @@ def default(task: str = "maze") -> config_dict.ConfigDict:
     config.parallel = config_dict.ConfigDict()
     # Devices along the axes data, fsdp, tensor; one of them may be -1 for the rest.
     config.parallel.mesh = (-1, 1, 1)
+    # "jit": one program over the mesh. "pmap": one program a device, parameters on each of them;
+    # the mesh is (-1, 1, 1) then.
+    config.parallel.mode = "jit"
     return config
 
 
@@ -109,8 +125,11 @@ def mesh_shape(mesh: tuple[int, int, int], devices: int) -> tuple[int, int, int]
     return tuple(devices // known if size == -1 else size for size in mesh)
 
 
-def validate(config: config_dict.ConfigDict, devices: int) -> None:
-    """Raises a one-line ConfigError on the first key that cannot run on `devices` devices."""
+def validate(config: config_dict.ConfigDict, devices: int, *, weights: bool = True) -> None:
+    """Raises a one-line ConfigError on the first key that cannot run on `devices` devices.
+
+    `weights` is whether the run reads weights: compiling needs none.
+    """
     _check_keys(config)
     for key, low in _WHOLE_NUMBERS.items():
         value = _get(config, key)
@@ -129,12 +148,57 @@ def validate(config: config_dict.ConfigDict, devices: int) -> None:
         if _get(config, key) not in choices:
             raise ConfigError(f"{key}={_get(config, key)!r}; expected one of {', '.join(choices)}.")
     _check_k(config)
-    data, fsdp, _ = mesh_shape(config.parallel.mesh, devices)
-    for key in ("train.prompts", "warm_start.batch", "eval.prompts"):
-        if _get(config, key) % (data * fsdp):
+    _check_model(config, weights)
+    _check_batches(config, devices)
+
+
+def _check_model(config: config_dict.ConfigDict, weights: bool) -> None:
+    for key in ("model.checkpoint", "model.tokenizer"):
+        if not isinstance(_get(config, key), str):
+            raise ConfigError(f"{key}={_get(config, key)!r}; expected a path, or '' for none.")
+    for key in ("model.chat", "model.remat"):
+        if not isinstance(_get(config, key), bool):
+            raise ConfigError(f"{key}={_get(config, key)!r}; expected True or False.")
+    if config.model.chat and config.model.size == "tiny":
+        raise ConfigError("model.chat=True; the tiny policy has no turns, set it to False.")
+    if weights and config.model.size != "tiny" and not config.model.checkpoint:
+        raise ConfigError(
+            f"model.checkpoint is empty; Gemma-2 {config.model.size} starts from official weights: "
+            f"set --config.model.checkpoint to {checkpoints.WHERE}."
+        )
+
+
+def _check_batches(config: config_dict.ConfigDict, devices: int) -> None:
+    """Every batch splits over the devices: prompts first, then the responses of each."""
+    mesh = tuple(config.parallel.mesh)
+    data, fsdp, tensor = mesh_shape(mesh, devices)
+    pmap = config.parallel.mode == "pmap"
+    if pmap and fsdp * tensor > 1:
+        raise ConfigError(
+            f"parallel.mode='pmap' with parallel.mesh={mesh}; pmap keeps all parameters on each "
+            "device: set parallel.mesh to (-1, 1, 1), or parallel.mode to 'jit'."
+        )
+    sizes, micro = {"data": data, "fsdp": fsdp}, config.train.micro_batches
+    for key, n, parts in (
+        ("train.prompts", config.rollout.n, micro),
+        ("warm_start.batch", None, micro),
+        ("eval.prompts", config.eval.n, 1),
+    ):
+        rows = _get(config, key)
+        if rows % parts:
             raise ConfigError(
-                f"{key}={_get(config, key)} does not split over {data * fsdp} devices; make it a "
-                f"multiple of {data * fsdp}, or change parallel.mesh={tuple(config.parallel.mesh)}."
+                f"{key}={rows} does not split into train.micro_batches={parts} equal parts; make "
+                "one a multiple of the other."
+            )
+        if n is None and not pmap:
+            continue  # Demonstrations that do not split are computed by several devices alike.
+        prompt_axes, response_axes = parallel.batch_axes(sizes, rows // parts, n or 1)
+        split = math.prod(sizes[a] for a in (prompt_axes if pmap else prompt_axes + response_axes))
+        if split != data * fsdp:
+            in_parts = f" in {parts} micro-batches" if parts > 1 else ""
+            raise ConfigError(
+                f"{key}={rows}{in_parts} does not split over {data * fsdp} devices; make it a "
+                f"multiple of {data * fsdp * parts}, or change parallel.mesh={mesh}."
             )
 
 
@@ -223,6 +287,7 @@ _WHOLE_NUMBERS = {
     "warm_start.warmup_steps": 0,
     "train.steps": 0,
     "train.prompts": 1,
+    "train.micro_batches": 1,
     "train.warmup_steps": 0,
     "eval.every": 1,
     "eval.problems": 1,
@@ -246,6 +311,8 @@ _NUMBERS = {
 _CHOICES = {
     "model.size": tuple(gemma2.SIZES),
     "model.dtype": ("float32", "bfloat16"),
+    "model.param_dtype": ("float32", "bfloat16"),
+    "parallel.mode": ("jit", "pmap"),
     "estimator.name": ("pkpo",),
     "estimator.baseline": get_args(Baseline),
 }

@@ -24,7 +24,7 @@ def encode_prompts(
     tokenizer: Any, prompts: Sequence[str], max_prompt: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """BOS and the prompt's tokens, right-padded: [P, max_prompt] int32, and lengths [P] int32."""
-    encoded = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in prompts]
+    encoded = [tokenizer.encode_prompt(prompt) for prompt in prompts]
     lengths = np.array([len(ids) for ids in encoded], np.int32)
     if lengths.max() > max_prompt:
         text = prompts[int(lengths.argmax())]
@@ -67,13 +67,11 @@ def decode_responses(tokenizer: Any, tokens: np.ndarray, lengths: np.ndarray) ->
 
 def grade(task: Task, problems: Sequence[Problem], responses: list[list[str]]) -> np.ndarray:
     """Rewards [P, n] float32."""
-    return np.array(
-        [
-            [task.grade(problem, response) for response in group]
-            for problem, group in zip(problems, responses, strict=True)
-        ],
-        np.float32,
-    )
+    rewards = [
+        [task.grade(problem, response) for response in group]
+        for problem, group in zip(problems, responses, strict=True)
+    ]
+    return np.array(rewards, np.float32)
 
 
 def check_lengths(

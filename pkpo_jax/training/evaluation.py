@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from pkpo_jax import parallel
 from pkpo_jax.estimators import pass_at_k_curve
 from pkpo_jax.policy.sampling import Rollout
 from pkpo_jax.tasks import Problem, Task
@@ -31,7 +32,8 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    sample: Callable[[np.ndarray, np.ndarray, np.ndarray], Rollout],
+    sample: Callable[[jax.Array, jax.Array, jax.Array], Rollout],
+    devices: parallel.Jitted,
     task: Task,
     tokenizer: Any,
     problems: Sequence[Problem],
@@ -41,24 +43,28 @@ def evaluate(
 ) -> Evaluation:
     """Samples and grades `problems`, `batch` at a time; the last batch is filled up and cut.
 
-    `sample` maps prompts [batch, max_prompt], lengths [batch] and row numbers [batch] to a Rollout.
+    `sample` maps prompts [batch, max_prompt], lengths [batch] and row numbers [batch], placed on
+    `devices`, to a Rollout. Each process grades its own rows, and all return the same.
     """
     problems = list(problems)
     responses, rewards, entropy, tokens, finished = [], [], 0.0, 0, 0
     for start in range(0, len(problems), batch):
-        rows = np.arange(start, start + batch, dtype=np.int32)
+        numbers = np.arange(start, start + batch, dtype=np.int32)
         # Filled up with the first problems, for a smaller batch would compile again.
-        chosen = [problems[i % len(problems)] for i in rows]
+        chosen = [problems[i % len(problems)] for i in numbers]
         real = min(batch, len(problems) - start)
-        prompts, lengths = data.encode_prompts(
-            tokenizer, [problem["prompt"] for problem in chosen], max_prompt
+        rows, owned = devices.rows(batch), devices.owned(batch)
+        encoded = data.encode_prompts(
+            tokenizer, [chosen[row]["prompt"] for row in rows], max_prompt
         )
         # Log-probs are not needed on the host.
-        rollout = jax.device_get(sample(prompts, lengths, rows)._replace(log_probs=None))
-        rollout = jax.tree.map(lambda x, real=real: x[:real], rollout)
+        rollout = sample(*devices.put((*encoded, numbers[rows]), batch))._replace(log_probs=None)
+        rollout = jax.tree.map(lambda x, real=real: x[:real], devices.fetch(rollout))
         texts = data.decode_responses(tokenizer, rollout.tokens, rollout.lengths)
         responses += texts
-        rewards.append(data.grade(task, chosen[:real], texts))
+        owned = owned[owned < real]
+        mine = data.grade(task, [chosen[i] for i in owned], [texts[i] for i in owned])
+        rewards.append(parallel.gather(owned, mine, rollout.lengths.shape))
         entropy += rollout.entropy.sum()
         tokens += rollout.mask.sum()
         finished += rollout.finished.sum()

@@ -10,6 +10,7 @@ import numpy as np
 import tqdm
 from ml_collections import config_dict
 
+from pkpo_jax import parallel
 from pkpo_jax.training import evaluation, metrics, report, run_directory
 from pkpo_jax.training.checkpoints import Checkpoints
 from pkpo_jax.training.trainer import Trainer
@@ -43,17 +44,20 @@ def train(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
     """
     compilations = metrics.CompilationCounter()
     trainer = Trainer(config)
-    run_directory.claim(workdir, config)
+    with parallel.first_process_first("run directory"):
+        run_directory.claim(workdir, config)
     steps, every = config.train.steps, config.checkpoint.every
-    checkpoints = Checkpoints(workdir, config.checkpoint.keep)
+    like = trainer.programs.abstract_state()
+    checkpoints = Checkpoints(workdir, config.checkpoint.keep, like)
     first = checkpoints.latest_step()
     if first is None:
         state, coverage = trainer.start(workdir), Coverage()
     else:
-        state, progress = checkpoints.restore(first, like=trainer.abstract_state())
+        state, progress = checkpoints.restore(first)
         coverage = Coverage(**progress)
-        print(f"{workdir} goes on after step {first}.", flush=True)
-    writer = metrics.MetricWriter(workdir, resume_step=-1 if first is None else first)
+        if parallel.is_first_process():
+            print(f"{workdir} goes on after step {first}.", flush=True)
+    writer = metrics.make_writer(workdir, resume_step=-1 if first is None else first)
     evaluated = None
     try:
         if first is None:
@@ -61,7 +65,13 @@ def train(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
             evaluated = trainer.evaluate(state.params, 0)
             writer.write(0, _eval_metrics(evaluated))
         bar = tqdm.tqdm(
-            range(first, steps), "RL", initial=first, total=steps, unit="step", dynamic_ncols=True
+            range(first, steps),
+            "RL",
+            initial=first,
+            total=steps,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not parallel.is_first_process(),
         )
         for at in bar:
             done = at + 1
@@ -83,7 +93,8 @@ def train(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
         checkpoints.close()
         compilations.close()
     evaluated = evaluated or trainer.evaluate(state.params, steps)
-    report.write(workdir, trainer.task, evaluated, n=config.rollout.n)
+    if parallel.is_first_process():
+        report.write(workdir, trainer.task, evaluated, n=config.rollout.n)
 
 
 def _eval_metrics(evaluated: evaluation.Evaluation) -> dict[str, float]:

@@ -7,7 +7,11 @@ import jax.numpy as jnp
 
 
 def policy_gradient(
-    log_probs: jax.Array, weights: jax.Array, mask: jax.Array, valid: jax.Array
+    log_probs: jax.Array,
+    weights: jax.Array,
+    mask: jax.Array,
+    valid: jax.Array,
+    prompts: jax.typing.ArrayLike,
 ) -> jax.Array:
     """REINFORCE for weighted groups: minus the mean over prompts of sum_i w_i log p(x_i).
 
@@ -18,18 +22,14 @@ def policy_gradient(
       log_probs: [P, n, T] of the response tokens, differentiable.
       weights: [P, n], constants.
       mask: [P, n, T] bool, the tokens that belong to a response.
-      valid: [P, n] bool; prompts without a valid response are not counted in the mean.
+      valid: [P, n] bool.
+      prompts: how many prompts to divide by: those of the whole batch that have a valid response,
+        of which these P may be a part; the losses of its parts add up to the loss of the batch.
     """
     per_response = jnp.where(mask & valid[..., None], log_probs, 0.0).sum(-1)
-    prompts = jnp.maximum(valid.any(-1).sum(), 1)
-    return -(jax.lax.stop_gradient(weights) * per_response).sum() / prompts
+    return -(jax.lax.stop_gradient(weights) * per_response).sum() / jnp.maximum(prompts, 1)
 
 
-def supervised(log_probs: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean cross-entropy of the tokens on the mask, nats."""
-    return -masked_mean(log_probs, mask)
-
-
-def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean of `x` where `mask`, 0 if nowhere."""
-    return jnp.where(mask, x, 0.0).sum() / jnp.maximum(mask.sum(), 1)
+def supervised(log_probs: jax.Array, mask: jax.Array, tokens: jax.typing.ArrayLike) -> jax.Array:
+    """Cross-entropy of the tokens on the mask, nats, over `tokens`, those of the whole batch."""
+    return -jnp.where(mask, log_probs, 0.0).sum() / jnp.maximum(tokens, 1)

@@ -10,6 +10,8 @@ from typing import Any
 import jax
 from tensorboardX import SummaryWriter
 
+from pkpo_jax import parallel
+
 
 class MetricWriter:
     """Writes each step's metrics to DIR/metrics.jsonl, a JSON object a line, and to TensorBoard.
@@ -40,6 +42,21 @@ class MetricWriter:
     def close(self) -> None:
         self._file.close()
         self._events.close()
+
+
+class NullWriter:
+    """Writes nothing: for the processes beside the first."""
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def make_writer(workdir: pathlib.Path, resume_step: int) -> MetricWriter | NullWriter:
+    """The first process writes, the others do not."""
+    return MetricWriter(workdir, resume_step) if parallel.is_first_process() else NullWriter()
 
 
 def read(workdir: pathlib.Path) -> list[dict[str, Any]]:

@@ -63,23 +63,23 @@ def learning_rate(
 
 
 def make_sampler(
-    model: gemma2.Gemma2, *, n: int, max_response: int, stop_tokens: tuple[int, ...]
+    model: gemma2.Gemma2,
+    devices: parallel.Jitted,
+    *,
+    n: int,
+    max_response: int,
+    stop_tokens: tuple[int, ...],
 ) -> Callable[..., sampling.Rollout]:
-    """A jitted (params, prompts, lengths, rows, key, step, temperature) -> Rollout."""
+    """A compiled (params, (prompts, lengths, rows), (key, step, temperature)) -> Rollout."""
 
-    @jax.jit
-    def sampler(
-        params: Any,
-        prompts: jax.Array,
-        lengths: jax.Array,
-        rows: jax.Array,
-        key: jax.Array,
-        step: jax.typing.ArrayLike,
-        temperature: jax.typing.ArrayLike,
-    ) -> sampling.Rollout:
-        return sampling.sample(
+    def sampler(params: Any, batch: tuple[jax.Array, ...], scalars: tuple) -> sampling.Rollout:
+        prompts, lengths, rows = batch
+        key, step, temperature = scalars
+        # Every token reads all parameters: they are cast and gathered once.
+        params = gemma2.cast(params, model.config.dtype)
+        rollout = sampling.sample(
             model,
-            params,
+            devices.place_state(params, gathered=True),
             prompts,
             lengths,
             jax.random.fold_in(key, step),
@@ -89,106 +89,157 @@ def make_sampler(
             stop_tokens=stop_tokens,
             rows=rows,
         )
+        return jax.tree.map(devices.place, rollout)
 
-    return sampler
+    return devices.step(sampler, changes_state=False)
 
 
 def make_update(
     model: gemma2.Gemma2,
     optimizer: optax.GradientTransformation,
-    mesh: jax.sharding.Mesh,
+    devices: parallel.Jitted,
     *,
     baseline: str,
+    micro_batches: int = 1,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """A jitted (state, batch, k, temperature, learning_rate) -> (state, metrics); state is donated.
+    """A compiled (state, Batch, (k, temperature, learning_rate)) -> (state, metrics).
 
     It transforms the rewards, scores the responses and updates the parameters, in one program.
+    The state is donated. Prompts are scored in `micro_batches` parts, one after the other.
     """
 
     def update(
-        state: TrainState,
-        batch: Batch,
-        k: jax.typing.ArrayLike,
-        temperature: jax.typing.ArrayLike,
-        learning_rate: jax.typing.ArrayLike,
+        state: TrainState, batch: Batch, scalars: tuple
     ) -> tuple[TrainState, dict[str, jax.Array]]:
+        k, temperature, learning_rate = scalars
         rollout, valid = batch.rollout, batch.valid
         rewards = jnp.where(valid, batch.rewards, 0.0)
-        mask = rollout.mask & valid[..., None]
         k = jnp.asarray(k, jnp.int32)
         weights = pkpo_weights(rewards, k, baseline=baseline, where=valid)
-
-        def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-            log_probs, entropy = scoring.score(
-                model, params, batch.prompts, batch.lengths, rollout.tokens, temperature
-            )
-            loss = losses.policy_gradient(log_probs, weights, rollout.mask, valid)
-            return loss, (log_probs, entropy)
-
-        (loss, (log_probs, entropy)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.params
-        )
-        state, norms = _apply(state, optimizer, grads, learning_rate, mesh)
-        correct = (rewards >= 1.0) & valid
         alive = valid.any(-1)
-        curve = pass_at_k_curve(correct, where=valid)
-        gap = jnp.where(mask, jnp.abs(log_probs - rollout.log_probs), 0.0)
+        prompts = devices.total(alive.sum())
+
+        def loss_fn(params: Any, part: tuple[Batch, jax.Array]) -> tuple[jax.Array, dict]:
+            batch, weights = part
+            rollout, valid = batch.rollout, batch.valid
+            log_probs, entropy = scoring.score(
+                model,
+                params,
+                batch.prompts,
+                batch.lengths,
+                rollout.tokens,
+                temperature,
+                head_chunk=_head_chunk(model, devices, rollout.tokens.shape),
+            )
+            loss = losses.policy_gradient(log_probs, weights, rollout.mask, valid, prompts)
+            mask = rollout.mask & valid[..., None]
+            gap = jnp.where(mask, jnp.abs(log_probs - rollout.log_probs), 0.0)
+            return loss, {
+                "entropy": jnp.where(mask, entropy, 0.0).sum(),
+                "gap": gap.sum(),
+                "gap_max": gap.max(),
+            }
+
+        loss, parts, grads = _gradient(loss_fn, state.params, (batch, weights), micro_batches)
+        state, norms = _apply(state, optimizer, devices, grads, learning_rate)
+
+        def mean(x: jax.Array, where: jax.Array) -> jax.Array:
+            return _ratio(devices, jnp.where(where, x, 0.0).sum(), where.sum())
+
+        curve = pass_at_k_curve((rewards >= 1.0) & valid, where=valid)
+        tokens = (rollout.mask & valid[..., None]).sum()
         return state, {
-            "loss": loss,
-            "reward_mean": losses.masked_mean(rewards, valid),
-            "pass_at_k": jax.vmap(losses.masked_mean, (1, None))(curve, alive),
-            "entropy": losses.masked_mean(entropy, mask),
-            "dead_groups": losses.masked_mean((weights == 0.0).all(-1), alive),
-            "invalid": 1.0 - valid.mean(),
-            "response_length": losses.masked_mean(rollout.lengths, valid),
-            "truncated": losses.masked_mean(~rollout.finished, valid),
-            "log_prob_gap_mean": losses.masked_mean(gap, mask),
-            "log_prob_gap_max": gap.max(),
+            "loss": devices.total(loss),
+            "reward_mean": mean(rewards, valid),
+            "pass_at_k": jax.vmap(mean, (1, None))(curve, alive),
+            "entropy": _ratio(devices, parts["entropy"].sum(), tokens),
+            "dead_groups": mean((weights == 0.0).all(-1), alive),
+            "invalid": mean(~valid, jnp.ones_like(valid)),
+            "response_length": mean(rollout.lengths, valid),
+            "truncated": mean(~rollout.finished, valid),
+            "log_prob_gap_mean": _ratio(devices, parts["gap"].sum(), tokens),
+            "log_prob_gap_max": devices.largest(parts["gap_max"].max()),
             **norms,
         }
 
-    return jax.jit(update, donate_argnums=0)
+    return devices.step(update, changes_state=True)
 
 
 def make_supervised_update(
-    model: gemma2.Gemma2, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh
+    model: gemma2.Gemma2,
+    optimizer: optax.GradientTransformation,
+    devices: parallel.Jitted,
+    *,
+    micro_batches: int = 1,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """A jitted (state, prompts, lengths, responses, mask, learning_rate) -> (state, metrics).
+    """A compiled (state, batch, (learning_rate,)) -> (state, metrics), on demonstrations.
 
-    Responses are demonstrations [P, 1, T]; the state is donated.
+    A batch is (prompts, lengths, responses [P, 1, T], mask [P, 1, T]); the state is donated.
     """
 
     def update(
-        state: TrainState,
-        prompts: jax.Array,
-        lengths: jax.Array,
-        responses: jax.Array,
-        mask: jax.Array,
-        learning_rate: jax.typing.ArrayLike,
+        state: TrainState, batch: tuple[jax.Array, ...], scalars: tuple
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        def loss_fn(params: Any) -> jax.Array:
-            log_probs, _ = scoring.score(model, params, prompts, lengths, responses)
-            return losses.supervised(log_probs, mask)
+        tokens = devices.total(batch[3].sum())
 
-        loss, grads = jax.value_and_grad(loss_fn)(state.params)
-        state, norms = _apply(state, optimizer, grads, learning_rate, mesh)
-        return state, {"loss": loss, **norms}
+        def loss_fn(params: Any, part: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
+            prompts, lengths, responses, mask = part
+            chunk = _head_chunk(model, devices, responses.shape)
+            log_probs, _ = scoring.score(
+                model, params, prompts, lengths, responses, head_chunk=chunk
+            )
+            return losses.supervised(log_probs, mask, tokens), None
 
-    return jax.jit(update, donate_argnums=0)
+        loss, _, grads = _gradient(loss_fn, state.params, batch, micro_batches)
+        state, norms = _apply(state, optimizer, devices, grads, *scalars)
+        return state, {"loss": devices.total(loss), **norms}
+
+    return devices.step(update, changes_state=True)
+
+
+def _head_chunk(model: gemma2.Gemma2, devices: parallel.Jitted, shape: tuple[int, ...]) -> int:
+    """How many tokens of every response [P, n, T] to compute logits of at a time: 512 MiB of them
+    on a device."""
+    prompts, n, tokens = shape
+    logits_of_one = prompts * n * model.config.num_embed // devices.spread
+    return max(1, min(tokens, 2**27 // max(logits_of_one, 1)))
+
+
+def _gradient(
+    loss_fn: Callable[[Any, Any], tuple[jax.Array, Any]], params: Any, batch: Any, parts: int
+) -> tuple[jax.Array, Any, Any]:
+    """The loss and its gradient, summed over `parts` of the batch; what else they gave, stacked."""
+    gradient = jax.value_and_grad(loss_fn, has_aux=True)
+    if parts == 1:
+        (loss, aux), grads = gradient(params, batch)
+        return loss, jax.tree.map(lambda x: x[None], aux), grads
+
+    def add(total: Any, part: Any) -> tuple[Any, tuple[jax.Array, Any]]:
+        loss_and_aux, grads = gradient(params, part)
+        return jax.tree.map(lambda t, g: t + g, total, grads), loss_and_aux
+
+    # Every parts-th row, so that each device keeps the rows it has.
+    split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), params)
+    grads, (loss, aux) = jax.lax.scan(add, zeros, split)
+    return loss.sum(), aux, jax.tree.map(lambda g, x: g.astype(x.dtype), grads, params)
+
+
+def _ratio(devices: parallel.Jitted, numerator: jax.Array, count: jax.Array) -> jax.Array:
+    return devices.total(numerator) / jnp.maximum(devices.total(count), 1)
 
 
 def _apply(
     state: TrainState,
     optimizer: optax.GradientTransformation,
+    devices: parallel.Jitted,
     grads: Any,
     learning_rate: jax.typing.ArrayLike,
-    mesh: jax.sharding.Mesh,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
+    grads = devices.total(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    updates = jax.tree.map(lambda u: -learning_rate * u, updates)
+    updates = jax.tree.map(lambda u: (-learning_rate * u).astype(u.dtype), updates)
     params = optax.apply_updates(state.params, updates)
     norms = {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
-    state = TrainState(params=params, opt_state=opt_state)
     # Where it came from, or the next step would compile again for a state placed otherwise.
-    state = jax.lax.with_sharding_constraint(state, parallel.placements(state, mesh))
-    return state, norms
+    return devices.place_state(TrainState(params=params, opt_state=opt_state)), norms

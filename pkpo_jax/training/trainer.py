@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import pathlib
 import time
@@ -15,9 +14,9 @@ from ml_collections import config_dict
 
 from pkpo_jax import parallel, tasks
 from pkpo_jax.estimators import schedules
-from pkpo_jax.policy import gemma2, sampling, tokenizers
+from pkpo_jax.policy import checkpoints, sampling, tokenizers
 from pkpo_jax.training import config as config_lib
-from pkpo_jax.training import data, evaluation, step
+from pkpo_jax.training import data, evaluation, programs, step
 from pkpo_jax.training.warm_start import warm_start
 
 # Each use of randomness has a stream of its own, folded into the run's seed.
@@ -36,8 +35,9 @@ class Trainer:
         self.config = config
         try:
             self.task = tasks.make(config.task.to_dict())
-            self.problems = self.task.problems("train")
-            held_out = self.task.problems("test")
+            with parallel.first_process_first("problems"):
+                self.problems = self.task.problems("train")
+                held_out = self.task.problems("test")
         except (TypeError, ValueError) as e:
             raise config_lib.ConfigError(str(e)) from None
         except OSError as e:
@@ -47,79 +47,49 @@ class Trainer:
                 "directory that can be written."
             ) from None
         self.held_out = [held_out[i] for i in range(min(config.eval.problems, len(held_out)))]
-        self.tokenizer = tokenizers.CharacterTokenizer(self.task.alphabet)
+        self.tokenizer = make_tokenizer(config, self.task)
         data.check_lengths(self.task, self.tokenizer, self.problems, self.held_out, config)
         self.order = data.in_training_order(self.problems, config.seed)
         self.schedule = schedules.from_spec(config_lib.k_spec(config))
-        self.mesh = parallel.make_mesh(
-            config_lib.mesh_shape(config.parallel.mesh, jax.device_count())
-        )
-        vocab_size = self.tokenizer.vocab_size
-        self.model = gemma2.Gemma2(
-            dataclasses.replace(
-                gemma2.SIZES[config.model.size],
-                dtype=config.model.dtype,
-                vocab_size=vocab_size,
-                # As official tables, rows up to a round number.
-                num_embed=-(-vocab_size // 16) * 16,
-            )
-        )
-        self.optimizer = step.make_optimizer(config.train)
-        self.update = step.make_update(
-            self.model, self.optimizer, self.mesh, baseline=config.estimator.baseline
-        )
-        self._samplers = {
-            n: step.make_sampler(
-                self.model,
-                n=n,
-                max_response=config.rollout.max_response,
-                stop_tokens=self.tokenizer.stop_tokens,
-            )
-            for n in (config.rollout.n, config.eval.n)
-        }
+        self.devices = make_devices(config)
+        self.programs = programs.Programs(config, self.devices, self.tokenizer)
+        self._checkpoint = None
+        if config.model.checkpoint:
+            try:
+                size = self.programs.model.config
+                self._checkpoint = checkpoints.find(config.model.checkpoint, size)
+            except checkpoints.CheckpointError as e:
+                raise config_lib.ConfigError(f"model.checkpoint: {e}") from None
 
     @functools.cached_property
     def _keys(self) -> jax.Array:
         return jax.random.split(jax.random.key(self.config.seed), 3)
 
-    def abstract_state(self) -> step.TrainState:
-        """Shapes, dtypes and shardings of the state, for a checkpoint to be restored into."""
-
-        def create() -> step.TrainState:
-            params = gemma2.init_params(self.model, jax.random.key(0))
-            return step.TrainState.create(params, self.optimizer)
-
-        shapes = jax.eval_shape(create)
-        return jax.tree.map(
-            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-            shapes,
-            parallel.placements(shapes, self.mesh),
-        )
-
     def start(self, workdir: pathlib.Path) -> step.TrainState:
-        """The state before the first RL step: initial parameters, after the warm start if any."""
-        params = jax.jit(gemma2.init_params, static_argnums=0)(self.model, self._keys[_INIT])
-        params = parallel.shard_params(params, self.mesh)
+        """The state before the first RL step: a checkpoint's parameters, or random ones, and
+        after them the warm start if any."""
+        if self._checkpoint:
+            params = self._checkpoint.read(self.programs.abstract_params())
+        else:
+            params = self.programs.random_params(self._keys[_INIT])
         if self.config.warm_start.steps:
             params = warm_start(
                 params,
-                model=self.model,
+                programs=self.programs,
                 task=self.task,
                 tokenizer=self.tokenizer,
                 order=self.order,
-                mesh=self.mesh,
                 config=self.config,
                 workdir=workdir,
             )
-        state = step.TrainState.create(params, self.optimizer)
-        return parallel.shard_params(state, self.mesh)
+        return self.programs.create(params)
 
     def _sample(
         self, params: Any, batch: Sequence[jax.Array], n: int, stream: int, at: int
     ) -> sampling.Rollout:
         """n responses to each prompt of a placed (prompts, lengths, rows)."""
-        return self._samplers[n](
-            params, *batch, self._keys[stream], at, self.config.rollout.temperature
+        return self.programs.sampler(n)(
+            params, batch, (self._keys[stream], at, self.config.rollout.temperature)
         )
 
     def step(
@@ -128,21 +98,29 @@ class Trainer:
         """Step number `at`: the new state, metrics, the problems' ids and their rewards [P, n]."""
         config, started = self.config, time.perf_counter()
         count = config.train.prompts
-        problems = [self.order[i] for i in range(at * count, (at + 1) * count)]
+        rows = self.devices.rows(count)
+        problems = {int(row): self.order[at * count + int(row)] for row in rows}
         encoded = data.encode_prompts(
-            self.tokenizer, [problem["prompt"] for problem in problems], config.rollout.max_prompt
+            self.tokenizer,
+            [problem["prompt"] for problem in problems.values()],
+            config.rollout.max_prompt,
         )
-        rows = np.arange(count, dtype=np.int32)
-        prompts, lengths, rows = parallel.shard_batch((*encoded, rows), self.mesh)
+        prompts, lengths, placed_rows = self.devices.put((*encoded, rows.astype(np.int32)), count)
         rollout = self._sample(
-            state.params, (prompts, lengths, rows), config.rollout.n, _SAMPLE, at
+            state.params, (prompts, lengths, placed_rows), config.rollout.n, _SAMPLE, at
         )
-        tokens, response_lengths = jax.device_get((rollout.tokens, rollout.lengths))
+        tokens, response_lengths = self.devices.fetch((rollout.tokens, rollout.lengths))
         sampled = time.perf_counter()
-        responses = data.decode_responses(self.tokenizer, tokens, response_lengths)
-        rewards = data.grade(self.task, problems, responses)
+        owned = self.devices.owned(count)
+        mine = [problems[row] for row in owned]
+        responses = data.decode_responses(self.tokenizer, tokens[owned], response_lengths[owned])
+        rewards = data.grade(self.task, mine, responses)
+        rewards = parallel.gather(owned, rewards, (count, config.rollout.n))
+        ids = np.array([problem["id"] for problem in mine], np.int32)
+        ids = parallel.gather(owned, ids, (count,))
         graded = time.perf_counter()
-        placed_rewards, valid = parallel.shard_batch((rewards, np.isfinite(rewards)), self.mesh)
+        fed = rewards[rows]
+        placed_rewards, valid = self.devices.put((fed, np.isfinite(fed)), count)
         k = self.schedule(at)
         rate = step.learning_rate(
             at,
@@ -151,12 +129,10 @@ class Trainer:
             warmup_steps=config.train.warmup_steps,
             decay_fraction=config.train.decay_fraction,
         )
-        state, figures = self.update(
+        state, figures = self.programs.update(
             state,
             step.Batch(prompts, lengths, rollout, placed_rewards, valid),
-            k,
-            config.rollout.temperature,
-            rate,
+            (k, config.rollout.temperature, rate),
         )
         figures = jax.device_get(figures)
         curve = figures.pop("pass_at_k")
@@ -167,20 +143,38 @@ class Trainer:
         figures["time/sample_s"] = sampled - started
         figures["time/grade_s"] = graded - sampled
         figures["time/update_s"] = updated - graded
-        return state, figures, [problem["id"] for problem in problems], rewards
+        return state, figures, ids.tolist(), rewards
 
     def evaluate(self, params: Any, at: int) -> evaluation.Evaluation:
         """Held-out problems, sampled with random numbers of their own."""
 
-        def sample(*arrays: np.ndarray) -> sampling.Rollout:
-            batch = parallel.shard_batch(arrays, self.mesh)
+        def sample(*batch: jax.Array) -> sampling.Rollout:
             return self._sample(params, batch, self.config.eval.n, _EVALUATE, at)
 
         return evaluation.evaluate(
             sample,
+            self.devices,
             self.task,
             self.tokenizer,
             self.held_out,
             batch=self.config.eval.prompts,
             max_prompt=self.config.rollout.max_prompt,
         )
+
+
+def make_devices(config: config_dict.ConfigDict) -> parallel.Jitted:
+    """How the config runs its steps on the devices there are."""
+    if config.parallel.mode == "pmap":
+        return parallel.Pmapped()
+    shape = config_lib.mesh_shape(config.parallel.mesh, jax.device_count())
+    return parallel.Jitted(parallel.make_mesh(shape))
+
+
+def make_tokenizer(config: config_dict.ConfigDict, task: tasks.Task) -> Any:
+    """Characters for the tiny policy, the official tokenizer for the official sizes."""
+    if config.model.size == "tiny":
+        return tokenizers.CharacterTokenizer(task.alphabet)
+    try:
+        return tokenizers.Gemma2Tokenizer(config.model.tokenizer, chat=config.model.chat)
+    except (FileNotFoundError, ImportError) as e:
+        raise config_lib.ConfigError(f"model.tokenizer: {e}") from None

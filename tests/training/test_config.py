@@ -23,7 +23,7 @@ def changed(**changes):
         (dict(train__lr=1e-3), "unknown config key train.lr; the keys there are train.b1, "),
         (dict(train__learning_rat=1e-3), "did you mean train.learning_rate?"),
         (dict(task__walls=0.2), "unknown config key task.walls; the keys there are task.data_dir"),
-        (dict(task__name="chess"), "task.name='chess'; expected one of maze"),
+        (dict(task__name="chess"), "task.name='chess'; expected one of math, maze"),
         (dict(k=0), "k=0"),
         (dict(k=17), "k=17: 17 is above 16, the largest k that rollout.n=16 samples serve"),
         (dict(k={0: 8, 100: 20}), "20 is above 16"),
@@ -47,8 +47,21 @@ def changed(**changes):
         (dict(seed=2**32), "seed=4294967296; expected a whole number, at least 0 and below"),
         (dict(k={}), "k={}: .* expected a k for step 0"),
         (dict(k={0: 8, 1.5: 1}), "expected steps that are integers"),
-        (dict(train__prompts=6), "train.prompts=6 does not split over 4 devices"),
-        (dict(eval__prompts=7), "eval.prompts=7 does not split over 4 devices"),
+        (dict(train__prompts=6, rollout__n=6), "train.prompts=6 does not split over 4 devices"),
+        (dict(eval__prompts=7, eval__n=6), "eval.prompts=7 does not split over 4 devices"),
+        (
+            dict(train__prompts=8, rollout__n=6, train__micro_batches=4),
+            "train.prompts=8 in 4 micro-batches does not split .* a multiple of 16",
+        ),
+        (dict(train__micro_batches=3), "train.prompts=16 does not split into .*micro_batches=3"),
+        (dict(train__prompts=6, parallel__mode="pmap"), "train.prompts=6 does not split over 4"),
+        (
+            dict(parallel__mode="pmap", parallel__mesh=(1, 4, 1)),
+            r"parallel.mode='pmap' with parallel.mesh=\(1, 4, 1\); pmap keeps",
+        ),
+        (dict(parallel__mode="vmap"), "parallel.mode='vmap'; expected one of jit, pmap"),
+        (dict(model__chat=True), "model.chat=True; the tiny policy has no turns"),
+        (dict(model__size="2b"), "model.checkpoint is empty; .* huggingface.co/google/gemma-2"),
     ],
 )
 def test_bad_configs_raise_one_line_with_key_and_value(changes, message):
@@ -61,6 +74,8 @@ def test_the_default_is_valid_and_so_are_schedules():
     config_lib.validate(changed(), devices=1)
     config_lib.validate(changed(k={0: 8, 1500: 1}), devices=8)
     config_lib.validate(changed(k=16), devices=1)
+    # Six prompts do not split over four devices; the sixteen responses of each do.
+    config_lib.validate(changed(train__prompts=6), devices=4)
     config_lib.validate(changed(rollout__n=1, estimator__baseline="none"), devices=1)
 
 

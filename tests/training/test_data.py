@@ -51,9 +51,10 @@ def test_losses_by_hand():
     mask = jnp.array([[[True, True], [True, False]], [[True, False], [True, True]]])
     weights = jnp.array([[1.0, 2.0], [3.0, 4.0]])
     valid = jnp.ones((2, 2), bool)
-    loss = losses.policy_gradient(log_probs, weights, mask, valid)
+    loss = losses.policy_gradient(log_probs, weights, mask, valid, prompts=2)
     # -(1 (-1 - 2) + 2 (-3) + 3 (-5) + 4 (-7 - 8)) / 2 prompts
     assert float(loss) == 42.0
     valid = jnp.array([[True, True], [False, False]])
-    assert float(losses.policy_gradient(log_probs, weights, mask, valid)) == 9.0
-    assert math.isclose(float(losses.supervised(log_probs, mask)), 26 / 6, rel_tol=1e-6)
+    assert float(losses.policy_gradient(log_probs, weights, mask, valid, prompts=1)) == 9.0
+    loss = losses.supervised(log_probs, mask, mask.sum())
+    assert math.isclose(float(loss), 26 / 6, rel_tol=1e-6)

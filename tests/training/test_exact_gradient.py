@@ -14,7 +14,7 @@ from pkpo_jax.policy import gemma2, sampling, scoring
 from pkpo_jax.training import step
 from tests.policy import small
 
-MESH = parallel.make_mesh((1, 1, 1))
+DEVICES = parallel.Jitted(parallel.make_mesh((1, 1, 1)))
 # Tokens 1 (the end), 2 and 3; responses of up to two tokens: seven of them.
 CONFIG = dataclasses.replace(small.CONFIG, num_embed=8, vocab_size=4)
 RESPONSES = [[1, 0], *([a, b] for a in (2, 3) for b in (1, 2, 3))]
@@ -56,7 +56,7 @@ def max_at_k(p, rewards, k):
 def test_expected_update_is_the_gradient_of_max_at_k(n, k, baseline):
     model, params = small.policy(CONFIG)
     prompt, length = jnp.array([[2, 3, 2]]), jnp.array([3])
-    update = step.make_update(model, optax.identity(), MESH, baseline=baseline)
+    update = step.make_update(model, optax.identity(), DEVICES, baseline=baseline)
     state = step.TrainState.create(params, optax.identity())
     responses, rewards = np.array(RESPONSES), np.array(REWARDS)
 
@@ -70,7 +70,7 @@ def test_expected_update_is_the_gradient_of_max_at_k(n, k, baseline):
         )
         group_rewards = jnp.asarray(rewards)[chosen][None]
         batch = step.Batch(prompt, length, rollout, group_rewards, jnp.ones((1, n), bool))
-        new_state, _ = update(state, batch, k, 1.0, 1.0)
+        new_state, _ = update(state, batch, (k, 1.0, 1.0))
         return jax.tree.map(jnp.subtract, new_state.params, params)
 
     tuples = np.array(list(itertools.product(range(len(RESPONSES)), repeat=n)))
@@ -101,7 +101,7 @@ def test_invalid_responses_and_empty_groups_change_nothing():
     prompts, lengths = small.prompts(rows=4)
     tokens = jax.random.randint(jax.random.key(0), (4, 5, 3), 1, 30)
     rewards = jax.random.normal(jax.random.key(1), (4, 5))
-    update = step.make_update(model, optax.identity(), MESH, baseline="loo_minus_one")
+    update = step.make_update(model, optax.identity(), DEVICES, baseline="loo_minus_one")
 
     def updated(rows, columns, valid):
         t = tokens[:rows, :columns]
@@ -112,7 +112,7 @@ def test_invalid_responses_and_empty_groups_change_nothing():
         r = jnp.where(valid, rewards[:rows, :columns], jnp.nan)
         batch = step.Batch(prompts[:rows], lengths[:rows], rollout, r, valid)
         state = step.TrainState.create(jax.tree.map(jnp.copy, params), optax.identity())
-        return update(state, batch, 2, 1.0, 1.0)
+        return update(state, batch, (2, 1.0, 1.0))
 
     valid = jnp.zeros((4, 5), bool).at[:3, :4].set(True)
     masked, masked_metrics = updated(4, 5, valid)

@@ -77,13 +77,13 @@ def test_rewards_reach_the_update_beside_their_own_responses(tmp_path, monkeypat
     config.task.reward = "progress"
     config.warm_start.steps, config.warm_start.batch = 150, 32
     trainer = Trainer(config)
-    batches, update = [], trainer.update
+    batches, update = [], trainer.programs.update
 
     def recording_update(state, batch, *arguments):
         batches.append(jax.device_get(batch))
         return update(state, batch, *arguments)
 
-    monkeypatch.setattr(trainer, "update", recording_update)
+    monkeypatch.setattr(trainer.programs, "update", recording_update)
     trainer.step(trainer.start(tmp_path), 0)
     batch, decode = batches[0], trainer.tokenizer.decode
     by_prompt = {problem["prompt"]: problem for problem in trainer.problems}

@@ -1,0 +1,320 @@
+"""Official Gemma-2 checkpoints, read shard by shard onto a mesh, and written.
+
+Two formats: Orbax, as Google publishes them (and `gm.ckpts.save_params` writes them), and the
+safetensors of google/gemma-2-* on Hugging Face. Each process reads the parts of each array that its
+devices hold; no array is whole on a host unless a device holds it whole.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from flax import traverse_util
+from jax.sharding import NamedSharding, PartitionSpec
+
+from pkpo_jax.policy import gemma2
+
+WHERE = (
+    "a directory with an Orbax checkpoint (kaggle.com/models/google/gemma-2/flax, or "
+    "gs://gemma-data/checkpoints/gemma2-2b-it) or with the safetensors of "
+    "huggingface.co/google/gemma-2-2b-it; both ask you to accept Gemma's terms first"
+)
+
+Path = tuple[str, ...]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is not there, or not of this network."""
+
+
+class Checkpoint(Protocol):
+    """A checkpoint whose names and shapes have been checked, not yet its numbers."""
+
+    def read(self, like: Any) -> Any:
+        """Parameters with the shapes, dtypes and shardings of `like`, ShapeDtypeStructs."""
+        ...
+
+
+def find(path: str, config: gemma2.Gemma2Config) -> Checkpoint:
+    """The checkpoint at `path`, of either format; reads its metadata alone.
+
+    Raises:
+      CheckpointError: there is none, or its parameters are not those of `config`.
+    """
+    directory = epath.Path(path).expanduser()
+    if not directory.exists():
+        raise CheckpointError(f"no checkpoint at {path}; expected {WHERE}.")
+    if directory.is_dir() and any(directory.glob("*.safetensors")):
+        return _HuggingFace(directory, config)
+    return _Orbax(directory, config)
+
+
+def write(path: str, params: Any) -> None:
+    """Writes parameters as `gm.ckpts.save_params` does, to a directory that does not exist yet."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(epath.Path(path).expanduser().resolve(), Stacked(params).unstack(params))
+
+
+class Stacked:
+    """To and from the layout of files, layer by layer, for parameters placed like these.
+
+    Attributes:
+      like: their shapes, dtypes and shardings in files.
+    """
+
+    def __init__(self, like: Any) -> None:
+        self._like = like
+        self.like = _unstacked_like(like)
+
+    @functools.cached_property
+    def unstack(self) -> Callable[[Any], Any]:
+        """Compiled when first asked for, not when first called."""
+        shardings = jax.tree.map(lambda x: x.sharding, self.like)
+        return jax.jit(gemma2.unstack, out_shardings=shardings).lower(self._like).compile()
+
+    def stack(self, params: Any) -> Any:
+        """Stacks one kind of parameter at a time, and deletes the parts: no second copy of all."""
+        flat = traverse_util.flatten_dict(params)
+        stacked = {}
+        for path, like in traverse_util.flatten_dict(self._like).items():
+            parts = [flat[name] for name in _layer_paths(path, like.shape)]
+            if path[0] != "layers":
+                stacked[path] = parts[0]
+                continue
+            together = jax.jit(lambda *x: jnp.stack(x), out_shardings=like.sharding)
+            stacked[path] = together(*parts)
+            for part in parts:
+                part.delete()
+        return traverse_util.unflatten_dict(stacked)
+
+
+def _layer_paths(path: Path, shape: tuple[int, ...]) -> list[Path]:
+    """What the stacked parameter at `path` consists of in a tree of single layers."""
+    if path[0] != "layers":
+        return [path]
+    place = gemma2.KINDS.index(path[1])
+    return [(f"layer_{2 * pair + place}", *path[2:]) for pair in range(shape[0])]
+
+
+def _unstacked_like(like: Any) -> Any:
+    flat = {}
+    for path, x in traverse_util.flatten_dict(like).items():
+        shape, sharding = x.shape, x.sharding
+        if path[0] == "layers":
+            shape = shape[1:]
+            if isinstance(sharding, NamedSharding):
+                sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
+        single = jax.ShapeDtypeStruct(shape, x.dtype, sharding=sharding)
+        flat |= dict.fromkeys(_layer_paths(path, x.shape), single)
+    return traverse_util.unflatten_dict(flat)
+
+
+def _expected_shapes(config: gemma2.Gemma2Config) -> dict[Path, tuple[int, ...]]:
+    """Of the parameters, stacked."""
+    model = gemma2.Gemma2(config)
+    tree = jax.eval_shape(functools.partial(gemma2.init_params, model), jax.random.key(0))
+    return {path: x.shape for path, x in traverse_util.flatten_dict(tree).items()}
+
+
+def _check(
+    where: Any, expected: dict[Any, tuple[int, ...]], found: dict[Any, tuple[int, ...]]
+) -> None:
+    """Every expected parameter with its shape, and none beside them."""
+    name = lambda key: key if isinstance(key, str) else "/".join(key)  # noqa: E731
+    for key, shape in expected.items():
+        if key not in found:
+            some = ", ".join(sorted(map(name, found))[:3]) or "nothing"
+            raise CheckpointError(
+                f"{where} has no parameter {name(key)!r} (it holds {some}, ...); expected a "
+                "Gemma-2 checkpoint of the size that model.size says."
+            )
+        if tuple(found[key]) != shape:
+            raise CheckpointError(
+                f"{where}: {name(key)!r} has shape {tuple(found[key])}, where the network of "
+                f"model.size has {shape}; set model.size to the checkpoint's."
+            )
+    extra = sorted(name(key) for key in found if key not in expected)
+    if extra:
+        raise CheckpointError(
+            f"{where} holds {extra[0]!r}, which the network of model.size has not; set model.size "
+            "to the checkpoint's."
+        )
+
+
+class _Orbax:
+    """The tree of the `gemma` package, or one of the two flatter layouts that Google published."""
+
+    def __init__(self, path: epath.Path, config: gemma2.Gemma2Config) -> None:
+        self._path = path.resolve()
+        try:
+            with ocp.StandardCheckpointer() as checkpointer:
+                tree = checkpointer.metadata(self._path).item_metadata.tree
+        except Exception as e:  # Orbax raises whatever the file system does.
+            raise CheckpointError(
+                f"{path} cannot be read as an Orbax checkpoint ({type(e).__name__}); expected "
+                f"{WHERE}. A run keeps its own in DIR/checkpoints/<step>/params."
+            ) from None
+        found = {p: tuple(x.shape) for p, x in traverse_util.flatten_dict(tree).items()}
+        self._stacked = any("stacked_layers" in p[0] for p in found)
+        self._flat = any(p[0].startswith("transformer/") for p in found)
+        expected = {}
+        for path_in_memory, shape in _expected_shapes(config).items():
+            for name in self._names(path_in_memory, shape):
+                single = path_in_memory[0] == "layers" and not self._stacked
+                expected[name] = shape[1:] if single else shape
+        _check(path, expected, found)
+
+    def _names(self, path: Path, shape: tuple[int, ...]) -> list[Path]:
+        """What the parameter at `path` in memory consists of in the file."""
+        if not self._flat:
+            return _layer_paths(path, shape)
+        if self._stacked and path[0] == "layers":
+            kind = gemma2.KINDS.index(path[1])
+            return [_flattened(("stacked_layers", f"attention_type_{kind}", *path[2:]))]
+        return [_flattened(p) for p in _layer_paths(path, shape)]
+
+    def read(self, like: Any) -> Any:
+        single = traverse_util.flatten_dict(_unstacked_like(like))
+        targets, origin = {}, {}
+        for path, x in traverse_util.flatten_dict(like).items():
+            names = self._names(path, x.shape)
+            in_memory = [path] if self._stacked else _layer_paths(path, x.shape)
+            for name, part in zip(names, in_memory, strict=True):
+                targets[name] = x if self._stacked else single[part]
+                origin[name] = part
+        with ocp.StandardCheckpointer() as checkpointer:
+            restored = checkpointer.restore(self._path, traverse_util.unflatten_dict(targets))
+        flat = traverse_util.flatten_dict(restored)
+        params = traverse_util.unflatten_dict({origin[name]: x for name, x in flat.items()})
+        return params if self._stacked else Stacked(like).stack(params)
+
+
+def _flattened(path: Path) -> Path:
+    """The flat layouts: one key with slashes, the last name apart, and a `w` for the MLP."""
+    path = ("transformer", *path, *(("w",) if "mlp" in path else ()))
+    return "/".join(path[:-1]), path[-1]
+
+
+class _HuggingFace:
+    """google/gemma-2-*: matrices are [out, in], heads lie in one axis, one table row a token."""
+
+    def __init__(self, path: epath.Path, config: gemma2.Gemma2Config) -> None:
+        from safetensors import safe_open
+
+        self._config = config
+        self._tensors = {}
+        for file in sorted(path.glob("*.safetensors")):
+            try:
+                opened = safe_open(str(file), framework="np")
+            except Exception as e:
+                raise CheckpointError(
+                    f"{file} cannot be read as safetensors ({e}); download it again."
+                ) from None
+            self._tensors |= {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+        found = {name: tuple(x.get_shape()) for name, x in self._tensors.items()}
+        found.pop("lm_head.weight", None)  # Tied to the embeddings, in files that hold it.
+        _check(path, self._expected(), found)
+
+    def _expected(self) -> dict[str, tuple[int, ...]]:
+        c = self._config
+        shapes = {
+            "self_attn.q_proj": (c.num_heads * c.head_dim, c.embed_dim),
+            "self_attn.k_proj": (c.num_kv_heads * c.head_dim, c.embed_dim),
+            "self_attn.v_proj": (c.num_kv_heads * c.head_dim, c.embed_dim),
+            "self_attn.o_proj": (c.embed_dim, c.num_heads * c.head_dim),
+            "mlp.gate_proj": (c.hidden_dim, c.embed_dim),
+            "mlp.up_proj": (c.hidden_dim, c.embed_dim),
+            "mlp.down_proj": (c.embed_dim, c.hidden_dim),
+            **dict.fromkeys(_HUGGING_FACE_NORMS.values(), (c.embed_dim,)),
+        }
+        layers = {
+            f"model.layers.{layer}.{name}.weight": shape
+            for layer in range(c.num_layers)
+            for name, shape in shapes.items()
+        }
+        return layers | {
+            "model.embed_tokens.weight": (c.vocab_size, c.embed_dim),
+            "model.norm.weight": (c.embed_dim,),
+        }
+
+    def read(self, like: Any) -> Any:
+        def place(path: Path, x: jax.ShapeDtypeStruct) -> jax.Array:
+            def part(index: tuple[slice, ...]) -> np.ndarray:
+                index = tuple(
+                    slice(*i.indices(size)[:2]) for i, size in zip(index, x.shape, strict=True)
+                )
+                return self._part(path, index).astype(x.dtype)
+
+            return jax.make_array_from_callback(x.shape, x.sharding, part)
+
+        flat = traverse_util.flatten_dict(like)
+        return traverse_util.unflatten_dict({path: place(path, x) for path, x in flat.items()})
+
+    def _part(self, path: Path, index: tuple[slice, ...]) -> np.ndarray:
+        """A part of the parameter at `path` in memory, read from the file."""
+        if path[0] == "embedder":
+            rows, columns = index
+            # The rows past the vocabulary, which no token has, are not in the file.
+            start, stop = (min(i, self._config.vocab_size) for i in (rows.start, rows.stop))
+            table = np.zeros((0, columns.stop - columns.start), np.float32)
+            if start < stop:
+                table = self._tensors["model.embed_tokens.weight"][start:stop, columns]
+            return np.pad(table, ((0, rows.stop - rows.start - len(table)), (0, 0)))
+        if path[0] == "final_norm":
+            return self._tensors["model.norm.weight"][index[0]]
+        place = gemma2.KINDS.index(path[1])
+        pairs = range(index[0].start, index[0].stop)
+        return np.stack([self._layer(2 * pair + place, path[2:], *index[1:]) for pair in pairs])
+
+    def _layer(self, layer: int, path: Path, *index: slice) -> np.ndarray:
+        size = self._config.head_dim
+
+        def tensor(name: str) -> Any:
+            return self._tensors[f"model.layers.{layer}.{name}.weight"]
+
+        def heads(i: slice) -> slice:
+            return slice(i.start * size, i.stop * size)
+
+        match path:
+            case ("attn", "q_einsum", "w"):
+                rows, columns, within = index
+                x = tensor("self_attn.q_proj")[heads(rows), columns]
+                return x.reshape(-1, size, x.shape[-1]).swapaxes(1, 2)[..., within]
+            case ("attn", "kv_einsum", "w"):
+                which, rows, columns, within = index
+                names = ("self_attn.k_proj", "self_attn.v_proj")[which]
+                x = np.stack([tensor(name)[heads(rows), columns] for name in names])
+                return x.reshape(len(x), -1, size, x.shape[-1]).swapaxes(2, 3)[..., within]
+            case ("attn", "attn_vec_einsum", "w"):
+                rows, within, columns = index
+                x = tensor("self_attn.o_proj")[columns, heads(rows)]
+                return x.T.reshape(-1, size, len(x))[:, within]
+            case ("mlp", "gating_einsum"):
+                transposed = self._config.transpose_gating_einsum
+                which, *rest = index
+                rows, columns = rest if transposed else rest[::-1]
+                names = ("mlp.gate_proj", "mlp.up_proj")[which]
+                x = np.stack([tensor(name)[rows, columns] for name in names])
+                return x if transposed else x.swapaxes(1, 2)
+            case ("mlp", "linear"):
+                rows, columns = index
+                return tensor("mlp.down_proj")[columns, rows].T
+            case (norm, "scale"):
+                # Both scale by 1 + weight.
+                return tensor(_HUGGING_FACE_NORMS[norm])[index[0]]
+        raise KeyError(path)
+
+
+_HUGGING_FACE_NORMS = {
+    "pre_attention_norm": "input_layernorm",
+    "post_attention_norm": "post_attention_layernorm",
+    "pre_ffw_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}

@@ -1,0 +1,101 @@
+"""The compiled steps of a config, and the shapes they run on: no data, no weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+from ml_collections import config_dict
+
+from pkpo_jax import parallel
+from pkpo_jax.policy import gemma2
+from pkpo_jax.training import step
+
+
+class Programs:
+    """Model, optimiser, sampler and updates of a config. Building them compiles nothing.
+
+    Args:
+      tokenizer: one, or its class: `vocab_size` and `stop_tokens` are what counts here.
+    """
+
+    def __init__(
+        self,
+        config: config_dict.ConfigDict,
+        devices: parallel.Jitted,
+        tokenizer: Any,
+    ) -> None:
+        self.config, self.devices = config, devices
+        self._stop_tokens = tokenizer.stop_tokens
+        size = gemma2.SIZES[config.model.size]
+        if config.model.size == "tiny":
+            # As official tables, rows up to a round number.
+            rows = -(-tokenizer.vocab_size // 16) * 16
+            size = dataclasses.replace(size, vocab_size=tokenizer.vocab_size, num_embed=rows)
+        size = dataclasses.replace(size, dtype=config.model.dtype)
+        self.model = gemma2.Gemma2(size, config.model.remat, devices.place)
+        self.optimizer = step.make_optimizer(config.train)
+        micro_batches = config.train.micro_batches
+        self.update = step.make_update(
+            self.model,
+            self.optimizer,
+            devices,
+            baseline=config.estimator.baseline,
+            micro_batches=micro_batches,
+        )
+        self.supervised_update = step.make_supervised_update(
+            self.model, self.optimizer, devices, micro_batches=micro_batches
+        )
+
+        self._samplers: dict[int, Any] = {}
+
+    def sampler(self, n: int) -> Any:
+        """The compiled sampler of n responses a prompt."""
+        if n not in self._samplers:
+            self._samplers[n] = step.make_sampler(
+                self.model,
+                self.devices,
+                n=n,
+                max_response=self.config.rollout.max_response,
+                stop_tokens=self._stop_tokens,
+            )
+        return self._samplers[n]
+
+    def init_params(self, key: jax.Array) -> Any:
+        """Random parameters, in `model.param_dtype`."""
+        params = gemma2.init_params(self.model, key)
+        return jax.tree.map(lambda x: x.astype(self.config.model.param_dtype), params)
+
+    def create(self, params: Any) -> step.TrainState:
+        """The state of a run that starts from these parameters."""
+        return self._placed(self._create)(params)
+
+    def random_params(self, key: jax.Array) -> Any:
+        """Random parameters on the devices: each makes its own share."""
+        return self._placed(self.init_params)(key)
+
+    def abstract_params(self) -> Any:
+        """Shapes, dtypes and shardings of the parameters."""
+        return self._abstract(jax.eval_shape(self.init_params, jax.random.key(0)))
+
+    def abstract_state(self) -> step.TrainState:
+        """Shapes, dtypes and shardings of the state, for a checkpoint to be restored into."""
+        return self._abstract(jax.eval_shape(self._create, self.abstract_params()))
+
+    def _create(self, params: Any) -> step.TrainState:
+        return step.TrainState.create(params, self.optimizer)
+
+    def _placed(self, f: Any) -> Any:
+        def placed(x: Any) -> Any:
+            shardings = parallel.placements(jax.eval_shape(f, x), self.devices.mesh)
+            return jax.jit(f, out_shardings=shardings)(x)
+
+        return placed
+
+    def _abstract(self, shapes: Any) -> Any:
+        return jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            shapes,
+            parallel.placements(shapes, self.devices.mesh),
+        )
