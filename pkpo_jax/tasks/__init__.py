@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from pkpo_jax.tasks.base import Problem, Task
+from pkpo_jax.tasks.math import Math
 from pkpo_jax.tasks.maze import Maze
 
-TASKS = {"maze": Maze}
+TASKS = {"math": Math, "maze": Maze}
 
-__all__ = ["TASKS", "Maze", "Problem", "Task", "make", "options"]
+__all__ = ["TASKS", "Math", "Maze", "Problem", "Task", "make", "options"]
 
 
 def options(name: str) -> dict[str, Any]:
