@@ -1,6 +1,7 @@
 """Runs an experiment.
 
 python -m pkpo_jax.main --config=configs/maze_tiny.py --workdir=runs/maze [--config.key=value ...]
+python -m pkpo_jax.main --config=configs/gemma2_2b_math.py --mode=compile --topology=v5e:4x4
 """
 
 from __future__ import annotations
@@ -34,10 +35,32 @@ def _parse(argv: Sequence[str]) -> list[str]:
             "interrupted goes on from its newest checkpoint when started again with the same "
             "config.",
         )
+        flags.DEFINE_enum(
+            "mode",
+            "train",
+            ["train", "compile"],
+            "train: run the experiment. compile: compile its sampling and update steps without "
+            "weights or data, print what a device needs, and exit with 1 if it does not fit.",
+        )
+        flags.DEFINE_string(
+            "topology",
+            None,
+            "With --mode=compile, the TPU to compile for, none of which is needed: v4, v5e, v5p or "
+            "v6e and its grid, as in v5e:8x16. The local devices if not given.",
+        )
+        flags.DEFINE_bool(
+            "distributed",
+            False,
+            "Join the other processes of the job first: found by itself on Cloud TPU, SLURM and "
+            "GKE, else by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.",
+        )
         # Orbax logs dozens of lines a checkpoint at INFO; -v=0 shows them.
         logging.set_verbosity(logging.WARNING)
         rest = flags.FLAGS(argv)
-        if not flags.FLAGS.workdir:
+        training = flags.FLAGS.mode == "train"
+        if training and flags.FLAGS.topology:
+            raise config_lib.ConfigError("--topology is for --mode=compile; drop it to train.")
+        if training and not flags.FLAGS.workdir:
             raise config_lib.ConfigError("--workdir is missing; give a directory for the run.")
         if len(rest) > 1:
             raise config_lib.ConfigError(f"unexpected argument {rest[1]!r}; flags start with --.")
@@ -67,18 +90,26 @@ def _stop(error: Exception | str) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
+    del argv
     # Imported after the flags are parsed, so that --help and a mistyped key answer at once.
-    from pkpo_jax.training import loop
+    from pkpo_jax import parallel
 
-    workdir = pathlib.Path(flags.FLAGS.workdir).expanduser()
     try:
-        loop.train(flags.FLAGS.config, workdir)
+        if flags.FLAGS.distributed:
+            parallel.join_other_processes()
+        if flags.FLAGS.mode == "compile":
+            from pkpo_jax.training import compile
+
+            sys.exit(not compile.report(flags.FLAGS.config, flags.FLAGS.topology))
+        from pkpo_jax.training import loop
+
+        loop.train(flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir).expanduser())
     except config_lib.ConfigError as e:
         _stop(e)
     except KeyboardInterrupt:
         print(
-            f"\ninterrupted: what was recorded is in {workdir}; the same command goes on from the "
-            "newest checkpoint there.",
+            f"\ninterrupted: what was recorded is in {flags.FLAGS.workdir}; the same command goes "
+            "on from the newest checkpoint there.",
             file=sys.stderr,
         )
         sys.exit(130)

@@ -1,0 +1,17 @@
+"""Gemma-2 27B learns MATH with PKPO, k = 8: gemma2_2b_math with the largest policy.
+
+    python -m pkpo_jax.main --config=configs/gemma2_27b_math.py --workdir=DIR \
+        --config.model.checkpoint=CHECKPOINT --config.task.data_dir=MATH
+"""
+
+from ml_collections import config_dict
+
+from configs import gemma2_2b_math
+
+
+def get_config() -> config_dict.ConfigDict:
+    config = gemma2_2b_math.get_config()
+    config.model.size = "27b"
+    # Heads over 16 chips, for all of its key-value heads; prompts and parameters over 16.
+    config.parallel.mesh = (-1, 16, 16)
+    return config
