@@ -48,8 +48,12 @@ def find(path: str, config: gemma2.Gemma2Config) -> Checkpoint:
     Raises:
       CheckpointError: there is none, or its parameters are not those of `config`.
     """
-    directory = epath.Path(path).expanduser()
-    if not directory.exists():
+    try:
+        directory = epath.Path(path).expanduser()
+        exists = directory.exists()
+    except ImportError as e:
+        raise CheckpointError(f"{path} cannot be reached ({e}).") from None
+    if not exists:
         raise CheckpointError(f"no checkpoint at {path}; expected {WHERE}.")
     if directory.is_dir() and any(directory.glob("*.safetensors")):
         return _HuggingFace(directory, config)
@@ -156,12 +160,12 @@ class _Orbax:
         try:
             with ocp.StandardCheckpointer() as checkpointer:
                 tree = checkpointer.metadata(self._path).item_metadata.tree
+            found = {p: tuple(x.shape) for p, x in traverse_util.flatten_dict(tree).items()}
         except Exception as e:  # Orbax raises whatever the file system does.
             raise CheckpointError(
                 f"{path} cannot be read as an Orbax checkpoint ({type(e).__name__}); expected "
                 f"{WHERE}. A run keeps its own in DIR/checkpoints/<step>/params."
             ) from None
-        found = {p: tuple(x.shape) for p, x in traverse_util.flatten_dict(tree).items()}
         self._stacked = any("stacked_layers" in p[0] for p in found)
         self._flat = any(p[0].startswith("transformer/") for p in found)
         expected = {}
@@ -250,7 +254,7 @@ class _HuggingFace:
                 index = tuple(
                     slice(*i.indices(size)[:2]) for i, size in zip(index, x.shape, strict=True)
                 )
-                return self._part(path, index).astype(x.dtype)
+                return self._part(path, index).astype(x.dtype, copy=False)
 
             return jax.make_array_from_callback(x.shape, x.sharding, part)
 

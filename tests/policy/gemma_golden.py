@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pkpo_jax.policy import gemma2
+from pkpo_jax.policy import gemma2, official
 
 PATH = pathlib.Path(__file__).parents[1] / "data" / "gemma_golden.npz"
 LENGTH = 14
@@ -41,7 +41,9 @@ CONFIGS = {
 def params(name):
     """Parameters that NumPy draws, the same on every machine."""
     model = gemma2.Gemma2(CONFIGS[name])
-    shapes = jax.eval_shape(lambda key: gemma2.init_params(model, key), jax.random.key(0))
+    shapes = jax.eval_shape(
+        lambda key: gemma2.unstack(gemma2.init_params(model, key)), jax.random.key(0)
+    )
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda x: jnp.asarray(rng.normal(0.0, 0.3, x.shape), jnp.float32), shapes)
 
@@ -50,35 +52,34 @@ def tokens():
     return np.random.default_rng(1).integers(3, 50, (3, LENGTH))
 
 
-def main():
-    import kauldron.checkpoints
-
-    if not hasattr(kauldron.checkpoints, "AbstractPartialLoader"):
-        # kauldron 1.4 renamed what gemma 3.3 imports.
-        kauldron.checkpoints.AbstractPartialLoader = kauldron.checkpoints.InitTransform
-    from gemma import gm
+def reference(name):
+    """The network of the `gemma` package for CONFIGS[name], in float32."""
+    gm = official.gemma()
     from gemma.gm.nn import _config
 
     scales = _config.QueryPreAttentionNormalisation
-    logits = {}
-    for name, ours in CONFIGS.items():
-        by_heads = name == "27b"
-        official = getattr(gm.nn, f"Gemma2_{'27B' if by_heads else '2B'}").config
-        assert official.query_pre_attn_norm == (
-            scales.BY_ONE_OVER_SQRT_EMBED_DIM_DIV_NUM_HEADS
-            if by_heads
-            else scales.BY_ONE_OVER_SQRT_HEAD_DIM
-        )
-        same = ("num_embed", "embed_dim", "hidden_dim", "num_heads", "num_kv_heads", "head_dim")
-        same += ("final_logit_softcap", "attn_logits_soft_cap", "sliding_window_size")
-        same += ("transpose_gating_einsum",)
-        config = dataclasses.replace(
-            official,
-            attention_types=official.attention_types[: ours.num_layers],
-            **{field: getattr(ours, field) for field in same},
-        )
-        model = gm.nn.Gemma2_2B(config=config, dtype=np.float32)
-        logits[name] = model.apply({"params": params(name)}, tokens()).logits
+    ours, by_heads = CONFIGS[name], name == "27b"
+    theirs = getattr(gm.nn, f"Gemma2_{'27B' if by_heads else '2B'}").config
+    assert theirs.query_pre_attn_norm == (
+        scales.BY_ONE_OVER_SQRT_EMBED_DIM_DIV_NUM_HEADS
+        if by_heads
+        else scales.BY_ONE_OVER_SQRT_HEAD_DIM
+    )
+    same = ("num_embed", "embed_dim", "hidden_dim", "num_heads", "num_kv_heads", "head_dim")
+    same += ("final_logit_softcap", "attn_logits_soft_cap", "sliding_window_size")
+    same += ("transpose_gating_einsum",)
+    config = dataclasses.replace(
+        theirs,
+        attention_types=theirs.attention_types[: ours.num_layers],
+        **{field: getattr(ours, field) for field in same},
+    )
+    return gm.nn.Gemma2_2B(config=config, dtype=np.float32)
+
+
+def main():
+    logits = {
+        name: reference(name).apply({"params": params(name)}, tokens()).logits for name in CONFIGS
+    }
     np.savez_compressed(PATH, **{name: np.asarray(x) for name, x in logits.items()})
     print(f"wrote {PATH.name}: " + ", ".join(f"{k} {v.shape}" for k, v in logits.items()))
 

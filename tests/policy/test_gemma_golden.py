@@ -13,7 +13,8 @@ GOLDEN = np.load(gemma_golden.PATH)
 
 @pytest.mark.parametrize("name", gemma_golden.CONFIGS)
 def test_logits(name):
-    model, params = gemma2.Gemma2(gemma_golden.CONFIGS[name]), gemma_golden.params(name)
+    model = gemma2.Gemma2(gemma_golden.CONFIGS[name])
+    params = gemma2.stack(gemma_golden.params(name))
 
     @jax.jit
     def logits(tokens):
@@ -29,7 +30,8 @@ def test_logits(name):
 @pytest.mark.parametrize("name", gemma_golden.CONFIGS)
 def test_scores_after_a_shared_prompt(name):
     """The scorer's log-probs of the second half of each sequence, the first half its prompt."""
-    model, params = gemma2.Gemma2(gemma_golden.CONFIGS[name]), gemma_golden.params(name)
+    model = gemma2.Gemma2(gemma_golden.CONFIGS[name])
+    params = gemma2.stack(gemma_golden.params(name))
     tokens, prompt = gemma_golden.tokens(), 8
     lengths = jnp.full(len(tokens), prompt)
     log_probs, _ = jax.jit(lambda *a: scoring.score(model, params, *a))(

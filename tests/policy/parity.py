@@ -1,0 +1,141 @@
+"""How far the network is from that of the `gemma` package, which has to be installed.
+
+python -m tests.policy.parity
+
+prints a table; test_gemma_live.py bounds it.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import rich.console
+import rich.table
+
+from pkpo_jax.policy import gemma2, official
+from tests.policy import gemma_golden
+
+
+def sizes(size):
+    """Every field of the official config, and what it should be by SIZES[size]."""
+    gm = official.gemma()
+    ours = gemma2.SIZES[size]
+    theirs = getattr(gm.nn, f"Gemma2_{size.upper()}").config
+    same = ("num_embed", "embed_dim", "hidden_dim", "num_heads", "num_kv_heads", "head_dim")
+    same += ("final_logit_softcap", "attn_logits_soft_cap", "sliding_window_size")
+    same += ("transpose_gating_einsum",)
+    expected = {field: getattr(ours, field) for field in same} | {
+        "use_post_attn_norm": True,
+        "use_post_ffw_norm": True,
+        "use_qk_norm": False,
+        "local_base_frequency": ours.rope_base_frequency,
+        "global_base_frequency": ours.rope_base_frequency,
+        "local_scale_factor": 1.0,
+        "global_scale_factor": 1.0,
+        "vision_encoder": None,
+        "attention_types": ["LOCAL_SLIDING", "GLOBAL"] * ours.num_pairs,
+        "query_pre_attn_norm": ours.query_pre_attn_scalar,
+    }
+    found = {field.name: getattr(theirs, field.name) for field in dataclasses.fields(theirs)}
+    found["attention_types"] = [kind.name for kind in theirs.attention_types]
+    found["query_pre_attn_norm"] = theirs.query_pre_attn_scalar()
+    return found, expected
+
+
+def logits(name):
+    """[sequences, tokens, V] ours and theirs, PAD left out, which is masked here."""
+    model = gemma2.Gemma2(gemma_golden.CONFIGS[name])
+    params, tokens = gemma_golden.params(name), gemma_golden.tokens()
+
+    @jax.jit
+    def ours(params, tokens):
+        hidden, _ = model.apply({"params": params}, tokens[:, None])
+        return model.apply({"params": params}, hidden[:, 0], method="logits")
+
+    theirs = gemma_golden.reference(name).apply({"params": params}, tokens).logits
+    return ours(gemma2.stack(params), tokens)[..., 1:], theirs[..., 1:]
+
+
+def decoding(name):
+    """[steps, P, n, V] ours and theirs: prefill, then token by token, from caches.
+
+    Two responses to each of three prompts, longer and shorter than the window.
+    """
+    rng = np.random.default_rng(2)
+    lengths, n, steps = np.array([9, 1, 4]), 2, 8
+    prompts = rng.integers(3, 50, (3, 9)) * (np.arange(9) < lengths[:, None])
+    arguments = name, prompts, lengths, rng.integers(3, 50, (3, n, steps))
+    return (np.stack(list(f(*arguments)))[..., 1:] for f in (_our_logits, _their_logits))
+
+
+def _our_logits(name, prompts, lengths, responses):
+    """[P, n, V] after the prompt, and after each token of the responses."""
+    model = gemma2.Gemma2(gemma_golden.CONFIGS[name])
+    variables = {"params": gemma2.stack(gemma_golden.params(name))}
+
+    @jax.jit
+    def step(prefix, cache, start, tokens):
+        hidden, cache = model.apply(
+            variables, tokens[..., None], prefix=prefix, start=start, cache=cache
+        )
+        return model.apply(variables, hidden[:, :, 0], method="logits"), cache
+
+    prefix = model.apply(variables, prompts, lengths, method="prefill")
+    count, n, steps = responses.shape
+    cache = model.init_cache(count, n, steps + 1)
+    last = gemma2.last_prompt_token(jnp.asarray(prompts), lengths)
+    tokens = jnp.broadcast_to(last[:, None], (count, n))
+    for t in range(steps + 1):
+        logits, cache = step(prefix, cache, t, tokens)
+        yield logits
+        if t < steps:
+            tokens = responses[..., t]
+
+
+def _their_logits(name, prompts, lengths, responses):
+    """The same; every response has a copy of the prompt in a cache of its own."""
+    model, params = gemma_golden.reference(name), gemma_golden.params(name)
+    (count, length), (_, n, steps) = prompts.shape, responses.shape
+    prompts, lengths = np.repeat(prompts, n, 0), np.repeat(lengths, n)
+    responses = responses.reshape(count * n, steps)
+    size = length + steps
+    cache = model.config.init_cache(count * n, jnp.float32, cache_length=size)
+    run = functools.partial(model.apply, {"params": params})
+    at = np.arange(size)
+
+    # A prompt's padding is in the cache, before the response, and masked.
+    positions = np.broadcast_to(np.arange(length), prompts.shape)
+    mask = np.broadcast_to(at <= np.arange(length)[:, None], (count * n, length, size))
+    out = run(prompts, positions=positions, cache=cache, attention_mask=mask)
+    logits = out.logits[np.arange(count * n), lengths - 1]
+    for t in range(steps):
+        yield logits.reshape(count, n, -1)
+        mask = (at < lengths[:, None]) | ((length <= at) & (at <= length + t))
+        out = run(
+            responses[:, t : t + 1],
+            positions=lengths[:, None] + t,
+            cache=out.cache,
+            attention_mask=mask[:, None],
+        )
+        logits = out.logits[:, 0]
+    yield logits.reshape(count, n, -1)
+
+
+def main():
+    table = rich.table.Table("configuration", "compared", "largest difference")
+    for size in ("2b", "9b", "27b"):
+        found, expected = sizes(size)
+        same = sum(found[field] == expected[field] for field in found)
+        table.add_row(size, f"{len(found)} fields of the config", f"{len(found) - same} differ")
+    for name in gemma_golden.CONFIGS:
+        for label, compare in (("logits", logits), ("prefill and decoding", decoding)):
+            ours, theirs = compare(name)
+            largest = f"{np.abs(ours - theirs).max():.1e} of {np.abs(theirs).max():.1f}"
+            table.add_row(f"tiny, as {name}", label, largest)
+    rich.console.Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

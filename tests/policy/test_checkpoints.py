@@ -1,0 +1,369 @@
+"""Checkpoints of every layout; one is of Hugging Face, as its library wrote it (hf_golden.py)."""
+
+import dataclasses
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import safetensors.numpy
+from flax import traverse_util
+
+from pkpo_jax import parallel
+from pkpo_jax.policy import checkpoints, gemma2
+from tests.policy import gemma_golden, hf_golden, small
+
+CONFIG = hf_golden.CONFIGS["9b"]
+
+
+def like(config, dtype="float32", mesh=None):
+    """Shapes, dtypes and shardings, on one device if no mesh is given."""
+    if mesh is None:
+        mesh = parallel.make_mesh((1, 1, 1), jax.devices()[:1])
+    init = functools.partial(gemma2.init_params, gemma2.Gemma2(config))
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    return jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, dtype, sharding=place),
+        shapes,
+        parallel.placements(shapes, mesh),
+    )
+
+
+def read(path, config, **kwargs):
+    return checkpoints.find(str(path), config).read(like(config, **kwargs))
+
+
+def assert_equal(params, expected):
+    assert jax.tree.structure(params) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+
+
+def assert_one_line(error, *parts):
+    message = str(error.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message, message
+
+
+# Hugging Face.
+
+
+def tensors():
+    """Those of the tiny checkpoint, by name."""
+    files = sorted(hf_golden.PATH.glob("*.safetensors"))
+    assert len(files) > 1
+    return {k: x for file in files for k, x in safetensors.numpy.load_file(file).items()}
+
+
+def written(path, tensors):
+    path.mkdir()
+    safetensors.numpy.save_file(tensors, path / "model.safetensors")
+    return path
+
+
+@pytest.mark.parametrize("name", hf_golden.CONFIGS)
+def test_logits_are_those_of_transformers(name):
+    model = gemma2.Gemma2(hf_golden.CONFIGS[name])
+    params = read(hf_golden.PATH, model.config)
+
+    @jax.jit
+    def logits(tokens):
+        hidden, _ = model.apply({"params": params}, tokens[:, None])
+        return model.apply({"params": params}, hidden[:, 0], method="logits")
+
+    ours = logits(gemma_golden.tokens())[..., 1:]
+    theirs = np.load(hf_golden.PATH / "logits.npz")[name][..., 1:]
+    assert theirs.std() > 0.5
+    np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_the_numbers_are_cast_on_reading():
+    params = read(hf_golden.PATH, CONFIG, dtype="bfloat16")
+    expected = jax.tree.map(lambda x: x.astype("bfloat16"), read(hf_golden.PATH, CONFIG))
+    assert all(x.dtype == "bfloat16" for x in jax.tree.leaves(params))
+    assert_equal(params, expected)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_files_in_bfloat16(tmp_path, dtype):
+    halved = {name: x.astype(ml_dtypes.bfloat16) for name, x in tensors().items()}
+    # Files of before the head was tied hold it too.
+    halved["lm_head.weight"] = halved["model.embed_tokens.weight"]
+    params = read(written(tmp_path / "hf", halved), CONFIG, dtype=dtype)
+    expected = read(hf_golden.PATH, CONFIG, dtype="bfloat16")
+    assert all(x.dtype == dtype for x in jax.tree.leaves(params))
+    assert_equal(params, jax.tree.map(lambda x: x.astype(dtype), expected))
+
+
+def test_rows_without_a_token_are_zero():
+    """Of the table, which has more rows than the file."""
+    config = dataclasses.replace(CONFIG, num_embed=64)
+    table = read(hf_golden.PATH, config)["embedder"]["input_embedding"]
+    expected = tensors()["model.embed_tokens.weight"]
+    assert table.shape == (64, 24)
+    np.testing.assert_array_equal(table[:50], expected)
+    assert not table[50:].any()
+
+
+@pytest.mark.parametrize("name", ["2b", "9b"])
+def test_any_part_is_that_part_of_the_whole(name):
+    """Along every axis, also those that no placement splits."""
+    config = dataclasses.replace(hf_golden.CONFIGS[name], num_embed=64)
+    checkpoint = checkpoints.find(str(hf_golden.PATH), config)
+    whole = traverse_util.flatten_dict(jax.device_get(checkpoint.read(like(config))))
+    rng = np.random.default_rng(0)
+    for path, x in whole.items():
+        for _ in range(20):
+            starts = [rng.integers(size) for size in x.shape]
+            pairs = zip(starts, x.shape, strict=True)
+            index = tuple(slice(i, rng.integers(i, size) + 1) for i, size in pairs)
+            np.testing.assert_array_equal(checkpoint._part(path, index), x[index])
+
+
+# Orbax.
+
+
+@pytest.fixture(scope="module")
+def params():
+    _, params = small.policy()
+    return jax.device_put(params, parallel.placements(params, parallel.make_mesh((1, 1, 1))))
+
+
+def nested(params):
+    return gemma2.unstack(params)
+
+
+def _with_slashes(tree):
+    """Keys as Google's files have them: all names but the last in one, and a `w` for the MLP."""
+    flat = {}
+    for (*path, name), x in traverse_util.flatten_dict(tree).items():
+        path, name = ([*path, name], "w") if path[-1] == "mlp" else (path, name)
+        flat.setdefault("/".join(["transformer", *path]), {})[name] = x
+    return flat
+
+
+def flat(params):
+    return _with_slashes(gemma2.unstack(params))
+
+
+def stacked(params):
+    layers = params["layers"]
+    kinds = {"attention_type_0": layers["local"], "attention_type_1": layers["global"]}
+    rest = {name: x for name, x in params.items() if name != "layers"}
+    return _with_slashes(rest | {"stacked_layers": kinds})
+
+
+LAYOUTS = (nested, flat, stacked)
+
+
+def saved(path, tree):
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path, tree)
+    return path
+
+
+def test_what_is_written_is_read(params, tmp_path):
+    checkpoints.write(str(tmp_path / "params"), params)
+    assert_equal(read(tmp_path / "params", small.CONFIG), params)
+    halved = read(tmp_path / "params", small.CONFIG, dtype="bfloat16")
+    assert_equal(halved, jax.tree.map(lambda x: x.astype("bfloat16"), params))
+
+
+def test_parameters_that_lie_on_no_mesh_are_written(params, tmp_path):
+    anywhere = jax.tree.map(jnp.asarray, jax.device_get(params))
+    checkpoints.write(str(tmp_path / "params"), anywhere)
+    assert_equal(read(tmp_path / "params", small.CONFIG), params)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(params, tmp_path, layout):
+    tree = layout(params)
+    keys = {
+        nested: ("layer_0", "attn", "q_einsum", "w"),
+        flat: ("transformer/layer_0/mlp/linear", "w"),
+        stacked: ("transformer/stacked_layers/attention_type_0/attn/q_einsum", "w"),
+    }
+    assert keys[layout] in traverse_util.flatten_dict(tree)
+    saved(tmp_path / "params", tree)
+    assert_equal(read(tmp_path / "params", small.CONFIG), params)
+    halved = read(tmp_path / "params", small.CONFIG, dtype="bfloat16")
+    assert_equal(halved, jax.tree.map(lambda x: x.astype("bfloat16"), params))
+
+
+# Errors.
+
+
+def test_a_path_that_is_not_there(tmp_path):
+    with pytest.raises(checkpoints.CheckpointError) as error:
+        checkpoints.find(str(tmp_path / "nowhere"), CONFIG)
+    assert_one_line(error, str(tmp_path / "nowhere"), "safetensors", "Orbax")
+
+
+def test_an_empty_directory(tmp_path):
+    with pytest.raises(checkpoints.CheckpointError) as error:
+        checkpoints.find(str(tmp_path), CONFIG)
+    assert_one_line(error, str(tmp_path), "safetensors", "Orbax")
+
+
+def test_an_orbax_checkpoint_of_something_else(tmp_path):
+    path = saved(tmp_path / "list", [jnp.ones(3)])
+    with pytest.raises(checkpoints.CheckpointError) as error:
+        checkpoints.find(str(path), CONFIG)
+    assert_one_line(error, str(path), "expected")
+
+
+def test_a_truncated_file(tmp_path):
+    shutil.copytree(hf_golden.PATH, tmp_path / "hf")
+    file = sorted((tmp_path / "hf").glob("*.safetensors"))[1]
+    whole = file.read_bytes()
+    for length in (0, 5, 100, len(whole) // 2, len(whole) - 1):
+        file.write_bytes(whole[:length])
+        with pytest.raises(checkpoints.CheckpointError) as error:
+            checkpoints.find(str(tmp_path / "hf"), CONFIG)
+        assert_one_line(error, str(file), "safetensors", "again")
+
+
+def orbax_with(params, path, *, without=None, extra=None):
+    tree = traverse_util.flatten_dict(gemma2.unstack(params), sep="/")
+    tree = {name: x for name, x in tree.items() if name != without}
+    if extra:
+        tree[extra] = jnp.zeros(3)
+    return saved(path, traverse_util.unflatten_dict(tree, sep="/"))
+
+
+def hugging_face_with(path, *, without=None, extra=None):
+    tree = {name: x for name, x in tensors().items() if name != without}
+    if extra:
+        tree[extra] = np.zeros(3, np.float32)
+    return written(path, tree)
+
+
+def test_another_size(params, tmp_path):
+    with pytest.raises(checkpoints.CheckpointError) as error:
+        checkpoints.find(str(hf_golden.PATH), dataclasses.replace(CONFIG, hidden_dim=41))
+    name = "model.layers.0.mlp.gate_proj.weight"
+    assert_one_line(error, str(hf_golden.PATH), name, "(40, 24)", "(41, 24)", "model.size")
+
+    for layout in LAYOUTS:
+        path = saved(tmp_path / layout.__name__, layout(params))
+        with pytest.raises(checkpoints.CheckpointError) as error:
+            checkpoints.find(str(path), dataclasses.replace(small.CONFIG, hidden_dim=49))
+        shapes = ("(2, 2, 48, 32)", "(2, 2, 49, 32)")
+        if layout is not stacked:
+            shapes = ("(2, 48, 32)", "(2, 49, 32)")
+        assert_one_line(error, str(path), "mlp/gating_einsum", *shapes, "model.size")
+        for layers in (2, 6):
+            with pytest.raises(checkpoints.CheckpointError) as error:
+                checkpoints.find(str(path), dataclasses.replace(small.CONFIG, num_layers=layers))
+            assert_one_line(error, str(path), "model.size")
+
+
+def test_a_missing_tensor(params, tmp_path):
+    name = "model.layers.3.post_feedforward_layernorm.weight"
+    path = hugging_face_with(tmp_path / "hf", without=name)
+    with pytest.raises(checkpoints.CheckpointError, match=re.escape(f"no parameter '{name}'")) as e:
+        checkpoints.find(str(path), CONFIG)
+    assert_one_line(e, str(path), "expected")
+
+    name = "layer_3/post_ffw_norm/scale"
+    path = orbax_with(params, tmp_path / "orbax", without=name)
+    with pytest.raises(checkpoints.CheckpointError, match=re.escape(f"no parameter '{name}'")) as e:
+        checkpoints.find(str(path), small.CONFIG)
+    assert_one_line(e, str(path), "expected")
+
+
+def test_an_extra_tensor(params, tmp_path):
+    name = "model.layers.3.self_attn.q_norm.weight"
+    path = hugging_face_with(tmp_path / "hf", extra=name)
+    with pytest.raises(checkpoints.CheckpointError) as error:
+        checkpoints.find(str(path), CONFIG)
+    assert_one_line(error, str(path), name, "model.size")
+
+    name = "layer_3/attn/_query_norm/scale"
+    path = orbax_with(params, tmp_path / "orbax", extra=name)
+    with pytest.raises(checkpoints.CheckpointError) as error:
+        checkpoints.find(str(path), small.CONFIG)
+    assert_one_line(error, str(path), name, "model.size")
+
+
+# Eight devices.
+
+PROGRAM = """
+import dataclasses, math, pathlib, sys
+import jax
+import numpy as np
+from flax import traverse_util
+from pkpo_jax import parallel
+from pkpo_jax.policy import checkpoints
+from tests.policy import hf_golden
+from tests.policy import test_checkpoints as t
+
+directory = pathlib.Path(sys.argv[1])
+mesh = parallel.make_mesh((2, 2, 2))
+assert mesh.size == 8
+part, sizes, read = checkpoints._HuggingFace._part, [], []
+
+class Counted:
+    def __init__(self, tensor):
+        self.tensor = tensor
+    def __getitem__(self, index):
+        x = self.tensor[index]
+        read.append(x.size)
+        return x
+
+def recording_part(self, path, index):
+    read.clear()
+    x = part(self, path, index)
+    sizes.append((path, x.size))
+    assert sum(read) <= x.size, path
+    return x
+
+def check(path, config):
+    one, like = t.read(path, config), t.like(config, mesh=mesh)
+    sizes.clear()
+    checkpoint = checkpoints.find(str(path), config)
+    if path == hf_golden.PATH:
+        checkpoint._tensors = {name: Counted(x) for name, x in checkpoint._tensors.items()}
+    eight = checkpoint.read(like)
+    t.assert_equal(jax.device_get(eight), jax.device_get(one))
+    assert jax.tree.map(lambda x: x.sharding, eight) == jax.tree.map(lambda x: x.sharding, like)
+    return eight, traverse_util.flatten_dict(like)
+
+checkpoints._HuggingFace._part = recording_part
+for name in ("2b", "9b"):
+    # Of the table's four parts one ends among the rows without a token, and one holds only such.
+    config = dataclasses.replace(hf_golden.CONFIGS[name], num_embed=80)
+    params, like = check(hf_golden.PATH, config)
+    assert {path for path, _ in sizes} == set(like)
+    whole = {path: math.prod(x.shape) for path, x in like.items()}
+    for path, size in sizes:
+        assert size == math.prod(like[path].sharding.shard_shape(like[path].shape)), path
+    split = {path[-2:] for path, size in sizes if size < whole[path]}
+    assert ("embedder", "input_embedding") in split and ("mlp", "linear") in split, split
+
+for layout in t.LAYOUTS:
+    path = t.saved(directory / layout.__name__, layout(params))
+    t.assert_equal(jax.device_get(check(path, config)[0]), jax.device_get(params))
+checkpoints.write(str(directory / "written"), params)
+t.assert_equal(jax.device_get(check(directory / "written", config)[0]), jax.device_get(params))
+"""
+
+
+def test_eight_devices_read_their_parts(tmp_path):
+    """The numbers of one device, where they are asked, and no more of a file than lies there."""
+    flags = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=8"
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path)],
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
