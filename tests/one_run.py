@@ -59,9 +59,7 @@ print(json.dumps({"tokens": tokens, "read": read, "graded": len(graded)}))
 
 
 def start(settings, workdir, devices, **environment):
-    # Unoptimised code compiles in half the time; the run of one device is compiled so too.
-    flags = "--xla_backend_optimization_level=0 "
-    flags += f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, json.dumps(settings), str(workdir)],
         stdout=subprocess.PIPE,

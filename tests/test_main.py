@@ -89,6 +89,8 @@ def test_ctrl_c_leaves_readable_metrics_and_code_130(tmp_path):
         [sys.executable, "-m", "pkpo_jax.main", f"--workdir={tmp_path / 'run'}", *arguments],
         stderr=subprocess.PIPE,
         text=True,
+        # A shell's background job, which these tests may be, ignores the signal otherwise.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     path = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 240
