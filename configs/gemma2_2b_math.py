@@ -5,7 +5,18 @@
 
 with CHECKPOINT as the README's "Official weights" says, and MATH the release of
 github.com/hendrycks/math. On several hosts add --distributed, and give paths that all of them see.
-Weights are not at hand where this was written: nothing here was trained, the memory was compiled.
+
+Official weights could not be reached where this was written, so there is no measured result. What a
+chip needs, compiled for TPUs that were not there (`--mode=compile --topology=...`; jax 0.10.2,
+libtpu 0.0.42.1), in GiB of the 16 that a v5e has; collectives are what a chip receives a step:
+
+    topology  mesh       tokens      sampling  update  peak  collectives: sampling, update
+    v5e:4x4   (1,16,1)   256 + 512   7.5       7.1     8.7   13, 37
+    v5e:4x4   (1,16,1)   256 + 1024  6.9       13.0    13.0  23, 45
+    v5e:8x16  (8,16,1)   256 + 512   7.5       3.7     8.7   5, 23
+
+The peak is the larger of the two, the optimiser's state counted while the policy samples. v5e:8x16
+is the paper's slice; 45 TFLOP of matrix products a chip to sample and 181 to update on v5e:4x4.
 """
 
 from ml_collections import config_dict

@@ -2,6 +2,11 @@
 
     python -m pkpo_jax.main --config=configs/gemma2_9b_math.py --workdir=DIR \
         --config.model.checkpoint=CHECKPOINT --config.task.data_dir=MATH
+
+What a chip needs, compiled as gemma2_2b_math says, in GiB of 16:
+
+    topology  mesh       tokens      sampling  update  peak  collectives: sampling, update
+    v5e:8x16  (1,16,8)   256 + 512   3.6       7.1     7.1   10, 37
 """
 
 from ml_collections import config_dict

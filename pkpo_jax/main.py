@@ -62,6 +62,11 @@ def _parse(argv: Sequence[str]) -> list[str]:
             raise config_lib.ConfigError("--topology is for --mode=compile; drop it to train.")
         if training and not flags.FLAGS.workdir:
             raise config_lib.ConfigError("--workdir is missing; give a directory for the run.")
+        if training and "://" in flags.FLAGS.workdir:
+            raise config_lib.ConfigError(
+                f"--workdir={flags.FLAGS.workdir} is no directory; mount the bucket, with gcsfuse "
+                "for one, and give the path it is mounted at."
+            )
         if len(rest) > 1:
             raise config_lib.ConfigError(f"unexpected argument {rest[1]!r}; flags start with --.")
         flags.FLAGS.config.keys()  # A file that could not be read is reported on first use.

@@ -27,6 +27,11 @@ def main(*arguments):
         (["--workdir=x", "--steps=3"], "Unknown command line flag 'steps'"),
         (["--workdir=x", "train"], "error: unexpected argument 'train'"),
         (["--workdir=x", "--config.k=17"], "error: k=17: 17 is above 16"),
+        (["--workdir=gs://bucket/x"], "is no directory; mount the bucket"),
+        (["--workdir=x", "--mode=eval"], "value should be one of <train|compile>"),
+        (["--workdir=x", "--topology=v5e:4x4"], "--topology is for --mode=compile"),
+        (["--mode=compile", "--topology=v7x:4x4"], "expected a chip (v4, v5e, v5p, v6e)"),
+        (["--workdir=x", "--config=configs/gemma2_2b_math.py"], "error: model.checkpoint is empty"),
     ],
 )
 def test_mistakes_end_with_one_line_and_code_2(arguments, message, tmp_path):

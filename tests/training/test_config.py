@@ -88,6 +88,7 @@ def test_the_default_is_valid_and_so_are_schedules():
             "rollout.max_response=5, but a demonstration has 6 tokens",
         ),
         (dict(task__fog=3.0), "task.fog=3.0; expected"),
+        (dict(model__checkpoint="/no"), "model.checkpoint: no checkpoint at /no; expected a dir"),
         (dict(task__max_path=90, task__min_path=80), "no maze number 0"),
     ],
 )
