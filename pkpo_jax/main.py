@@ -94,14 +94,27 @@ def _stop(error: Exception | str) -> None:
     sys.exit(2)
 
 
+def _join_other_processes() -> None:
+    from pkpo_jax import parallel
+
+    try:
+        parallel.join_other_processes()
+    except ValueError as e:
+        raise config_lib.ConfigError(
+            f"--distributed: {e} No cluster was found; set JAX_COORDINATOR_ADDRESS=host:port, "
+            "JAX_NUM_PROCESSES and JAX_PROCESS_ID, or drop --distributed on a single host."
+        ) from None
+
+
 def main(argv: Sequence[str]) -> None:
     del argv
     # Imported after the flags are parsed, so that --help and a mistyped key answer at once.
     from pkpo_jax import parallel
+    from pkpo_jax.policy import checkpoints
 
     try:
         if flags.FLAGS.distributed:
-            parallel.join_other_processes()
+            _join_other_processes()
         if flags.FLAGS.mode == "compile":
             from pkpo_jax.training import compile
 
@@ -109,7 +122,11 @@ def main(argv: Sequence[str]) -> None:
         from pkpo_jax.training import loop
 
         loop.train(flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir).expanduser())
-    except config_lib.ConfigError as e:
+    except (
+        config_lib.ConfigError,
+        checkpoints.CheckpointError,
+        parallel.OtherProcessError,
+    ) as e:
         _stop(e)
     except KeyboardInterrupt:
         print(

@@ -102,6 +102,10 @@ def batch_axes(
     return over_prompts, left if n % size(left) == 0 else ()
 
 
+class OtherProcessError(RuntimeError):
+    """Another process of the job failed, and so this one stops too."""
+
+
 class Jitted:
     """One program over a mesh of all devices."""
 
@@ -150,11 +154,14 @@ class Jitted:
         return np.unique(np.concatenate(mine))
 
     def owned(self, count: int) -> np.ndarray:
-        """Which rows this process grades: each row belongs to one process alone."""
-        owner = np.full(count, jax.process_count())
+        """Which rows this process grades: each row belongs to one of those it is fed to."""
+        feeders: list[set[int]] = [set() for _ in range(count)]
         for device, rows in self._rows(count):
-            owner[rows] = np.minimum(owner[rows], device.process_index)
-        return np.flatnonzero(owner == jax.process_index())
+            for row in rows:
+                feeders[row].add(device.process_index)
+        # Taken in turn, where a row is on several processes.
+        owner = [sorted(those)[row % len(those)] for row, those in enumerate(feeders)]
+        return np.flatnonzero(np.array(owner) == jax.process_index())
 
     def _rows(self, count: int) -> list[tuple[Any, np.ndarray]]:
         indices = self._sharding(count).devices_indices_map((count,))
@@ -263,6 +270,9 @@ def join_other_processes() -> None:
 
     On Cloud TPU, SLURM and GKE it finds the processes by itself; elsewhere set
     JAX_COORDINATOR_ADDRESS (host:port of the first), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+
+    Raises:
+      ValueError: neither is the case.
     """
     numbers = {
         "num_processes": os.environ.get("JAX_NUM_PROCESSES"),
@@ -278,9 +288,26 @@ def is_first_process() -> bool:
 
 @contextlib.contextmanager
 def first_process_first(name: str) -> Iterator[None]:
-    """The body runs on the first process, and then on the others."""
+    """The body runs on the first process, and then on the others; if it fails on one, all stop.
+
+    Raises:
+      OtherProcessError: the body failed on another process, whose message says why.
+    """
+    if jax.process_count() == 1:
+        yield
+        return
     if not is_first_process():
         multihost_utils.sync_global_devices(name)
-    yield
-    if is_first_process() and jax.process_count() > 1:
+    error = None
+    try:
+        yield
+    except Exception as e:
+        error = e
+    if is_first_process():
         multihost_utils.sync_global_devices(name)
+    failed = multihost_utils.process_allgather(np.array(error is not None))
+    if error is not None:
+        raise error
+    if failed.any():
+        which = ", ".join(map(str, np.flatnonzero(failed)))
+        raise OtherProcessError(f"process {which} stopped; its own message says why.")

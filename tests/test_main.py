@@ -79,6 +79,14 @@ def test_work_directories_that_cannot_be(workdir, message, tmp_path):
     assert message in str(e.value)
 
 
+# A shell's background job, which these tests may be, ignores the signal otherwise.
+LISTENING = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("pkpo_jax.main", run_name="__main__", alter_sys=True)
+"""
+
+
 def test_ctrl_c_leaves_readable_metrics_and_code_130(tmp_path):
     settings = {
         "train.steps": 10_000,
@@ -91,11 +99,9 @@ def test_ctrl_c_leaves_readable_metrics_and_code_130(tmp_path):
     }
     arguments = [f"--config.{key}={value}" for key, value in settings.items()]
     process = subprocess.Popen(
-        [sys.executable, "-m", "pkpo_jax.main", f"--workdir={tmp_path / 'run'}", *arguments],
+        [sys.executable, "-c", LISTENING, f"--workdir={tmp_path / 'run'}", *arguments],
         stderr=subprocess.PIPE,
         text=True,
-        # A shell's background job, which these tests may be, ignores the signal otherwise.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     path = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 240
@@ -108,6 +114,19 @@ def test_ctrl_c_leaves_readable_metrics_and_code_130(tmp_path):
     assert stderr.splitlines()[-1].startswith("interrupted: what was recorded is in ")
     steps = [line["step"] for line in metrics.read(tmp_path / "run")]
     assert steps == list(range(len(steps))) and len(steps) > 3
+
+
+def test_a_run_may_go_on_on_other_devices(tmp_path):
+    config = config_lib.default()
+    run_directory.claim(tmp_path / "run", config)
+    config.parallel.mesh, config.train.micro_batches, config.model.remat = (1, 4, 2), 2, True
+    run_directory.claim(tmp_path / "run", config)
+    config.seed = 1
+    with pytest.raises(config_lib.ConfigError, match="seed is 0 there and 1 here"):
+        run_directory.claim(tmp_path / "run", config)
+    with pytest.raises(config_lib.ConfigError, match="not the first process's directory"):
+        run_directory.claim(tmp_path / "elsewhere", config, create=False)
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_importing_the_package_loads_nothing_heavy():

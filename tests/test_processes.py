@@ -7,6 +7,23 @@ import pytest
 from tests import one_run
 
 
+def start_two(settings, workdir):
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        port = s.getsockname()[1]
+    return [
+        one_run.start(
+            settings | {"distributed": True},
+            workdir,
+            devices=2,
+            JAX_COORDINATOR_ADDRESS=f"localhost:{port}",
+            JAX_NUM_PROCESSES="2",
+            JAX_PROCESS_ID=str(i),
+        )
+        for i in range(2)
+    ]
+
+
 @pytest.fixture(scope="module")
 def one_device(tmp_path_factory):
     return one_run.run_one_device(tmp_path_factory.mktemp("one"))
@@ -15,21 +32,7 @@ def one_device(tmp_path_factory):
 @pytest.mark.parametrize(("mode", "mesh"), [("jit", (1, 2, 2)), ("pmap", (4, 1, 1))])
 def test_two_processes_give_the_run_of_one(mode, mesh, one_device, tmp_path):
     expected, record = one_device
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        port = s.getsockname()[1]
-    settings = {"mesh": mesh, "mode": mode, "distributed": True}
-    processes = [
-        one_run.start(
-            settings,
-            tmp_path / "run",
-            devices=2,
-            JAX_COORDINATOR_ADDRESS=f"localhost:{port}",
-            JAX_NUM_PROCESSES="2",
-            JAX_PROCESS_ID=str(i),
-        )
-        for i in range(2)
-    ]
+    processes = start_two({"mesh": mesh, "mode": mode}, tmp_path / "run")
     ours = [one_run.finish(process) for process in processes]
     assert all(process["tokens"] == record["tokens"] for process in ours)
     # Nothing read twice, nothing lost; and so with grading.
@@ -39,3 +42,12 @@ def test_two_processes_give_the_run_of_one(mode, mesh, one_device, tmp_path):
     # Written once: as many lines, and events, as one process writes.
     one_run.assert_same_run(tmp_path / "run", expected)
     assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
+
+
+def test_a_failure_on_the_first_process_stops_both(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "letter.txt").write_text("Dear")
+    for process in start_two({"mesh": (4, 1, 1), "mode": "jit"}, tmp_path / "run"):
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode != 0
+        assert "no config.json" in stderr or "not the first process's directory" in stderr

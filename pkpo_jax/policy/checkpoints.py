@@ -48,6 +48,14 @@ def find(path: str, config: gemma2.Gemma2Config) -> Checkpoint:
     Raises:
       CheckpointError: there is none, or its parameters are not those of `config`.
     """
+    directory = locate(path)
+    if directory.is_dir() and any(directory.glob("*.safetensors")):
+        return _HuggingFace(directory, config)
+    return _Orbax(directory, config)
+
+
+def locate(path: str) -> epath.Path:
+    """The directory at `path`; CheckpointError if it is not there."""
     try:
         directory = epath.Path(path).expanduser()
         exists = directory.exists()
@@ -55,9 +63,7 @@ def find(path: str, config: gemma2.Gemma2Config) -> Checkpoint:
         raise CheckpointError(f"{path} cannot be reached ({e}).") from None
     if not exists:
         raise CheckpointError(f"no checkpoint at {path}; expected {WHERE}.")
-    if directory.is_dir() and any(directory.glob("*.safetensors")):
-        return _HuggingFace(directory, config)
-    return _Orbax(directory, config)
+    return directory
 
 
 def write(path: str, params: Any) -> None:

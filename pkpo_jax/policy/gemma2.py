@@ -387,6 +387,8 @@ class Embedder(nn.Module):
 
     def decode(self, x: jax.Array) -> jax.Array:
         c = self.config
+        # At JAX's default precision accelerators multiply float32 in fewer bits (TPU in bfloat16,
+        # GPU in TF32) and add in float32; jax_default_matmul_precision="highest" has all bits.
         logits = jnp.einsum("...d,vd->...v", x.astype(jnp.float32), self.table.astype(jnp.float32))
         logits = c.final_logit_softcap * jnp.tanh(logits / c.final_logit_softcap)
         ids = jnp.arange(c.num_embed)

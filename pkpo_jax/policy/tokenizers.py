@@ -55,6 +55,10 @@ class CharacterTokenizer:
         return "".join(shown[i] if i in shown else self._characters[i - 3] for i in ids)
 
 
+class TokenizerError(ValueError):
+    """A tokenizer that cannot be loaded."""
+
+
 class Gemma2Tokenizer:
     """The official tokenizer, from the `gemma` package (`pip install -e ".[gemma]"`).
 
@@ -64,7 +68,8 @@ class Gemma2Tokenizer:
       chat: whether prompts are wrapped as a user's turn, which the model answers: for -it models.
 
     Raises:
-      FileNotFoundError: `path` is not there.
+      TokenizerError: `path` is not there or no tokenizer, or the package or its default cannot be
+        reached.
     """
 
     vocab_size = 256_000
@@ -74,14 +79,22 @@ class Gemma2Tokenizer:
 
     def __init__(self, path: str = "", *, chat: bool = False) -> None:
         if path and not epath.Path(path).expanduser().exists():
-            raise FileNotFoundError(
+            raise TokenizerError(
                 f"no tokenizer at {path}; expected Gemma-2's tokenizer.model, which lies beside "
                 "the weights on Hugging Face and Kaggle, or an empty path to download it from "
                 "Google's bucket."
             )
-        text = official.gemma().text
         kwargs = {"path": str(epath.Path(path).expanduser())} if path else {}
-        self._tokenizer = text.Gemma2Tokenizer(**kwargs)
+        try:
+            self._tokenizer = official.gemma().text.Gemma2Tokenizer(**kwargs)
+            self._tokenizer.encode("")  # It reads its file when first used.
+        except Exception as e:  # Of the package, the file system or the bucket.
+            what = f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"
+            raise TokenizerError(
+                f"the tokenizer at {path or 'the default of the gemma package'} cannot be loaded "
+                f"({what}); expected the tokenizer.model that lies beside the weights on Hugging "
+                "Face and Kaggle."
+            ) from e
         self._chat = chat
 
     def encode(self, text: str) -> list[int]:

@@ -6,9 +6,8 @@ prints what a device needs: memory against what it has, work, communication, com
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-import functools
+import math
 import os
 import re
 import time
@@ -25,12 +24,11 @@ from ml_collections import config_dict
 from pkpo_jax import parallel, tasks
 from pkpo_jax.policy import sampling, tokenizers
 from pkpo_jax.training import config as config_lib
-from pkpo_jax.training import programs, step
+from pkpo_jax.training import hlo, programs, step
 
 # High-bandwidth memory of a chip, GiB, as Cloud TPU's documentation states it.
 HBM_GIB = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
 _GIB = 2**30
-COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +63,12 @@ def topology_devices(topology: str) -> tuple[list[Any], int]:
     Raises:
       ConfigError: there is no such topology, or libtpu is not installed.
     """
-    kind = topology.partition(":")[0]
-    if kind not in HBM_GIB or not re.fullmatch(r"\w+:\d+x\d+(x\d+)?", topology):
+    kind, _, grid = topology.partition(":")
+    sides = 2 if kind in ("v5e", "v6e") else 3
+    if kind not in HBM_GIB or not re.fullmatch("x".join([r"\d+"] * sides), grid):
         raise config_lib.ConfigError(
-            f"--topology={topology}; expected a chip ({', '.join(HBM_GIB)}) and its grid, such as "
-            "v5e:8x16 or v5p:4x4x8."
+            f"--topology={topology}; expected a chip ({', '.join(HBM_GIB)}) and its grid: of two "
+            "sides for v5e and v6e, such as v5e:8x16, of three for v4 and v5p, such as v5p:4x4x8."
         )
     # libtpu asks a TPU VM for these; there is none.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -104,7 +103,11 @@ def report(config: config_dict.ConfigDict, topology: str | None) -> bool:
     shape = config_lib.mesh_shape(config.parallel.mesh, len(devices))
     tokenizer = tokenizers.Gemma2Tokenizer
     if config.model.size == "tiny":
-        tokenizer = tokenizers.CharacterTokenizer(tasks.make(config.task.to_dict()).alphabet)
+        try:
+            alphabet = tasks.make(config.task.to_dict()).alphabet
+        except (TypeError, ValueError) as e:
+            raise config_lib.ConfigError(str(e)) from None
+        tokenizer = tokenizers.CharacterTokenizer(alphabet)
     mesh = parallel.make_mesh(shape, devices)
     built = programs.Programs(config, parallel.Jitted(mesh), tokenizer)
     console = rich.console.Console()
@@ -115,36 +118,58 @@ def report(config: config_dict.ConfigDict, topology: str | None) -> bool:
         f"activations {config.model.dtype}, parameters {config.model.param_dtype}",
         highlight=False,
     )
-    table = rich.table.Table("a device", "sampling", "update", title="compiled, not run")
-    compiled = [compile_sampler(built), compile_update(built)]
-    for label, row in _rows(compiled, memory):
+    r, e = config.rollout, config.eval
+    samplings = {"sampling": (t.prompts, r.n)}
+    if (e.prompts, e.n) != (t.prompts, r.n):
+        samplings["evaluation"] = (e.prompts, e.n)
+    try:
+        compiled = {name: compile_sampler(built, *shape) for name, shape in samplings.items()}
+        compiled["update"] = compile_update(built)
+    except jax.errors.JaxRuntimeError as e:
+        # XLA for TPU refuses what does not fit, and says by how much in its first lines.
+        if "RESOURCE_EXHAUSTED" not in str(e):
+            raise
+        console.print(str(e)[:600], highlight=False, markup=False)
+        console.print(f"DOES NOT FIT; {_ADVICE}", style="bold red", highlight=False)
+        return False
+    table = rich.table.Table("a device", *compiled, title="compiled, not run")
+    for label, row in _rows(list(compiled.values()), memory):
         table.add_row(label, *row)
     console.print(table)
     # The optimiser's state waits in memory while the policy samples.
     waiting = _bytes(built.abstract_state().opt_state)
-    peaks = [compiled[0].total + waiting, compiled[1].total]
+    totals = {n: c.total + (waiting if n != "update" else 0) for n, c in compiled.items()}
+    largest = max(totals, key=totals.get)
+    peak = f"peak {totals[largest] / _GIB:.2f} GiB"
+    beside = f", {waiting / _GIB:.2f} of them the optimiser's" if largest != "update" else ""
     if memory is None:
-        console.print("the device does not say how much memory it has", highlight=False)
+        console.print(
+            f"{peak} in {largest}{beside}; the device does not say what it has", highlight=False
+        )
         return True
-    fits = max(peaks) <= memory
+    fits = totals[largest] <= memory
     console.print(
-        f"peak {max(peaks) / _GIB:.2f} GiB of {memory / _GIB:.2f} a device"
-        f" (the optimiser's {waiting / _GIB:.2f} GiB beside sampling included): "
-        + ("fits" if fits else "DOES NOT FIT; use more devices, or raise train.micro_batches"),
+        f"{peak} of {memory / _GIB:.2f} a device, in {largest}{beside}: "
+        + ("fits" if fits else f"DOES NOT FIT; {_ADVICE}"),
         highlight=False,
         style="" if fits else "bold red",
     )
     return fits
 
 
-def compile_sampler(built: programs.Programs) -> Compiled:
-    """The sampler of a training step."""
-    config = built.config
-    prompts = _array(built, (config.train.prompts, config.rollout.max_prompt), jnp.int32)
-    rows = _array(built, (config.train.prompts,), jnp.int32)
+_ADVICE = (
+    "use more devices, a larger tensor axis for sampling, fewer eval.prompts for evaluation, more "
+    "train.micro_batches for the update"
+)
+
+
+def compile_sampler(built: programs.Programs, prompts: int, n: int) -> Compiled:
+    """The sampler of n responses to each of the prompts."""
+    tokens = _array(built, (prompts, built.config.rollout.max_prompt), jnp.int32)
+    rows = _array(built, (prompts,), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    sampler = built.sampler(config.rollout.n)
-    return _compile(sampler, built, built.abstract_params(), (prompts, rows, rows), (key, 0, 1.0))
+    sampler = built.sampler(n)
+    return _compile(sampler, built, built.abstract_params(), (tokens, rows, rows), (key, 0, 1.0))
 
 
 def compile_update(built: programs.Programs) -> Compiled:
@@ -198,7 +223,7 @@ def _compile(program: Any, built: programs.Programs, *arguments: Any) -> Compile
         - memory.alias_size_in_bytes,
         flops=matmul_flops(traced.jaxpr.jaxpr, trips) / built.devices.mesh.size,
         accessed=cost.get("bytes accessed", float("nan")),
-        collectives=collective_bytes(compiled.as_text()),
+        collectives=hlo.collective_bytes(compiled.as_text()),
         seconds=seconds,
     )
 
@@ -227,77 +252,10 @@ def matmul_flops(jaxpr: Any, trips: int) -> float:
     return total
 
 
-def collective_bytes(hlo: str) -> dict[str, int]:
-    """By kind of collective, the bytes a device receives, from a compiled program's text.
-
-    A loop's body counts as often as the constant in its condition says, which all loops here have:
-    over layers, chunks, tokens, and the shards of a product that XLA pipelines with its transfers.
-    """
-    bodies: dict[str, list[str]] = {}
-    for line in hlo.splitlines():
-        if header := re.match(r"(?:ENTRY )?%?([\w.-]+) .*\{$", line):
-            current = bodies.setdefault(header[1], [])
-            if line.startswith("ENTRY"):
-                main = header[1]
-        elif line.startswith(" "):
-            current.append(line)
-
-    def called(line: str, attribute: str) -> list[str]:
-        return re.findall(rf"\b{attribute}=%?([\w.-]+)", line)
-
-    @functools.cache
-    def trips(condition: str) -> int:
-        constants = [1]
-        for line in bodies.get(condition, []):
-            constants += [int(c) for c in re.findall(r"[su]32\[\]\S* constant\((\d+)\)", line)]
-            constants += [trips(name) for name in called(line, "calls")]
-        return max(constants)
-
-    # XLA for TPU splits a transfer over the fusions it overlaps with, which name it again, also
-    # from within their loops: each channel is one transfer, as often as the least of them runs.
-    channels: dict[str, tuple[str, int, int]] = {}
-
-    def walk(name: str, times: int) -> None:
-        for line in bodies.get(name, []):
-            found = re.match(r"\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z-]+)\(", line)
-            if not found:
-                continue
-            variable, shape, kind = found.groups()
-            base = kind.removesuffix("-start")
-            if base in COLLECTIVES:
-                # A start returns its operand and its result; the result is the larger one.
-                size = max(_sizes(shape)) if kind != base else sum(_sizes(shape))
-                channel = "".join(re.findall(r"channel_id=\d+", line)) or variable
-                least = min(times, channels.get(channel, (base, size, times))[2])
-                channels[channel] = (base, size, least)
-            runs = max([trips(c) for c in called(line, "condition")], default=1)
-            for inner in called(line, "(?:body|calls|to_apply)"):
-                walk(inner, times * runs)
-
-    walk(main, 1)
-    total: collections.Counter = collections.Counter()
-    for kind, size, times in channels.values():
-        total[kind] += size * times
-    return dict(total)
-
-
-def _sizes(shape: str) -> list[int]:
-    """Bytes of each array in an HLO shape such as "(bf16[8,128]{1,0}, f32[4])"."""
-    sizes = []
-    for kind, bits, dimensions in re.findall(r"\b(pred|[a-z]+?)(\d*)\[([\d,]*)\]", shape):
-        size = 1 if kind == "pred" else max(int(bits or 8) // 8, 1)
-        for dimension in filter(None, dimensions.split(",")):
-            size *= int(dimension)
-        sizes.append(size)
-    return sizes or [0]
-
-
 def _bytes(abstract: Any) -> int:
     """What a tree of placed shapes takes on one device."""
     leaves = jax.tree.leaves(abstract)
-    return sum(
-        x.dtype.itemsize * int(jnp.prod(jnp.array(x.sharding.shard_shape(x.shape)))) for x in leaves
-    )
+    return sum(x.dtype.itemsize * math.prod(x.sharding.shard_shape(x.shape)) for x in leaves)
 
 
 def _rows(compiled: list[Compiled], memory: int | None) -> list[tuple[str, list[str]]]:
@@ -313,7 +271,7 @@ def _rows(compiled: list[Compiled], memory: int | None) -> list[tuple[str, list[
         rows.append(("of the device's memory", [f"{c.total / memory:.0%}" for c in compiled]))
     rows.append(("matrix products", [f"{c.flops / 1e9:,.2f} GFLOP" for c in compiled]))
     rows.append(("memory traffic, loop bodies once", [gib(c.accessed) for c in compiled]))
-    for kind in COLLECTIVES:
+    for kind in hlo.COLLECTIVES:
         if any(kind in c.collectives for c in compiled):
             rows.append((kind, [gib(c.collectives.get(kind, 0)) for c in compiled]))
     rows.append(("compile time", [f"{c.seconds:.0f} s" for c in compiled]))

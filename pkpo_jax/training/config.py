@@ -51,6 +51,8 @@ def default(task: str = "maze") -> config_dict.ConfigDict:
     # Tokens of a prompt (BOS included) and of a response (its end included), at most.
     config.rollout.max_prompt = 32
     config.rollout.max_response = 16
+    # Whether problems with a longer prompt are left out, and counted; they stop the run otherwise.
+    config.rollout.drop_long_prompts = False
     config.rollout.temperature = 1.0
 
     config.estimator = config_dict.ConfigDict()
@@ -75,6 +77,7 @@ def default(task: str = "maze") -> config_dict.ConfigDict:
     # Prompts a step; each gets rollout.n responses.
     config.train.prompts = 16
     # Parts in which a step's prompts are scored, one after the other: less memory, same gradient.
+    # Best where each part still has a prompt for every device of data x fsdp.
     config.train.micro_batches = 1
     config.train.learning_rate = 3e-4
     config.train.warmup_steps = 10
@@ -156,11 +159,19 @@ def _check_model(config: config_dict.ConfigDict, weights: bool) -> None:
     for key in ("model.checkpoint", "model.tokenizer"):
         if not isinstance(_get(config, key), str):
             raise ConfigError(f"{key}={_get(config, key)!r}; expected a path, or '' for none.")
-    for key in ("model.chat", "model.remat"):
+    for key in ("model.chat", "model.remat", "rollout.drop_long_prompts"):
         if not isinstance(_get(config, key), bool):
             raise ConfigError(f"{key}={_get(config, key)!r}; expected True or False.")
-    if config.model.chat and config.model.size == "tiny":
-        raise ConfigError("model.chat=True; the tiny policy has no turns, set it to False.")
+    if config.model.size == "tiny" and (config.model.chat or config.model.tokenizer):
+        raise ConfigError(
+            f"model.chat={config.model.chat}, model.tokenizer={config.model.tokenizer!r}; the tiny "
+            "policy reads characters and has no turns: leave them False and ''."
+        )
+    if weights and config.model.checkpoint:
+        try:
+            checkpoints.locate(config.model.checkpoint)
+        except checkpoints.CheckpointError as e:
+            raise ConfigError(f"model.checkpoint: {e}") from None
     if weights and config.model.size != "tiny" and not config.model.checkpoint:
         raise ConfigError(
             f"model.checkpoint is empty; Gemma-2 {config.model.size} starts from official weights: "
@@ -185,6 +196,8 @@ def _check_batches(config: config_dict.ConfigDict, devices: int) -> None:
         ("eval.prompts", config.eval.n, 1),
     ):
         rows = _get(config, key)
+        if key == "warm_start.batch" and not config.warm_start.steps:
+            continue
         if rows % parts:
             raise ConfigError(
                 f"{key}={rows} does not split into train.micro_batches={parts} equal parts; make "
@@ -197,8 +210,9 @@ def _check_batches(config: config_dict.ConfigDict, devices: int) -> None:
         if split != data * fsdp:
             in_parts = f" in {parts} micro-batches" if parts > 1 else ""
             raise ConfigError(
-                f"{key}={rows}{in_parts} does not split over {data * fsdp} devices; make it a "
-                f"multiple of {data * fsdp * parts}, or change parallel.mesh={mesh}."
+                f"{key}={rows}{in_parts} does not split over {data * fsdp} devices, nor do the "
+                f"responses; make it a multiple of {data * fsdp}, use fewer micro-batches, or "
+                f"change parallel.mesh={mesh}."
             )
 
 

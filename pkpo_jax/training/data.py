@@ -74,6 +74,19 @@ def grade(task: Task, problems: Sequence[Problem], responses: list[list[str]]) -
     return np.array(rewards, np.float32)
 
 
+def without_long_prompts(
+    tokenizer: Any, problems: Sequence[Problem], max_prompt: int
+) -> Sequence[Problem]:
+    """The problems whose prompts have at most `max_prompt` tokens; ConfigError if none has."""
+    kept = [p for p in problems if len(tokenizer.encode_prompt(p["prompt"])) <= max_prompt]
+    if not kept:
+        raise ConfigError(
+            f"rollout.max_prompt={max_prompt} leaves no problem, with rollout.drop_long_prompts; "
+            "raise rollout.max_prompt."
+        )
+    return kept
+
+
 def check_lengths(
     task: Task,
     tokenizer: Any,

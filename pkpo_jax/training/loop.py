@@ -45,7 +45,7 @@ def train(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
     compilations = metrics.CompilationCounter()
     trainer = Trainer(config)
     with parallel.first_process_first("run directory"):
-        run_directory.claim(workdir, config)
+        run_directory.claim(workdir, config, create=parallel.is_first_process())
     steps, every = config.train.steps, config.checkpoint.every
     like = trainer.programs.abstract_state()
     checkpoints = Checkpoints(workdir, config.checkpoint.keep, like)

@@ -10,10 +10,28 @@ from ml_collections import config_dict
 
 from pkpo_jax.training.config import ConfigError, flatten
 
+# What may change when a run goes on: where and in which parts it computes, not what.
+_FREE = (
+    "parallel.mesh",
+    "parallel.mode",
+    "train.micro_batches",
+    "model.remat",
+    "checkpoint.every",
+    "checkpoint.keep",
+)
 
-def claim(workdir: pathlib.Path, config: config_dict.ConfigDict) -> None:
-    """Writes config.json to a new directory, or checks that it is there and the same."""
+
+def claim(workdir: pathlib.Path, config: config_dict.ConfigDict, *, create: bool = True) -> None:
+    """Writes config.json to a new directory, or checks that it is there and the same.
+
+    `create` is False on the processes beside the first, which has to have written it.
+    """
     try:
+        if not create and not (workdir / "config.json").exists():
+            raise ConfigError(
+                f"--workdir={workdir} is not the first process's directory; give a path that all "
+                "processes see, on a file system that they share."
+            )
         _claim(workdir, json.loads(json.dumps(config.to_dict())))
     except OSError as e:
         raise ConfigError(
@@ -52,7 +70,7 @@ def _check_same(path: pathlib.Path, stored: dict[str, Any], wanted: dict[str, An
         dict(flatten({**config, "k": str(config.get("k"))})) for config in (stored, wanted)
     )
     for key in sorted({*stored, *wanted}):
-        if stored.get(key) != wanted.get(key):
+        if key not in _FREE and stored.get(key) != wanted.get(key):
             raise ConfigError(
                 f"--workdir={path.parent} belongs to another config: {key} is "
                 f"{stored.get(key)!r} there and {wanted.get(key)!r} here; give another --workdir, "

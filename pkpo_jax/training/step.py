@@ -238,8 +238,27 @@ def _apply(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     grads = devices.total(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    updates = jax.tree.map(lambda u: (-learning_rate * u).astype(u.dtype), updates)
-    params = optax.apply_updates(state.params, updates)
+    updates = jax.tree.map(lambda u: -learning_rate * u.astype(jnp.float32), updates)
+    params = _add(state.params, updates, optax.tree.get(opt_state, "count", 0))
     norms = {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
     # Where it came from, or the next step would compile again for a state placed otherwise.
     return devices.place_state(TrainState(params=params, opt_state=opt_state)), norms
+
+
+def _add(params: Any, updates: Any, step: jax.typing.ArrayLike) -> Any:
+    """params + updates. In bfloat16 the sum is rounded up or down at random, with its own mean.
+
+    A step is far less than the distance of two bfloat16 numbers: rounded to the nearest, most
+    parameters would never change.
+    """
+    leaves, tree = jax.tree.flatten(params)
+    sums = []
+    for i, (x, u) in enumerate(zip(leaves, jax.tree.leaves(updates), strict=True)):
+        total = x.astype(jnp.float32) + u
+        if x.dtype == jnp.bfloat16:
+            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), step), i)
+            below = jax.random.bits(key, x.shape, jnp.uint32) >> 16
+            bits = jax.lax.bitcast_convert_type(total, jnp.uint32) + below
+            total = jax.lax.bitcast_convert_type(bits & jnp.uint32(0xFFFF0000), jnp.float32)
+        sums.append(total.astype(x.dtype))
+    return jax.tree.unflatten(tree, sums)

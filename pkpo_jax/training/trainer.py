@@ -38,7 +38,7 @@ class Trainer:
             with parallel.first_process_first("problems"):
                 self.problems = self.task.problems("train")
                 held_out = self.task.problems("test")
-        except (TypeError, ValueError) as e:
+        except (TypeError, ValueError, ImportError) as e:
             raise config_lib.ConfigError(str(e)) from None
         except OSError as e:
             where = config.task.get("data_dir") or "TFDS's default, see TFDS_DATA_DIR"
@@ -46,8 +46,12 @@ class Trainer:
                 f"the problems could not be prepared ({e}); set task.data_dir (now {where}) to a "
                 "directory that can be written."
             ) from None
-        self.held_out = [held_out[i] for i in range(min(config.eval.problems, len(held_out)))]
         self.tokenizer = make_tokenizer(config, self.task)
+        if config.rollout.drop_long_prompts:
+            self.problems, held_out = self._without_long_prompts(self.problems, held_out)
+        # Evenly over the split, which may be sorted by subject.
+        count = min(config.eval.problems, len(held_out))
+        self.held_out = [held_out[i * len(held_out) // count] for i in range(count)]
         data.check_lengths(self.task, self.tokenizer, self.problems, self.held_out, config)
         self.order = data.in_training_order(self.problems, config.seed)
         self.schedule = schedules.from_spec(config_lib.k_spec(config))
@@ -60,6 +64,20 @@ class Trainer:
                 self._checkpoint = checkpoints.find(config.model.checkpoint, size)
             except checkpoints.CheckpointError as e:
                 raise config_lib.ConfigError(f"model.checkpoint: {e}") from None
+
+    def _without_long_prompts(self, *splits: Sequence[Any]) -> list[Sequence[Any]]:
+        kept = [
+            data.without_long_prompts(self.tokenizer, split, self.config.rollout.max_prompt)
+            for split in splits
+        ]
+        if parallel.is_first_process():
+            dropped = [f"{len(a) - len(b)} of {len(a)}" for a, b in zip(splits, kept, strict=True)]
+            print(
+                f"left out for prompts over {self.config.rollout.max_prompt} tokens: {dropped[0]} "
+                f"training problems, {dropped[1]} held-out ones.",
+                flush=True,
+            )
+        return kept
 
     @functools.cached_property
     def _keys(self) -> jax.Array:
@@ -176,5 +194,5 @@ def make_tokenizer(config: config_dict.ConfigDict, task: tasks.Task) -> Any:
         return tokenizers.CharacterTokenizer(task.alphabet)
     try:
         return tokenizers.Gemma2Tokenizer(config.model.tokenizer, chat=config.model.chat)
-    except (FileNotFoundError, ImportError) as e:
+    except tokenizers.TokenizerError as e:
         raise config_lib.ConfigError(f"model.tokenizer: {e}") from None

@@ -134,6 +134,6 @@ def test_prompts_as_turns(gm, vocabulary):
 
 
 def test_a_tokenizer_that_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="Hugging Face and Kaggle") as error:
+    with pytest.raises(tokenizers.TokenizerError, match="Hugging Face and Kaggle") as error:
         tokenizers.Gemma2Tokenizer(str(tmp_path / "tokenizer.model"))
     assert str(tmp_path / "tokenizer.model") in str(error.value)

@@ -10,6 +10,7 @@ import pytest
 
 from pkpo_jax.training import compile as compile_lib
 from pkpo_jax.training import config as config_lib
+from pkpo_jax.training import hlo
 
 HLO = """\
 HloModule jit_f, num_partitions=4
@@ -39,7 +40,7 @@ ENTRY %main (a: f32[2,128]) -> f32[8,128] {
 
 
 def test_collectives_count_as_often_as_their_loops_run_and_each_channel_once():
-    assert compile_lib.collective_bytes(HLO) == {
+    assert hlo.collective_bytes(HLO) == {
         "all-gather": 13 * 8 * 128 * 4,
         "all-reduce": 13 * 64 * 2,
         "collective-permute": 16 * 4 * 2,
@@ -52,12 +53,12 @@ def test_collectives_of_a_real_program():
 import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
 from pkpo_jax import parallel
-from pkpo_jax.training import compile
+from pkpo_jax.training import hlo
 mesh = parallel.make_mesh((1, 2, 1))
 w = jax.ShapeDtypeStruct((5, 64, 64), jnp.float32, sharding=NamedSharding(mesh, P(None, "fsdp")))
 x = jax.ShapeDtypeStruct((512, 64), jnp.float32, sharding=NamedSharding(mesh, P("fsdp")))
 f = lambda x, w: jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0]
-print(compile.collective_bytes(jax.jit(f).lower(x, w).compile().as_text()))
+print(hlo.collective_bytes(jax.jit(f).lower(x, w).compile().as_text()))
 """
     result = subprocess.run(
         [sys.executable, "-c", program],
@@ -77,7 +78,7 @@ def test_matmul_flops():
     assert compile_lib.matmul_flops(jaxpr.jaxpr, trips=7) == 2 * 3 * 8 * 8 * (5 + 7)
 
 
-@pytest.mark.parametrize("topology", ["v5e", "v7:4x4", "v5e:4", "v5e:axb"])
+@pytest.mark.parametrize("topology", ["v5e", "v7:4x4", "v5e:4", "v5e:axb", "v5e:4x4x4", "v5p:4x4"])
 def test_topologies_that_are_none(topology):
     with pytest.raises(config_lib.ConfigError, match=r"expected a chip \(v4, v5e, v5p, v6e\)"):
         compile_lib.topology_devices(topology)
@@ -88,7 +89,14 @@ def test_the_local_report(capsys):
     config.train.prompts, config.rollout.max_response = 4, 8
     assert compile_lib.report(config, None)
     text = capsys.readouterr().out
-    for row in ("arguments", "temporaries", "total", "matrix products", "compile time"):
+    for row in (
+        "evaluation",
+        "arguments",
+        "temporaries",
+        "total",
+        "matrix products",
+        "compile time",
+    ):
         assert row in text
     config.parallel.mode, config.parallel.mesh = "pmap", (1, 1, 1)
     with pytest.raises(config_lib.ConfigError, match=r"parallel.mode='pmap'"):
@@ -98,7 +106,19 @@ def test_the_local_report(capsys):
 def test_what_does_not_fit_is_said(monkeypatch, capsys):
     compiled = compile_lib.Compiled(2**30, 2**34, 1e12, 1e9, {"all-gather": 5}, 1.0)
     monkeypatch.setattr(compile_lib, "topology_devices", lambda _: (jax.devices(), 16 * 2**30))
-    monkeypatch.setattr(compile_lib, "compile_sampler", lambda _: compiled)
+    monkeypatch.setattr(compile_lib, "compile_sampler", lambda *_: compiled)
     monkeypatch.setattr(compile_lib, "compile_update", lambda _: compiled)
     assert not compile_lib.report(config_lib.default(), "v5e:1x1")
     assert "DOES NOT FIT" in capsys.readouterr().out
+
+
+def test_what_xla_refuses_is_reported(monkeypatch, capsys):
+    def refuse(*_):
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: Ran out of memory. Used 20G of 15.75G"
+        )
+
+    monkeypatch.setattr(compile_lib, "compile_sampler", refuse)
+    assert not compile_lib.report(config_lib.default(), None)
+    text = capsys.readouterr().out
+    assert "Used 20G of 15.75G" in text and "DOES NOT FIT" in text

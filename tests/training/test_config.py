@@ -51,7 +51,7 @@ def changed(**changes):
         (dict(eval__prompts=7, eval__n=6), "eval.prompts=7 does not split over 4 devices"),
         (
             dict(train__prompts=8, rollout__n=6, train__micro_batches=4),
-            "train.prompts=8 in 4 micro-batches does not split .* a multiple of 16",
+            "train.prompts=8 in 4 micro-batches does not split .* fewer micro-batches",
         ),
         (dict(train__micro_batches=3), "train.prompts=16 does not split into .*micro_batches=3"),
         (dict(train__prompts=6, parallel__mode="pmap"), "train.prompts=6 does not split over 4"),
@@ -60,7 +60,7 @@ def changed(**changes):
             r"parallel.mode='pmap' with parallel.mesh=\(1, 4, 1\); pmap keeps",
         ),
         (dict(parallel__mode="vmap"), "parallel.mode='vmap'; expected one of jit, pmap"),
-        (dict(model__chat=True), "model.chat=True; the tiny policy has no turns"),
+        (dict(model__chat=True), "model.chat=True, .* the tiny policy reads"),
         (dict(model__size="2b"), "model.checkpoint is empty; .* huggingface.co/google/gemma-2"),
     ],
 )
