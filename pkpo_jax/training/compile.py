@@ -111,17 +111,16 @@ def report(config: config_dict.ConfigDict, topology: str | None) -> bool:
     mesh = parallel.make_mesh(shape, devices)
     built = programs.Programs(config, parallel.Jitted(mesh), tokenizer)
     console = rich.console.Console()
-    r, t = config.rollout, config.train
+    r, t, evaluation = config.rollout, config.train, config.eval
     console.print(
         f"Gemma-2 {config.model.size} on {name}, mesh {shape}: {t.prompts} prompts x {r.n} "
         f"responses, {r.max_prompt} + {r.max_response} tokens, {t.micro_batches} micro-batch(es); "
         f"activations {config.model.dtype}, parameters {config.model.param_dtype}",
         highlight=False,
     )
-    r, e = config.rollout, config.eval
     samplings = {"sampling": (t.prompts, r.n)}
-    if (e.prompts, e.n) != (t.prompts, r.n):
-        samplings["evaluation"] = (e.prompts, e.n)
+    if (evaluation.prompts, evaluation.n) != (t.prompts, r.n):
+        samplings["evaluation"] = (evaluation.prompts, evaluation.n)
     try:
         compiled = {name: compile_sampler(built, *shape) for name, shape in samplings.items()}
         compiled["update"] = compile_update(built)
@@ -181,8 +180,9 @@ def update_arguments(built: programs.Programs) -> tuple[step.TrainState, step.Ba
     """What the update is called with: shapes, dtypes and shardings."""
     config = built.config
     p, n, t = config.train.prompts, config.rollout.n, config.rollout.max_response
-    tokens = {dtype: _array(built, (p, n, t), dtype) for dtype in (jnp.int32, bool, jnp.float32)}
-    groups = {dtype: _array(built, (p, n), dtype) for dtype in (jnp.int32, bool, jnp.float32)}
+    # The rollout lies as the sampler left it, rewards as the host puts them.
+    tokens = {d: _array(built, (p, n, t), d, n) for d in (jnp.int32, bool, jnp.float32)}
+    groups = {d: _array(built, (p, n), d, n) for d in (jnp.int32, bool)}
     batch = step.Batch(
         _array(built, (p, config.rollout.max_prompt), jnp.int32),
         _array(built, (p,), jnp.int32),
@@ -194,16 +194,17 @@ def update_arguments(built: programs.Programs) -> tuple[step.TrainState, step.Ba
             entropy=tokens[jnp.float32],
             finished=groups[bool],
         ),
-        groups[jnp.float32],
-        groups[bool],
+        _array(built, (p, n), jnp.float32),
+        _array(built, (p, n), bool),
     )
     return built.abstract_state(), batch, (1, 1.0, 1e-6)
 
 
-def _array(built: programs.Programs, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-    """A batch's array [P, ...] or [P, n, ...], placed as a run places it."""
+def _array(
+    built: programs.Programs, shape: tuple[int, ...], dtype: Any, n: int = 1
+) -> jax.ShapeDtypeStruct:
+    """A batch's array [P, ...], its prompts split; or [P, n, ...], its responses too."""
     mesh = built.devices.mesh
-    n = shape[1] if shape[1:2] == (built.config.rollout.n,) else 1
     spec = PartitionSpec(*parallel.batch_axes(mesh.shape, shape[0], n)[: len(shape)])
     return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
 
@@ -239,9 +240,7 @@ def matmul_flops(jaxpr: Any, trips: int) -> float:
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             left = equation.invars[0].aval.shape
-            inner = 1
-            for axis in contracted:
-                inner *= left[axis]
+            inner = math.prod(left[axis] for axis in contracted)
             total += 2.0 * equation.outvars[0].aval.size * inner
             continue
         times = {"scan": equation.params.get("length"), "while": trips}
