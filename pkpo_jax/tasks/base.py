@@ -33,6 +33,10 @@ class Task(Protocol):
         """
         ...
 
+    def answer(self, response: str) -> str | None:
+        """What of a response is its answer: two with the same answer vote alike. None for none."""
+        ...
+
     def demonstration(self, problem: Problem, rng: random.Random) -> str:
         """A response to learn from in the warm start, of mixed quality."""
         ...

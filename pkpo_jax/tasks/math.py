@@ -76,7 +76,7 @@ class Math:
         In the main thread it takes at most about 3 times `TIMEOUT`. In others there is no limit,
         for math-verify's is by SIGALRM, and sympy may well try to write out 10^{10^{10}}.
         """
-        answer = boxed(response[-END:] if len(response) > LONG_RESPONSE else response)
+        answer = self.answer(response)
         if answer == problem["answer"]:
             return 1.0
         if not answer or len(answer) > LONGEST_ANSWER:
@@ -91,6 +91,10 @@ class Math:
         except (Exception, library.errors.TimeoutException):
             return 0.0
         return float(right)
+
+    def answer(self, response: str) -> str | None:
+        """What the last box of the response holds."""
+        return boxed(response[-END:] if len(response) > LONG_RESPONSE else response)
 
     def demonstration(self, problem: Problem, rng: random.Random) -> str:
         """The problem's own solution, which ends on its boxed answer; nothing but that if none."""

@@ -83,9 +83,9 @@ class Trainer:
     def _keys(self) -> jax.Array:
         return jax.random.split(jax.random.key(self.config.seed), 3)
 
-    def start(self, workdir: pathlib.Path) -> step.TrainState:
-        """The state before the first RL step: a checkpoint's parameters, or random ones, and
-        after them the warm start if any."""
+    def initial_params(self, workdir: pathlib.Path) -> Any:
+        """The parameters before the first RL step: a checkpoint's, or random ones, and after them
+        the warm start if any, kept in `workdir`. The same ones whenever it is called."""
         if self._checkpoint:
             params = self._checkpoint.read(self.programs.abstract_params())
         else:
@@ -100,7 +100,11 @@ class Trainer:
                 config=self.config,
                 workdir=workdir,
             )
-        return self.programs.create(params)
+        return params
+
+    def start(self, workdir: pathlib.Path) -> step.TrainState:
+        """The state before the first RL step."""
+        return self.programs.create(self.initial_params(workdir))
 
     def _sample(
         self, params: Any, batch: Sequence[jax.Array], n: int, stream: int, at: int
