@@ -21,10 +21,11 @@ is the paper's slice; 45 TFLOP of matrix products a chip to sample and 181 to up
 
 from ml_collections import config_dict
 
+from configs import recipes
 from pkpo_jax.training import config as config_lib
 
 
-def get_config() -> config_dict.ConfigDict:
+def get_config(recipe: str = "paper_a") -> config_dict.ConfigDict:
     config = config_lib.default(task="math")
     # Paper A: n = 16 responses to each of 16 prompts a step, loo_minus_one, k_opt in 1, 2, 4, 8.
     config.k = 8
@@ -37,6 +38,7 @@ def get_config() -> config_dict.ConfigDict:
     config.rollout.max_prompt = 256
     config.rollout.max_response = 512
     config.rollout.drop_long_prompts = True
+    config.grading.workers = 8
     config.train.learning_rate = 1e-6
     config.train.warmup_steps = 50
     config.train.b2 = 0.99
@@ -56,4 +58,4 @@ def get_config() -> config_dict.ConfigDict:
     config.model.remat = True
     # Prompts and parameters over 16 chips; where there are more, the responses of each prompt too.
     config.parallel.mesh = (-1, 16, 1)
-    return config
+    return recipes.apply(config, recipe)

@@ -2,16 +2,19 @@
 
 python -m pkpo_jax.main --config=configs/maze_tiny.py --workdir=runs/maze
 
+`configs/maze_tiny.py:paper_a` and `:paper_b` train as the papers do, see recipes.py.
+
 One minute and 0.9 GB. Held-out pass@8 over seeds 0, 1, 2, mean (standard deviation): .706 (.013)
 before RL, .871 (.003) after; .749 (.028) with --config.k=1 (python -m experiments.compare_k).
 """
 
 from ml_collections import config_dict
 
+from configs import recipes
 from pkpo_jax.training import config as config_lib
 
 
-def get_config() -> config_dict.ConfigDict:
+def get_config(recipe: str = "") -> config_dict.ConfigDict:
     config = config_lib.default(task="maze")
     config.k = 8
 
@@ -40,4 +43,4 @@ def get_config() -> config_dict.ConfigDict:
     config.eval.every = 100
     config.eval.problems = 512
     config.eval.n = 32
-    return config
+    return recipes.apply(config, recipe)

@@ -281,6 +281,13 @@ def join_other_processes() -> None:
     jax.distributed.initialize(**{name: int(x) for name, x in numbers.items() if x is not None})
 
 
+def on_all(holds: bool) -> bool:
+    """Whether it holds on every process."""
+    if jax.process_count() == 1:
+        return holds
+    return bool(multihost_utils.process_allgather(np.array(holds)).all())
+
+
 def is_first_process() -> bool:
     """Whether this process is the one that writes what is written once."""
     return jax.process_index() == 0

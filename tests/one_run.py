@@ -32,7 +32,12 @@ config.rollout.n = config.eval.n = 8
 config.train.steps = config.eval.every = 3
 config.train.micro_batches = 1
 # Orbax compiles slices of its own when it first saves replicated arrays.
-config.checkpoint.every = 0
+config.checkpoint.every = settings.get("every", 0)
+# Several updates a batch, a reference, and what each loss is divided by over all devices.
+config.k, config.estimator.name, config.estimator.method = 2, "passk_training", "bootstrap"
+config.loss.policy, config.loss.aggregation, config.train.epochs = "ppo", "token-mean", 2
+config.loss.kl, config.loss.kl_coef, config.loss.entropy_coef = "k3", 0.1, 0.01
+config.loss.drop_equal_groups = config.loss.mask_truncated = True
 config.parallel.mesh, config.parallel.mode = tuple(settings["mesh"]), settings["mode"]
 tokens, read, graded = [], [], []
 sample, grade, start = Trainer._sample, Maze.grade, Trainer.start
@@ -91,12 +96,16 @@ def assert_same_run(workdir, expected):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), params(workdir), params(expected)
     )
+
+
+def assert_compiled_once(workdir):
     counts = {line["compilations"] for line in metrics.read(workdir)[1:3]}
     assert len(counts) == 1, counts
 
 
 def run_one_device(directory):
-    """The run of one device: its directory, and what it recorded."""
+    """The run of one device, with a checkpoint after two of its three steps: its directory, and
+    what it recorded."""
     workdir = directory / "run"
-    settings = {"mesh": (1, 1, 1), "mode": "jit"}
+    settings = {"mesh": (1, 1, 1), "mode": "jit", "every": 2}
     return workdir, finish(start(settings, workdir, devices=1))

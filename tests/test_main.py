@@ -1,5 +1,6 @@
 """The command line, as a user types it."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -11,9 +12,9 @@ from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import metrics, run_directory
 
 
-def main(*arguments):
+def main(*arguments, cwd=None):
     return subprocess.run(
-        [sys.executable, "-m", "pkpo_jax.main", *arguments], capture_output=True, text=True
+        [sys.executable, "-m", "pkpo_jax.main", *arguments], capture_output=True, text=True, cwd=cwd
     )
 
 
@@ -28,8 +29,21 @@ def main(*arguments):
         (["--workdir=x", "train"], "error: unexpected argument 'train'"),
         (["--workdir=x", "--config.k=17"], "error: k=17: 17 is above 16"),
         (["--workdir=gs://bucket/x"], "is no directory; mount the bucket"),
-        (["--workdir=x", "--mode=eval"], "value should be one of <train|compile>"),
-        (["--workdir=x", "--topology=v5e:4x4"], "--topology is for --mode=compile"),
+        (["--workdir=x", "--mode=run"], "one of <train|compile|eval|sample|report>"),
+        (
+            ["--workdir=x", "--topology=v5e:4x4"],
+            "--topology is for --mode=compile; drop it to train",
+        ),
+        (["--workdir=x", "--mode=eval", "--ks=1"], "--ks is for --mode=sample; drop it to eval."),
+        (["--workdir=x", "--step=3"], "--step is for --mode=eval and --mode=sample"),
+        (["--mode=eval"], "error: --workdir is missing"),
+        (
+            ["--workdir=x", "--mode=eval"],
+            "x is not a run's directory, and model.checkpoint is empty",
+        ),
+        (["--workdir=x", "--mode=eval", "--step=last"], "--step=last; expected newest, best, or"),
+        (["--workdir=x", "--mode=sample", "--ks=1;4"], "--ks=1;4; expected whole numbers"),
+        (["--workdir=x", "--mode=report"], "so it is not a run's directory"),
         (["--mode=compile", "--topology=v7x:4x4"], "expected a chip (v4, v5e, v5p, v6e)"),
         (["--workdir=x", "--config=configs/gemma2_2b_math.py"], "error: model.checkpoint is empty"),
     ],
@@ -38,8 +52,37 @@ def test_mistakes_end_with_one_line_and_code_2(arguments, message, tmp_path):
     arguments = [a.replace("--workdir=x", f"--workdir={tmp_path / 'run'}") for a in arguments]
     result = main(*arguments)
     assert result.returncode == 2, result.stderr
+    message = message.replace("x is not", f"{tmp_path / 'run'} is not")
     assert message in result.stderr and len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_help_shows_every_flag():
+    shown = main("--help").stdout
+    flags = ["config", "workdir", "mode", "topology", "distributed", "step", "split", "count", "ks"]
+    assert [flag for flag in flags if f"--{flag}:" not in shown.replace("[no]", "")] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        # Keys and types are those of the run, whatever the default config is.
+        (["--mode=eval", "--config.task.fog=0.5"], "error: unknown config key task.fog"),
+        (["--mode=eval", "--config.eval.n=0"], "error: eval.n=0; expected a whole number"),
+        (["--mode=eval", "--step=30"], "keeps no such policy; it has 10, 20."),
+        (["--mode=sample", "--config.model.checkpoint=y"], "drop --config.model.checkpoint"),
+    ],
+)
+def test_mistakes_about_a_run_that_is_there(arguments, message, tmp_path):
+    config = config_lib.default(task="math")
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    for step in ("10", "20"):
+        (tmp_path / "checkpoints" / step / "params").mkdir(parents=True)
+    # From another directory: there is no config file.
+    result = main(f"--workdir={tmp_path}", *arguments, cwd=tmp_path)
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1, result.stderr
+    assert message in result.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "checkpoints"}
 
 
 @pytest.mark.parametrize(

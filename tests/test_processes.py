@@ -41,6 +41,7 @@ def test_two_processes_give_the_run_of_one(mode, mesh, one_device, tmp_path):
     assert ours[0]["graded"] + ours[1]["graded"] == record["graded"]
     # Written once: as many lines, and events, as one process writes.
     one_run.assert_same_run(tmp_path / "run", expected)
+    one_run.assert_compiled_once(tmp_path / "run")
     assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
 
 

@@ -23,8 +23,9 @@ from ml_collections import config_dict
 
 from pkpo_jax import parallel, tasks
 from pkpo_jax.policy import sampling, tokenizers
+from pkpo_jax.training import checks, hlo, programs, step
 from pkpo_jax.training import config as config_lib
-from pkpo_jax.training import hlo, programs, step
+from pkpo_jax.training.state import TrainState
 
 # High-bandwidth memory of a chip, GiB, as Cloud TPU's documentation states it.
 HBM_GIB = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
@@ -55,6 +56,10 @@ class Compiled:
     @property
     def total(self) -> int:
         return self.arguments + self.temporaries
+
+    def beside(self, held: int) -> Compiled:
+        """The same, with as many bytes more that are held all the while."""
+        return dataclasses.replace(self, arguments=self.arguments + held)
 
 
 def topology_devices(topology: str) -> tuple[list[Any], int]:
@@ -94,13 +99,13 @@ def report(config: config_dict.ConfigDict, topology: str | None) -> bool:
     else:
         devices, memory = topology_devices(topology)
         name = f"{len(devices)} devices of {topology}"
-    config_lib.validate(config, len(devices), weights=False)
+    checks.validate(config, len(devices), reads_weights=False)
     if config.parallel.mode != "jit":
         raise config_lib.ConfigError(
             f"parallel.mode={config.parallel.mode!r}; --mode=compile compiles for a mesh: set it "
             "to 'jit'."
         )
-    shape = config_lib.mesh_shape(config.parallel.mesh, len(devices))
+    shape = checks.mesh_shape(config.parallel.mesh, len(devices))
     tokenizer = tokenizers.Gemma2Tokenizer
     if config.model.size == "tiny":
         try:
@@ -123,6 +128,8 @@ def report(config: config_dict.ConfigDict, topology: str | None) -> bool:
         samplings["evaluation"] = (evaluation.prompts, evaluation.n)
     try:
         compiled = {name: compile_sampler(built, *shape) for name, shape in samplings.items()}
+        if built.needs_old or built.needs_reference:
+            compiled["scoring"] = compile_scorer(built)
         compiled["update"] = compile_update(built)
     except jax.errors.JaxRuntimeError as e:
         # XLA for TPU refuses what does not fit, and says by how much in its first lines.
@@ -131,6 +138,10 @@ def report(config: config_dict.ConfigDict, topology: str | None) -> bool:
         console.print(str(e)[:600], highlight=False, markup=False)
         console.print(f"DOES NOT FIT; {_ADVICE}", style="bold red", highlight=False)
         return False
+    # The reference policy is held all the while.
+    if built.needs_reference:
+        reference = _bytes(built.abstract_params())
+        compiled = {n: c.beside(reference) for n, c in compiled.items()}
     table = rich.table.Table("a device", *compiled, title="compiled, not run")
     for label, row in _rows(list(compiled.values()), memory):
         table.add_row(label, *row)
@@ -166,9 +177,15 @@ def compile_sampler(built: programs.Programs, prompts: int, n: int) -> Compiled:
     """The sampler of n responses to each of the prompts."""
     tokens = _array(built, (prompts, built.config.rollout.max_prompt), jnp.int32)
     rows = _array(built, (prompts,), jnp.int32)
-    key = jax.eval_shape(lambda: jax.random.key(0))
     sampler = built.sampler(n)
-    return _compile(sampler, built, built.abstract_params(), (tokens, rows, rows), (key, 0, 1.0))
+    return _compile(sampler, built, built.abstract_params(), (tokens, rows, rows), (_key(), 0, 1.0))
+
+
+def compile_scorer(built: programs.Programs) -> Compiled:
+    """The scorer of a training step's responses, where the update is given log-probs."""
+    _, batch, _ = update_arguments(built)
+    scored = (batch.prompts, batch.lengths, batch.rollout.tokens)
+    return _compile(built.scorer, built, built.abstract_params(), scored, (1.0,))
 
 
 def compile_update(built: programs.Programs) -> Compiled:
@@ -176,28 +193,36 @@ def compile_update(built: programs.Programs) -> Compiled:
     return _compile(built.update, built, *update_arguments(built))
 
 
-def update_arguments(built: programs.Programs) -> tuple[step.TrainState, step.Batch, tuple]:
+def update_arguments(built: programs.Programs) -> tuple[TrainState, step.Batch, tuple]:
     """What the update is called with: shapes, dtypes and shardings."""
     config = built.config
     p, n, t = config.train.prompts, config.rollout.n, config.rollout.max_response
     # The rollout lies as the sampler left it, rewards as the host puts them.
     tokens = {d: _array(built, (p, n, t), d, n) for d in (jnp.int32, bool, jnp.float32)}
     groups = {d: _array(built, (p, n), d, n) for d in (jnp.int32, bool)}
+    scored = tokens[jnp.float32]
     batch = step.Batch(
         _array(built, (p, config.rollout.max_prompt), jnp.int32),
+        _array(built, (p,), jnp.int32),
         _array(built, (p,), jnp.int32),
         sampling.Rollout(
             tokens=tokens[jnp.int32],
             lengths=groups[jnp.int32],
             mask=tokens[bool],
-            log_probs=tokens[jnp.float32],
-            entropy=tokens[jnp.float32],
+            log_probs=scored,
+            entropy=scored,
             finished=groups[bool],
         ),
         _array(built, (p, n), jnp.float32),
         _array(built, (p, n), bool),
+        scored if built.needs_old else None,
+        scored if built.needs_reference else None,
     )
-    return built.abstract_state(), batch, (1, 1.0, 1e-6)
+    return built.abstract_state(), batch, (1, _key(), 1.0, 1e-6)
+
+
+def _key() -> jax.ShapeDtypeStruct:
+    return jax.eval_shape(lambda: jax.random.key(0))
 
 
 def _array(

@@ -1,18 +1,14 @@
-"""Every config key with its default, and the checks that run before anything compiles."""
+"""Every config key with its default. `checks.py` says what they may be."""
 
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Iterator, Mapping
-from typing import Any, get_args
+from typing import Any
 
 from ml_collections import config_dict
 
-from pkpo_jax import parallel, tasks
-from pkpo_jax.estimators import schedules
-from pkpo_jax.estimators.pkpo import Baseline
-from pkpo_jax.policy import checkpoints, gemma2
+from pkpo_jax import tasks
 
 
 class ConfigError(ValueError):
@@ -54,13 +50,52 @@ def default(task: str = "maze") -> config_dict.ConfigDict:
     # Whether problems with a longer prompt are left out, and counted; they stop the run otherwise.
     config.rollout.drop_long_prompts = False
     config.rollout.temperature = 1.0
+    # Sample the next batch while this one is graded: responses are then one update old, which
+    # loss.importance_cap corrects for in part.
+    config.rollout.ahead = False
+
+    config.grading = config_dict.ConfigDict()
+    # Processes that grade. 0 grades in the run's own: for graders that cannot hang.
+    config.grading.workers = 0
+    # Seconds for an answer, and for a whole batch; what takes longer is invalid, and counted.
+    config.grading.timeout = 10.0
+    config.grading.batch_timeout = 600.0
 
     config.estimator = config_dict.ConfigDict()
+    # pkpo, passk_training, grpo, dr_grpo, rloo, maxrl, mahdavi, tang, or a function of your own as
+    # module:function; see pkpo_jax.training.weights.make.
     config.estimator.name = "pkpo"
-    # none, loo, loo_minus_one or centered; see pkpo_jax.pkpo_weights.
+    # Of pkpo: none, loo, loo_minus_one or centered; see pkpo_jax.pkpo_weights.
     config.estimator.baseline = "loo_minus_one"
+    # Of passk_training: full, bootstrap, analytical, exceeding, combination or adaptive; see
+    # pkpo_jax.passk_training_advantages.
+    config.estimator.method = "analytical"
     # The k of pass@k to train for: an int, or a staircase {step: k} such as {0: 8, 1500: 1}.
     config.k = config_dict.FieldReference(1, field_type=object)
+
+    config.loss = config_dict.ConfigDict()
+    # reinforce, or ppo: clipped importance ratios, for several updates a batch.
+    config.loss.policy = "reinforce"
+    # PPO keeps ratios within 1 - clip_low and 1 + clip_high; where the weight is negative, their
+    # product with it above dual_clip times the weight (0 for no such bound, or more than 1).
+    config.loss.clip_low = 0.2
+    config.loss.clip_high = 0.2
+    config.loss.dual_clip = 0.0
+    # sequence-sum, sequence-mean, token-mean or constant-length; see losses.token_scale.
+    config.loss.aggregation = "sequence-sum"
+    # KL divergence from the policy before RL: none, k1, k2 or k3 (see losses.divergence), times
+    # kl_coef in the loss, or subtracted from the rewards. With kl_coef 0 it is only measured.
+    config.loss.kl = "none"
+    config.loss.kl_coef = 0.0
+    config.loss.kl_in_reward = False
+    config.loss.entropy_coef = 0.0
+    # A token's loss is multiplied by the ratio of its probability before the batch's first update
+    # to that at which it was sampled, at most this; 0 for no such weights.
+    config.loss.importance_cap = 0.0
+    # Leave out groups whose rewards are all equal, of the counts that the loss is divided by too.
+    config.loss.drop_equal_groups = False
+    # Leave out the tokens of responses that reached max_response; their rewards stay in the group.
+    config.loss.mask_truncated = False
 
     config.warm_start = config_dict.ConfigDict()
     # Supervised steps on the task's demonstrations before RL; 0 for none.
@@ -76,8 +111,11 @@ def default(task: str = "maze") -> config_dict.ConfigDict:
     config.train.steps = 300
     # Prompts a step; each gets rollout.n responses.
     config.train.prompts = 16
-    # Parts in which a step's prompts are scored, one after the other: less memory, same gradient.
-    # Best where each part still has a prompt for every device of data x fsdp.
+    # Times that a batch is gone through, and updates each time: PPO's.
+    config.train.epochs = 1
+    config.train.minibatches = 1
+    # Parts in which an update's prompts are scored, one after the other: less memory, the same
+    # gradient. Best where each part still has a prompt for every device of data x fsdp.
     config.train.micro_batches = 1
     config.train.learning_rate = 3e-4
     config.train.warmup_steps = 10
@@ -87,6 +125,9 @@ def default(task: str = "maze") -> config_dict.ConfigDict:
     config.train.b2 = 0.95
     config.train.weight_decay = 0.0
     config.train.clip_norm = 1.0
+    # Updates whose loss or gradient is not finite are skipped; after this many steps with one in a
+    # row the run stops, and keeps the batch.
+    config.train.max_skipped = 5
 
     config.eval = config_dict.ConfigDict()
     # Steps between evaluations; there is always one before the first step and one after the last.
@@ -99,8 +140,17 @@ def default(task: str = "maze") -> config_dict.ConfigDict:
     config.checkpoint = config_dict.ConfigDict()
     # Steps between checkpoints, beside the one at the end; 0 for that one alone.
     config.checkpoint.every = 100
-    # How many to keep.
+    # How many of the newest to keep, beside the best by this metric, the higher the better ("" for
+    # none). It is saved whenever an evaluation is the best so far.
     config.checkpoint.keep = 2
+    config.checkpoint.best = "eval/pass_at_1"
+
+    config.log = config_dict.ConfigDict()
+    # Steps between rollout samples in DIR/samples (0 for none), and prompts of each.
+    config.log.samples_every = 100
+    config.log.samples = 4
+    # Project of Weights & Biases to log to as well, if it is installed; "" for none.
+    config.log.wandb = ""
 
     config.parallel = config_dict.ConfigDict()
     # Devices along the axes data, fsdp, tensor; one of them may be -1 for the rest.
@@ -109,111 +159,6 @@ def default(task: str = "maze") -> config_dict.ConfigDict:
     # the mesh is (-1, 1, 1) then.
     config.parallel.mode = "jit"
     return config
-
-
-def mesh_shape(mesh: tuple[int, int, int], devices: int) -> tuple[int, int, int]:
-    """`mesh` with its -1 filled in, or a ConfigError if `devices` do not divide so.
-
-    >>> mesh_shape((-1, 1, 2), devices=8)
-    (4, 1, 2)
-    """
-    valid = len(mesh) == 3 and all(type(size) is int and (size == -1 or size > 0) for size in mesh)
-    free = sum(size == -1 for size in mesh)
-    known = math.prod(size for size in mesh if size != -1) if valid else 1
-    if not valid or free > 1 or devices % known or (not free and known != devices):
-        raise ConfigError(
-            f"parallel.mesh={tuple(mesh)} does not split {devices} device(s); set three sizes "
-            f"(data, fsdp, tensor) whose product is {devices}, one of them -1 for the rest."
-        )
-    return tuple(devices // known if size == -1 else size for size in mesh)
-
-
-def validate(config: config_dict.ConfigDict, devices: int, *, weights: bool = True) -> None:
-    """Raises a one-line ConfigError on the first key that cannot run on `devices` devices.
-
-    `weights` is whether the run reads weights: compiling needs none.
-    """
-    _check_keys(config)
-    for key, low in _WHOLE_NUMBERS.items():
-        value = _get(config, key)
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value < 2**32:
-            raise ConfigError(
-                f"{key}={value!r}; expected a whole number, at least {low} and below 2^32."
-            )
-    for key, (low, high, strict) in _NUMBERS.items():
-        value = _get(config, key)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not (low < value if strict else low <= value) or not value <= high:
-            above = f"above {low}" if strict else f"at least {low}"
-            below = "" if high == math.inf else f" and at most {high}"
-            raise ConfigError(f"{key}={value!r}; expected a number {above}{below}.")
-    for key, choices in _CHOICES.items():
-        if _get(config, key) not in choices:
-            raise ConfigError(f"{key}={_get(config, key)!r}; expected one of {', '.join(choices)}.")
-    _check_k(config)
-    _check_model(config, weights)
-    _check_batches(config, devices)
-
-
-def _check_model(config: config_dict.ConfigDict, weights: bool) -> None:
-    for key in ("model.checkpoint", "model.tokenizer"):
-        if not isinstance(_get(config, key), str):
-            raise ConfigError(f"{key}={_get(config, key)!r}; expected a path, or '' for none.")
-    for key in ("model.chat", "model.remat", "rollout.drop_long_prompts"):
-        if not isinstance(_get(config, key), bool):
-            raise ConfigError(f"{key}={_get(config, key)!r}; expected True or False.")
-    if config.model.size == "tiny" and (config.model.chat or config.model.tokenizer):
-        raise ConfigError(
-            f"model.chat={config.model.chat}, model.tokenizer={config.model.tokenizer!r}; the tiny "
-            "policy reads characters and has no turns: leave them False and ''."
-        )
-    if weights and config.model.checkpoint:
-        try:
-            checkpoints.locate(config.model.checkpoint)
-        except checkpoints.CheckpointError as e:
-            raise ConfigError(f"model.checkpoint: {e}") from None
-    if weights and config.model.size != "tiny" and not config.model.checkpoint:
-        raise ConfigError(
-            f"model.checkpoint is empty; Gemma-2 {config.model.size} starts from official weights: "
-            f"set --config.model.checkpoint to {checkpoints.WHERE}."
-        )
-
-
-def _check_batches(config: config_dict.ConfigDict, devices: int) -> None:
-    """Every batch splits over the devices: prompts first, then the responses of each."""
-    mesh = tuple(config.parallel.mesh)
-    data, fsdp, tensor = mesh_shape(mesh, devices)
-    pmap = config.parallel.mode == "pmap"
-    if pmap and fsdp * tensor > 1:
-        raise ConfigError(
-            f"parallel.mode='pmap' with parallel.mesh={mesh}; pmap keeps all parameters on each "
-            "device: set parallel.mesh to (-1, 1, 1), or parallel.mode to 'jit'."
-        )
-    sizes, micro = {"data": data, "fsdp": fsdp}, config.train.micro_batches
-    for key, n, parts in (
-        ("train.prompts", config.rollout.n, micro),
-        ("warm_start.batch", None, micro),
-        ("eval.prompts", config.eval.n, 1),
-    ):
-        rows = _get(config, key)
-        if key == "warm_start.batch" and not config.warm_start.steps:
-            continue
-        if rows % parts:
-            raise ConfigError(
-                f"{key}={rows} does not split into train.micro_batches={parts} equal parts; make "
-                "one a multiple of the other."
-            )
-        if n is None and not pmap:
-            continue  # Demonstrations that do not split are computed by several devices alike.
-        prompt_axes, response_axes = parallel.batch_axes(sizes, rows // parts, n or 1)
-        split = math.prod(sizes[a] for a in (prompt_axes if pmap else prompt_axes + response_axes))
-        if split != data * fsdp:
-            in_parts = f" in {parts} micro-batches" if parts > 1 else ""
-            raise ConfigError(
-                f"{key}={rows}{in_parts} does not split over {data * fsdp} devices, nor do the "
-                f"responses; make it a multiple of {data * fsdp}, use fewer micro-batches, or "
-                f"change parallel.mesh={mesh}."
-            )
 
 
 def unknown_key(key: str, known: list[str]) -> ConfigError:
@@ -229,42 +174,6 @@ def unknown_key(key: str, known: list[str]) -> ConfigError:
     else:
         hint = f"the first level is {', '.join(sections)}."
     return ConfigError(f"unknown config key {key}; {hint}")
-
-
-def _check_keys(config: config_dict.ConfigDict) -> None:
-    task = config.get("task", {}).get("name")
-    if task not in tasks.TASKS:
-        raise ConfigError(f"task.name={task!r}; expected one of {', '.join(tasks.TASKS)}.")
-    given = [key for key, _ in flatten(config.to_dict())]
-    known = [key for key, _ in flatten(default(task).to_dict())]
-    for key in given:
-        if key not in known:
-            raise unknown_key(key, known)
-    for key in known:
-        if key not in given:
-            raise ConfigError(f"config key {key} is missing; start from config.default().")
-
-
-def _check_k(config: config_dict.ConfigDict) -> None:
-    n, baseline = config.rollout.n, config.estimator.baseline
-    if baseline != "none" and n < 2:
-        raise ConfigError(
-            f"rollout.n={n}: baseline {baseline!r} compares the samples of a prompt; set "
-            "rollout.n to 2 or more, or estimator.baseline='none'."
-        )
-    ks = k_spec(config)
-    try:
-        schedules.from_spec(ks)
-    except (ValueError, TypeError, AttributeError) as e:
-        raise ConfigError(f"k={ks!r}: {e}") from None
-    largest = n - 1 if baseline in ("loo", "centered") else n
-    for k in ks.values() if isinstance(ks, Mapping) else [ks]:
-        if k > largest:
-            reason = f" with baseline {baseline!r}" if largest < n else ""
-            raise ConfigError(
-                f"k={ks!r}: {k} is above {largest}, the largest k that rollout.n={n} samples "
-                f"serve{reason}; lower k or raise rollout.n."
-            )
 
 
 def k_spec(config: config_dict.ConfigDict) -> Any:
@@ -285,48 +194,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
-def _get(config: config_dict.ConfigDict, key: str) -> Any:
+def get(config: config_dict.ConfigDict, key: str) -> Any:
     for part in key.split("."):
         config = config[part]
     return config
-
-
-_WHOLE_NUMBERS = {
-    "seed": 0,
-    "rollout.n": 1,
-    "rollout.max_prompt": 1,
-    "rollout.max_response": 1,
-    "warm_start.steps": 0,
-    "warm_start.batch": 1,
-    "warm_start.warmup_steps": 0,
-    "train.steps": 0,
-    "train.prompts": 1,
-    "train.micro_batches": 1,
-    "train.warmup_steps": 0,
-    "eval.every": 1,
-    "eval.problems": 1,
-    "eval.n": 1,
-    "eval.prompts": 1,
-    "checkpoint.every": 0,
-    "checkpoint.keep": 1,
-}
-# Lowest value, highest value, whether the lowest is itself excluded.
-_NUMBERS = {
-    "rollout.temperature": (0.01, math.inf, False),
-    "warm_start.learning_rate": (0, math.inf, False),
-    "warm_start.decay_fraction": (0, 1, False),
-    "train.learning_rate": (0, math.inf, False),
-    "train.decay_fraction": (0, 1, False),
-    "train.b1": (0, 1, False),
-    "train.b2": (0, 1, False),
-    "train.weight_decay": (0, math.inf, False),
-    "train.clip_norm": (0, math.inf, True),
-}
-_CHOICES = {
-    "model.size": tuple(gemma2.SIZES),
-    "model.dtype": ("float32", "bfloat16"),
-    "model.param_dtype": ("float32", "bfloat16"),
-    "parallel.mode": ("jit", "pmap"),
-    "estimator.name": ("pkpo",),
-    "estimator.baseline": get_args(Baseline),
-}

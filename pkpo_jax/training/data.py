@@ -65,15 +65,6 @@ def decode_responses(tokenizer: Any, tokens: np.ndarray, lengths: np.ndarray) ->
     ]
 
 
-def grade(task: Task, problems: Sequence[Problem], responses: list[list[str]]) -> np.ndarray:
-    """Rewards [P, n] float32."""
-    rewards = [
-        [task.grade(problem, response) for response in group]
-        for problem, group in zip(problems, responses, strict=True)
-    ]
-    return np.array(rewards, np.float32)
-
-
 def without_long_prompts(
     tokenizer: Any, problems: Sequence[Problem], max_prompt: int
 ) -> Sequence[Problem]:

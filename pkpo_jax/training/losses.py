@@ -1,33 +1,167 @@
-"""Losses on responses [prompts, n, T]."""
+"""Losses on responses [prompts, n, T], exact in parts: their counts are of the whole batch.
+
+A response of weight u (in the SUM convention, see weights.py) adds -scale * u * f to the loss for
+each of its tokens: f is the policy objective of the token, and the scale is what the aggregation
+makes of it. KL and entropy are added for every response alike, with 1/n in place of u.
+"""
 
 from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 
+Policy = Literal["reinforce", "ppo"]
+Aggregation = Literal["sequence-sum", "sequence-mean", "token-mean", "constant-length"]
+Divergence = Literal["none", "k1", "k2", "k3"]
+POLICIES, AGGREGATIONS, DIVERGENCES = map(get_args, (Policy, Aggregation, Divergence))
 
-def policy_gradient(
-    log_probs: jax.Array,
-    weights: jax.Array,
+
+class Tokens(NamedTuple):
+    """What the loss of a batch, or of a part of it, is computed from; all constants but log-probs.
+
+    Attributes:
+      log_probs, entropy: [P, n, T] under the policy that is trained, differentiable.
+      old: [P, n, T] log-probs under the policy as it was before the batch's first update.
+      sampled: [P, n, T] log-probs under the policy that drew the tokens, as its sampler gave them.
+      reference: [P, n, T] log-probs under the reference policy, or None.
+      mask: [P, n, T] bool, tokens that count.
+      weights: [P, n], of the estimator; sizes: [P, 1] valid responses of each group.
+    """
+
+    log_probs: jax.Array
+    entropy: jax.Array
+    old: jax.Array
+    sampled: jax.Array
+    reference: jax.Array | None
+    mask: jax.Array
+    weights: jax.Array
+    sizes: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyLoss:
+    """The loss of a config's section `loss`, whose keys are its fields: see training/config.py."""
+
+    policy: Policy = "reinforce"
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float = 0.0
+    aggregation: Aggregation = "sequence-sum"
+    kl: Divergence = "none"
+    kl_coef: float = 0.0
+    kl_in_reward: bool = False
+    entropy_coef: float = 0.0
+    importance_cap: float = 0.0
+
+    @classmethod
+    def of(cls, section: Mapping[str, Any]) -> PolicyLoss:
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: section[name] for name in names})
+
+    def __call__(
+        self, tokens: Tokens, prompts: jax.typing.ArrayLike, count: jax.typing.ArrayLike
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The loss of these tokens, and sums over them for metrics.
+
+        `prompts` and `count` are the prompts and the tokens that count in the whole batch, of which
+        these may be a part: the losses of the parts add up to that of the batch.
+        """
+        # Off the mask ratios are 1: what stands there could overflow, and its gradient be NaN.
+        log_probs = jax.lax.stop_gradient(tokens.log_probs)
+        old, sampled = (jnp.where(tokens.mask, x, log_probs) for x in (tokens.old, tokens.sampled))
+        t = tokens._replace(old=jax.lax.stop_gradient(old), sampled=sampled)
+        if t.reference is not None:
+            t = t._replace(reference=jnp.where(t.mask, t.reference, log_probs))
+        scale = token_scale(self.aggregation, t.mask, t.sizes, prompts, count)
+        objective, clipped = self._objective(t)
+        if self.importance_cap:
+            ratio = jnp.exp(t.old - t.sampled)
+            objective *= jnp.minimum(ratio, self.importance_cap)
+        for_all = self.entropy_coef * t.entropy
+        sums = {"clipped": clipped, "entropy": t.entropy}
+        sums["moved"] = divergence("k3", t.old, log_probs)
+        if t.reference is not None:
+            sums["kl"] = t.log_probs - t.reference
+            if self.kl_coef and not self.kl_in_reward:
+                for_all -= self.kl_coef * divergence(self.kl, t.log_probs, t.reference)
+        total = jnp.where(t.mask, scale * (objective + for_all / t.sizes[..., None]), 0.0)
+        sums = {name: jnp.where(t.mask, x, 0.0).sum() for name, x in sums.items()}
+        return -total.sum(), sums
+
+    def _objective(self, t: Tokens) -> tuple[jax.Array, jax.Array]:
+        """The weighted objective of each token, and whether a clip took its gradient away."""
+        weights = jax.lax.stop_gradient(t.weights)[..., None]
+        if self.policy == "reinforce":
+            return weights * t.log_probs, jnp.zeros(t.mask.shape, bool)
+        ratio = jnp.exp(t.log_probs - t.old)
+        low, high = 1.0 - self.clip_low, 1.0 + self.clip_high
+        objective = jnp.minimum(ratio * weights, jnp.clip(ratio, low, high) * weights)
+        clipped = ((weights > 0.0) & (ratio > high)) | ((weights < 0.0) & (ratio < low))
+        if self.dual_clip:
+            bounded = jnp.maximum(objective, self.dual_clip * weights)
+            objective = jnp.where(weights < 0.0, bounded, objective)
+            clipped |= (weights < 0.0) & (ratio > self.dual_clip)
+        return objective, clipped
+
+    def penalised(
+        self, rewards: jax.Array, old: jax.Array, reference: jax.Array, mask: jax.Array
+    ) -> jax.Array:
+        """Rewards [P, n] less `kl_coef` times the summed log-ratio of each response.
+
+        Summed over tokens, log pi - log reference is an unbiased estimate of the KL divergence of
+        the whole response, and as a part of the reward its gradient is that of the divergence.
+        """
+        return rewards - self.kl_coef * jnp.where(mask, old - reference, 0.0).sum(-1)
+
+
+def token_scale(
+    aggregation: Aggregation,
     mask: jax.Array,
-    valid: jax.Array,
+    sizes: jax.Array,
     prompts: jax.typing.ArrayLike,
+    tokens: jax.typing.ArrayLike,
 ) -> jax.Array:
-    """REINFORCE for weighted groups: minus the mean over prompts of sum_i w_i log p(x_i).
+    """[P, n, 1]: what the objective of a token is multiplied by, its response having weight u.
 
-    Its gradient is that of minus max@k, without bias, for `pkpo_weights` (paper A, equation 19,
-    arXiv 2505.15201): a sum over the group and over a response's tokens, a mean over prompts.
+      "sequence-sum"     the gradient of max@k itself: a sum over tokens and over the group, a mean
+                         over prompts (paper A, equation 19, arXiv 2505.15201)
+      "sequence-mean"    a mean over a response's tokens instead (GRPO, arXiv 2402.03300)
+      "constant-length"  sequence-sum over T, the most tokens there can be (Dr. GRPO, 2503.20783)
+      "token-mean"       a mean over all tokens of the batch, of n u (DAPO, 2503.14476; paper B)
 
     Args:
-      log_probs: [P, n, T] of the response tokens, differentiable.
-      weights: [P, n], constants.
-      mask: [P, n, T] bool, the tokens that belong to a response.
-      valid: [P, n] bool.
-      prompts: how many prompts to divide by: those of the whole batch that have a valid response,
-        of which these P may be a part; the losses of its parts add up to the loss of the batch.
+      mask: [P, n, T] bool, tokens that count; sizes: [P, 1], valid responses of each group.
+      prompts, tokens: how many of each the whole batch has.
     """
-    per_response = jnp.where(mask & valid[..., None], log_probs, 0.0).sum(-1)
-    return -(jax.lax.stop_gradient(weights) * per_response).sum() / jnp.maximum(prompts, 1)
+    lengths = jnp.maximum(mask.sum(-1, keepdims=True), 1)
+    prompts = jnp.maximum(prompts, 1)
+    scale = {
+        "sequence-sum": 1.0 / prompts,
+        "sequence-mean": 1.0 / (prompts * lengths),
+        "constant-length": 1.0 / (prompts * mask.shape[-1]),
+        "token-mean": sizes[..., None] / jnp.maximum(tokens, 1),
+    }[aggregation]
+    return jnp.broadcast_to(scale, lengths.shape).astype(jnp.float32)
+
+
+def divergence(kind: Divergence, log_probs: jax.Array, reference: jax.Array) -> jax.Array:
+    """An estimate, at tokens drawn from the policy pi, of its KL divergence from a reference.
+
+    With d = log pi - log reference (Schulman, "Approximating KL Divergence", 2020), and its
+    gradient as a term of the loss, over tokens that pi drew:
+
+      "k1"  d              unbiased; the gradient is zero in expectation: it does not regularise
+      "k2"  d^2 / 2        biased, low variance; the gradient is that of KL(pi || reference)
+      "k3"  e^-d - 1 + d   unbiased, >= 0; the gradient is that of KL(reference || pi)
+
+    Each is of the next token, given those before it.
+    """
+    d = log_probs - reference
+    return {"k1": lambda: d, "k2": lambda: 0.5 * d * d, "k3": lambda: jnp.expm1(-d) + d}[kind]()
 
 
 def supervised(log_probs: jax.Array, mask: jax.Array, tokens: jax.typing.ArrayLike) -> jax.Array:

@@ -6,6 +6,9 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pkpo_jax.tasks import Task
@@ -13,48 +16,119 @@ from pkpo_jax.training.evaluation import Evaluation, reported_ks
 
 
 def learning_curves(path: pathlib.Path, lines: Sequence[dict[str, Any]], n: int) -> None:
-    """Reward, pass@k, entropy, response length and cumulative solve rate against the step."""
-    panels = {
-        "training batches": ["train/reward_mean", "train/cumulative_solve_rate"]
-        + [f"train/pass_at_{k}" for k in reported_ks(n) if k > 1],
+    """What a run recorded against the step, a panel for each of `panels`, in one figure."""
+    drawn = panels(lines, n)
+    columns = min(3, max(1, len(drawn)))
+    rows = max(1, -(-len(drawn) // columns))
+    figure = Figure(figsize=(4.4 * columns, 3.5 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for ax in axes.flat[len(drawn) :]:
+        ax.set_axis_off()
+    for ax, (title, series) in zip(axes.flat, drawn.items(), strict=False):
+        _draw_panel(ax, series)
+        ax.set_title(title)
+        ax.legend(fontsize=7)
+    _save(figure, path)
+
+
+def panels(lines: Sequence[dict[str, Any]], n: int) -> dict[str, dict[str, list[tuple[int, Any]]]]:
+    """{title: {key: (step, value) pairs}} of a run's learning curves, less those that say nothing.
+
+    Args:
+      lines: of metrics.jsonl; n: the size of a training group.
+    """
+    training = [f"train/pass_at_{k}" for k in reported_ks(n) if k > 1]
+    chosen = {
+        "training batches": ["train/cumulative_solve_rate", "train/reward_mean", *training],
         "held-out problems": [key for key in _keys(lines) if key.startswith("eval/pass_at_")],
+        "held-out problems, max@k": [k for k in _keys(lines) if k.startswith("eval/max_at_")],
         "entropy of a token, nats": ["train/entropy", "eval/entropy"],
         "k": ["train/k"],
         "groups without gradient, truncated": ["train/dead_groups", "train/truncated"],
         "gradient norm": ["train/grad_norm"],
+        "KL, nats": ["train/kl", "train/policy_kl"],
+        "clipped tokens": ["train/clip_fraction"],
+        "largest log-prob gap": ["train/log_prob_gap_max"],
+        "seconds of a step": ["time/sample_s", "time/grade_s", "time/update_s"],
     }
-    figure = Figure(figsize=(13, 7), layout="constrained")
-    axes = figure.subplots(2, 3)
-    for ax, (title, keys) in zip(axes.flat, panels.items(), strict=True):
-        for i, key in enumerate(keys):
-            points = [(line["step"], line[key]) for line in lines if key in line]
-            if not points:
-                continue
-            steps, values = zip(*points, strict=True)
-            color = f"C{i}"
-            if len(points) > 50:
-                ax.plot(steps, values, color=color, alpha=0.2, linewidth=0.8)
-                values = _smooth(values)
-            marker = "o" if len(points) <= 20 else None
-            ax.plot(steps, values, color=color, marker=marker, label=key)
-        ax.set(title=title, xlabel="step")
+    found = {}
+    for title, keys in chosen.items():
+        series = {key: points(lines, key) for key in keys}
+        if title == "seconds of a step":
+            # The first one waits for the compiler, which would hide the others.
+            series = {key: [p for p in pairs if p[0] > 1] for key, pairs in series.items()}
+        series = {key: pairs for key, pairs in series.items() if pairs}
+        values = {value for pairs in series.values() for _, value in pairs}
+        constant = len(values) == 1 and title == "k"
+        unused = values == {0.0} and title in ("KL, nats", "clipped tokens")
+        if values and not constant and not unused:
+            found[title] = series
+    return found
+
+
+def points(lines: Sequence[dict[str, Any]], key: str) -> list[tuple[int, Any]]:
+    """(step, value) pairs of a metric; what was not finite is null in metrics.jsonl, and left out.
+
+    >>> points([{"step": 1, "a": 0.5}, {"step": 2, "a": None}, {"step": 3}], "a")
+    [(1, 0.5)]
+    """
+    return [(line["step"], line[key]) for line in lines if line.get(key) is not None]
+
+
+def panel(series: Mapping[str, Sequence[tuple[int, Any]]]) -> Figure:
+    """One of `panels` as a figure of its own, without its title."""
+    figure = Figure(figsize=(3.7, 3.0), layout="constrained")
+    _draw_panel(figure.subplots(), series)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    return figure
+
+
+def _draw_panel(ax: Axes, series: Mapping[str, Sequence[tuple[int, Any]]]) -> None:
+    colors = {key: f"C{i}" for i, key in enumerate(series)}
+    family = [key for key in series if "_at_" in key or key == "train/reward_mean"]
+    if len(family) > 1:
+        # From dark to light as k grows.
+        colors |= zip(family, colormaps["viridis"](np.linspace(0, 0.85, len(family))), strict=True)
+    faint = 0.15 if len(series) > 3 else 0.3
+    for key, pairs in series.items():
+        steps, values = zip(*pairs, strict=True)
+        if len(pairs) > 50:
+            ax.plot(steps, values, color=colors[key], alpha=faint, linewidth=0.7)
+            values = _smooth(values)
+        marker = "o" if len(pairs) <= 20 else None
+        dashes = "--" if key == "train/cumulative_solve_rate" else "-"
+        ax.plot(steps, values, dashes, color=colors[key], marker=marker, markersize=4, label=key)
+    ax.set_xlabel("step")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    if all(value >= 0.0 for pairs in series.values() for _, value in pairs):
         ax.set_ylim(bottom=0.0)
-        ax.grid(alpha=0.3)
-        if ax.lines:
-            ax.legend(fontsize=7)
-    _save(figure, path)
+    ax.grid(alpha=0.3)
+    ax.spines[["top", "right"]].set_visible(False)
 
 
-def pass_at_k(path: pathlib.Path, rows: Mapping[str, Mapping[int, float]]) -> None:
-    """pass@k against k on held-out problems, one line a row: {label: {k: pass@k}}."""
+def pass_at_k(
+    path: pathlib.Path,
+    rows: Mapping[str, Mapping[int, float]],
+    bands: Mapping[str, Mapping[int, tuple[float, float]]] | None = None,
+    *,
+    name: str = "pass@k",
+    title: str = "held-out problems",
+) -> None:
+    """pass@k against k, one line a row: {label: {k: pass@k}}; `bands` has an interval for each."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     ax = figure.subplots()
     for label, values in rows.items():
-        ax.plot(list(values), list(values.values()), marker="o", label=label)
-    ks = sorted({k for values in rows.values() for k in values})
+        marker = "o" if len(values) <= 10 else None
+        (line,) = ax.plot(list(values), list(values.values()), marker=marker, label=label)
+        if bands:
+            low, high = zip(*bands[label].values(), strict=True)
+            ax.fill_between(list(bands[label]), low, high, color=line.get_color(), alpha=0.15, lw=0)
+    ks = sorted({k for values in rows.values() for k in values if k in reported_ks(max(values))})
     ax.set_xscale("log", base=2)
     ax.set_xticks(ks, [str(k) for k in ks])
-    ax.set(xlabel="k", ylabel="pass@k", title="held-out problems", ylim=(None, 1.0))
+    ax.set(xlabel="k", ylabel=name, title=title)
+    if ax.dataLim.y1 <= 1.0:  # Rewards can be higher.
+        ax.set_ylim(top=1.0)
     ax.grid(alpha=0.3)
     ax.legend()
     _save(figure, path)

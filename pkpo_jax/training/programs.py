@@ -10,7 +10,7 @@ from ml_collections import config_dict
 
 from pkpo_jax import parallel
 from pkpo_jax.policy import gemma2
-from pkpo_jax.training import step
+from pkpo_jax.training import losses, state, step, weights
 
 
 class Programs:
@@ -35,20 +35,33 @@ class Programs:
             size = dataclasses.replace(size, vocab_size=tokenizer.vocab_size, num_embed=rows)
         size = dataclasses.replace(size, dtype=config.model.dtype)
         self.model = gemma2.Gemma2(size, config.model.remat, devices.place)
-        self.optimizer = step.make_optimizer(config.train)
-        micro_batches = config.train.micro_batches
-        self.update = step.make_update(
-            self.model,
-            self.optimizer,
-            devices,
-            baseline=config.estimator.baseline,
-            micro_batches=micro_batches,
+        self.optimizer = state.make_optimizer(config.train)
+        self.recipe = step.Recipe(
+            weigh=weights.make(config.estimator),
+            loss=losses.PolicyLoss.of(config.loss),
+            epochs=config.train.epochs,
+            minibatches=config.train.minibatches,
+            micro_batches=config.train.micro_batches,
+            drop_equal_groups=config.loss.drop_equal_groups,
+            mask_truncated=config.loss.mask_truncated,
         )
+        self.update = step.make_update(self.model, self.optimizer, devices, self.recipe)
         self.supervised_update = step.make_supervised_update(
-            self.model, self.optimizer, devices, micro_batches=micro_batches
+            self.model, self.optimizer, devices, micro_batches=config.train.micro_batches
         )
-
+        self.scorer = step.make_scorer(self.model, devices)
         self._samplers: dict[int, Any] = {}
+
+    @property
+    def needs_old(self) -> bool:
+        """Whether an update is given the tokens' log-probs under the policy before it."""
+        r = self.recipe
+        return r.epochs * r.minibatches > 1 or r.loss.kl_in_reward
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether an update is given the tokens' log-probs under the reference policy."""
+        return self.recipe.loss.kl != "none"
 
     def sampler(self, n: int) -> Any:
         """The compiled sampler of n responses a prompt."""
@@ -67,7 +80,7 @@ class Programs:
         params = gemma2.init_params(self.model, key)
         return jax.tree.map(lambda x: x.astype(self.config.model.param_dtype), params)
 
-    def create(self, params: Any) -> step.TrainState:
+    def create(self, params: Any) -> state.TrainState:
         """The state of a run that starts from these parameters."""
         return self._placed(self._create)(params)
 
@@ -79,12 +92,12 @@ class Programs:
         """Shapes, dtypes and shardings of the parameters."""
         return self._abstract(jax.eval_shape(self.init_params, jax.random.key(0)))
 
-    def abstract_state(self) -> step.TrainState:
+    def abstract_state(self) -> state.TrainState:
         """Shapes, dtypes and shardings of the state, for a checkpoint to be restored into."""
         return self._abstract(jax.eval_shape(self._create, self.abstract_params()))
 
-    def _create(self, params: Any) -> step.TrainState:
-        return step.TrainState.create(params, self.optimizer)
+    def _create(self, params: Any) -> state.TrainState:
+        return state.TrainState.create(params, self.optimizer)
 
     def _placed(self, f: Any) -> Any:
         def placed(x: Any) -> Any:

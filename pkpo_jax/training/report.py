@@ -1,48 +1,421 @@
-"""What a run leaves at its end: plots, and a table of pass@k before and after."""
+"""What a run leaves at its end: plots, a table of pass@k before and after, and a page of it all."""
 
 from __future__ import annotations
 
+import base64
+import functools
+import io
+import itertools
+import json
+import math
 import pathlib
-from typing import Any
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import jinja2
 import rich.console
 import rich.table
+from matplotlib.figure import Figure
 
-from pkpo_jax.tasks import Task
-from pkpo_jax.training import metrics, plots
-from pkpo_jax.training.evaluation import Evaluation
+import pkpo_jax
+from pkpo_jax import tasks
+from pkpo_jax.training import config as config_lib
+from pkpo_jax.training import metrics, plots, stored
+from pkpo_jax.training.evaluation import Evaluation, reported_ks
+
+# Characters of a file of samples that the page shows.
+_SHOWN = 20_000
+_HEALTH = {
+    "train/skipped": "updates skipped, their loss or gradient not finite",
+    "train/invalid": "responses that could not be graded",
+    "train/truncated": "responses cut off before their end",
+    "train/dead_groups": "groups without gradient",
+    "train/equal_groups": "groups of equal rewards",
+    "train/clip_fraction": "tokens whose ratio was clipped",
+    "train/log_prob_gap_max": "largest log-prob gap of sampler and scorer",
+}
 
 
-def write(workdir: pathlib.Path, task: Task, last: Evaluation, *, n: int) -> None:
-    """Writes DIR/plots, and prints the table; n is the size of a training group."""
+def write(workdir: pathlib.Path, task: tasks.Task, last: Evaluation, *, n: int) -> None:
+    """Writes DIR/plots and DIR/report.html, and prints the table; n is a training group's size."""
     lines = metrics.read(workdir)
     rows = before_and_after(lines)
     plots.learning_curves(workdir / "plots" / "learning_curves.png", lines, n)
-    plots.pass_at_k(workdir / "plots" / "pass_at_k.png", rows)
+    if rows:
+        plots.pass_at_k(workdir / "plots" / "pass_at_k.png", rows)
     plots.samples(workdir / "plots" / "samples.png", task, last)
+    page = write_page(workdir)
     title = (
         f"pass@k on {len(last.problems)} held-out problems, {last.rewards.shape[1]} samples each"
     )
     table = rich.table.Table("", title=title)
-    for k in next(iter(rows.values())):
+    ks = _ks(rows)
+    for k in ks:
         table.add_column(f"@{k}", justify="right")
     for label, values in rows.items():
-        table.add_row(label, *(f"{value:.3f}" for value in values.values()))
+        table.add_row(label, *(f"{values[k]:.3f}" if k in values else "-" for k in ks))
     console = rich.console.Console()
     console.print(table)
-    console.print(f"metrics, plots and checkpoints are in {workdir}", highlight=False)
+    console.print(
+        f"metrics, plots and checkpoints are in {workdir}, and {page.name} shows them",
+        highlight=False,
+    )
 
 
-def before_and_after(lines: list[dict[str, Any]]) -> dict[str, dict[int, float]]:
-    """{label: {k: pass@k}} of a run's first and last evaluation."""
-    evaluations = [line for line in lines if "eval/pass_at_1" in line]
+def before_and_after(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
+    """{label: {k: pass@k}} of a run's first and last evaluation; empty before the first."""
+    evaluations = [line for line in lines if pass_at_k(line)]
     return {
         "before RL" if line["step"] == 0 else f"after step {line['step']}": pass_at_k(line)
-        for line in (evaluations[0], evaluations[-1])
+        for line in (*evaluations[:1], *evaluations[-1:])
     }
 
 
-def pass_at_k(line: dict[str, Any]) -> dict[int, float]:
-    """{k: pass@k} of a metrics line that holds an evaluation."""
+def pass_at_k(line: Mapping[str, Any]) -> dict[int, float]:
+    """{k: pass@k} of a metrics line that holds an evaluation; what was not finite is left out."""
     prefix = "eval/pass_at_"
-    return {int(key[len(prefix) :]): v for key, v in line.items() if key.startswith(prefix)}
+    found = {key: v for key, v in line.items() if key.startswith(prefix) and v is not None}
+    return {int(key.removeprefix(prefix)): value for key, value in found.items()}
+
+
+def write_page(workdir: pathlib.Path) -> pathlib.Path:
+    """Makes DIR/report.html of a run, finished or not, from what lies in its directory alone.
+
+    The page is one file: it holds its figures, loads nothing and runs no script.
+
+    Raises:
+      ConfigError: the directory is not a run's, or cannot be written.
+    """
+    config = _read_config(workdir)
+    lines = metrics.read(workdir)
+    settings = dict(config_lib.flatten({**config, "k": _k_text(config.get("k"))}))
+    rows = before_and_after(lines)
+    page = _template().render(
+        name=workdir.resolve().name,
+        version=pkpo_jax.__version__,
+        settings=settings,
+        done=lines[-1]["step"] if lines else 0,
+        steps=_whole(settings.get("train.steps")),
+        seconds=sum(value for key in _phases(lines) for _, value in plots.points(lines, key)),
+        rows=rows,
+        ks=_ks(rows),
+        trained_k=config.get("k"),
+        panels=_panels(lines, _whole(settings.get("rollout.n")) or 1),
+        figures=_figures(workdir, rows),
+        evaluations=list(_evaluations(workdir)),
+        times=_times(lines),
+        rates=_rates(lines, settings),
+        health=_health(lines),
+        counts=_counts(lines),
+        samples=_samples(workdir),
+        checkpoints=stored.steps(workdir),
+        sections=_sections(settings),
+    )
+    path = workdir / "report.html"
+    temporary = path.with_suffix(".tmp")
+    try:
+        temporary.write_text(page, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as e:
+        raise config_lib.ConfigError(f"{path} cannot be written ({e.strerror}).") from None
+    return path
+
+
+def _read_config(workdir: pathlib.Path) -> dict[str, Any]:
+    try:
+        config = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        config = None
+    if not isinstance(config, dict):
+        raise config_lib.ConfigError(
+            f"--workdir={workdir} holds no config.json that can be read, so it is not a run's "
+            "directory; give one that a run has written."
+        )
+    return config
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pkpo_jax.training", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_printable,
+    )
+    environment.filters |= {"number": _number, "duration": _duration}
+    return environment.get_template("report.html.jinja")
+
+
+def _printable(value: Any) -> Any:
+    """A sample can hold any character, HTML not: control characters show as U+FFFD."""
+    if type(value) is not str:
+        return value
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", "\ufffd", value)
+
+
+def _whole(value: Any) -> int:
+    """0 for what a config should not hold there: the page is made of what there is."""
+    return value if isinstance(value, int) else 0
+
+
+def _number(value: Any) -> str:
+    """Three decimals, or what says as much of a number that is small or large.
+
+    >>> [_number(x) for x in (0.25, 0.0, 2.384e-06, 36000.0, 300, None, [1, 2])]
+    ['0.250', '0', '2.4e-06', '36,000', '300', '-', '[1, 2]']
+    """
+    if value is None:
+        return "-"
+    if not isinstance(value, float):
+        return _text(value)
+    if 1e-3 <= abs(value) < 1e9:
+        return f"{value:.3f}" if abs(value) < 1e3 else f"{value:,.0f}"
+    return f"{value:.2g}"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _duration(seconds: float) -> str:
+    """
+    >>> [_duration(s) for s in (0.5, 61, 7300)]
+    ['0.5 s', '1 min 1 s', '2 h 1 min']
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def _ks(rows: Mapping[str, Mapping[int, float]]) -> list[int]:
+    return sorted({k for values in rows.values() for k in values})
+
+
+def _k_text(k: Any) -> str:
+    """
+    >>> _k_text({"0": 8, "200": 1})
+    '8, 1 from step 200'
+    """
+    if not isinstance(k, Mapping):
+        return _text(k)
+    return ", ".join(f"{v} from step {s}" if s != "0" else f"{v}" for s, v in k.items())
+
+
+class _Image(NamedTuple):
+    title: str
+    alt: str
+    uri: str
+
+
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _draw(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=200)
+    return _data_uri(buffer.getvalue())
+
+
+def _panels(lines: Sequence[Mapping[str, Any]], n: int) -> list[_Image]:
+    """The learning curves, drawn anew: a run that was killed has no plots."""
+    images = []
+    for title, series in plots.panels(lines, n).items():
+        ends = [
+            f"{key} {_number(pairs[0][1])} at step {pairs[0][0]}, "
+            f"{_number(pairs[-1][1])} at step {pairs[-1][0]}"
+            for key, pairs in series.items()
+        ]
+        images.append(_Image(title, "; ".join(ends), _draw(plots.panel(series))))
+    return images
+
+
+def _figures(workdir: pathlib.Path, rows: Mapping[str, Mapping[int, float]]) -> dict[str, _Image]:
+    """The figures in DIR/plots by name, less the learning curves, and pass@k if it is not there."""
+    ends = [
+        f"{label}, {_number(values[k])} at k = {k}"
+        for label, values in rows.items()
+        for k in (min(values), max(values))
+    ]
+    known = {
+        "pass_at_k": ("pass@k against k", "; ".join(ends)),
+        "samples": (
+            "Responses to held-out problems",
+            "The first held-out problems with the responses sampled to them",
+        ),
+    }
+    found = {path.stem: _read_png(path) for path in sorted((workdir / "plots").glob("*.png"))}
+    if rows and not found.get("pass_at_k"):
+        with tempfile.TemporaryDirectory() as directory:
+            path = pathlib.Path(directory) / "pass_at_k.png"
+            plots.pass_at_k(path, rows)
+            found["pass_at_k"] = _read_png(path)
+    return {
+        stem: _Image(*known.get(stem, (stem.replace("_", " "),) * 2), uri)
+        for stem, uri in found.items()
+        if uri and stem != "learning_curves"
+    }
+
+
+def _read_png(path: pathlib.Path) -> str | None:
+    """None if it is missing, or torn: a run can be killed while it draws."""
+    png = path.read_bytes() if path.is_file() else b""
+    return _data_uri(png) if png.endswith(b"IEND\xaeB`\x82") else None
+
+
+class _Evaluation(NamedTuple):
+    name: str
+    figures: list[tuple[str, Any, Any]]
+    facts: list[tuple[str, Any, Any]]
+    images: list[_Image]
+
+
+def _evaluations(workdir: pathlib.Path) -> Iterator[_Evaluation]:
+    """What --mode=eval left in DIR/eval/<split>_step<N>, by split and step."""
+
+    def order(path: pathlib.Path) -> tuple[str, int]:
+        split, _, step = path.parent.name.rpartition("_step")
+        return split, int(step) if step.isdecimal() else 0
+
+    for path in sorted((workdir / "eval").glob("*/summary.json"), key=order):
+        try:
+            summary = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue  # It is being written.
+        rows = list(_rows(summary)) if isinstance(summary, dict) else []
+        name = re.sub(r"_step(\d+)$", r", step \1", path.parent.name)
+        images = [
+            _Image(image.stem, f"{image.stem.replace('_', ' ')} of the evaluation {name}", uri)
+            for image in sorted(path.parent.glob("*.png"))
+            if (uri := _read_png(image))
+        ]
+        figures = [row for row in rows if row[2]]
+        yield _Evaluation(name, figures, [row for row in rows if not row[2]], images)
+
+
+def _rows(summary: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """(name, value, interval or None) of its leaves, of all those for a k the reported ones."""
+    at_k = [(name, name.rpartition("_at_")[2]) for name in summary if "_at_" in name]
+    ks = {name: int(k) for name, k in at_k if k.isdecimal()}
+    reported = reported_ks(max(ks.values(), default=1))
+    for name, value in summary.items():
+        # Where rewards are 0 and 1, the two are the same.
+        again = name.startswith("max_at_") and value == summary.get(f"pass{name[3:]}")
+        if again or (name in ks and ks[name] not in reported):
+            continue
+        if isinstance(value, dict) and "value" in value:
+            interval = value.get("interval")
+            yield name, value["value"], interval if isinstance(interval, list) else None
+        elif isinstance(value, dict) and value:
+            yield from _rows(value)
+        else:
+            yield name, value, None
+
+
+def _phases(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    keys = dict.fromkeys(key for line in lines for key in line)
+    return [key for key in keys if re.fullmatch(r"time/.*(?<!_per)_s", key)]
+
+
+def _times(
+    lines: Sequence[Mapping[str, Any]],
+) -> list[tuple[str, float, float | None, float, float]]:
+    """(phase, seconds of the first, mean of the others, their sum, its share) of each phase."""
+    values = {key: [value for _, value in plots.points(lines, key)] for key in _phases(lines)}
+    total = sum(map(sum, values.values()))
+    return [
+        (
+            key.removeprefix("time/").removesuffix("_s"),
+            seconds[0],
+            sum(seconds[1:]) / (len(seconds) - 1) if len(seconds) > 1 else None,
+            sum(seconds),
+            sum(seconds) / total if total else 0.0,
+        )
+        for key, seconds in values.items()
+        if seconds
+    ]
+
+
+def _rates(lines: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> dict[str, float]:
+    """Without the first step, which waits for the compiler, and without evaluations."""
+    later = [line for line in lines if line["step"] > 1]
+    phases = [key for key in _phases(later) if key != "time/eval_s"]
+    seconds = sum(value for key in phases for _, value in plots.points(later, key))
+    rates = {}
+    if seconds:
+        responses = _whole(settings.get("train.prompts")) * _whole(settings.get("rollout.n"))
+        rates["steps a minute"] = 60.0 * len(later) / seconds
+        if responses:
+            rates["responses a second"] = responses * len(later) / seconds
+    for key in dict.fromkeys(key for line in later for key in line if key.endswith("_per_s")):
+        if values := [value for _, value in plots.points(later, key)]:
+            name = key.rpartition("/")[2].removesuffix("_per_s").replace("_", " ")
+            rates[f"{name} a second"] = sum(values) / len(values)
+    return rates
+
+
+def _health(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, float, float, int]]:
+    """(key, meaning, mean, largest, the step where it was) of the metrics of _HEALTH there are."""
+    rows = []
+    for key, meaning in _HEALTH.items():
+        if pairs := plots.points(lines, key):
+            step, largest = max(pairs, key=lambda pair: pair[1])
+            mean = math.fsum(value for _, value in pairs) / len(pairs)
+            rows.append((key, meaning, mean, largest, step))
+    return rows
+
+
+def _counts(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    programs = [value for _, value in plots.points(lines, "compilations")]
+    # A run that goes on counts from 0 again.
+    later = sum(max(0, b - a) for a, b in itertools.pairwise(programs))
+    counts = {}
+    if programs:
+        counts["programs compiled by the last step"] = str(programs[-1])
+        counts["of these after the first step"] = str(later)
+    absent = [key for line in lines for key, value in line.items() if value is None]
+    names = ", ".join(sorted(set(absent)))
+    counts["values that were not finite"] = f"{len(absent)} ({names})" if absent else "0"
+    for key in dict.fromkeys(key for line in lines for key in line):
+        values = [value for _, value in plots.points(lines, key)]
+        if key.startswith("grade/"):
+            counts[f"graded with {key.removeprefix('grade/')}"] = str(sum(values))
+        if key.startswith("memory/") and values:
+            counts[key] = _number(max(values))
+    return counts
+
+
+def _samples(workdir: pathlib.Path) -> list[tuple[int, str, str, int]]:
+    """(step, file, text, characters left out) of the first and the last samples of training."""
+    paths = {int(p.stem): p for p in (workdir / "samples").glob("*.txt") if p.stem.isdecimal()}
+    found = []
+    for step in sorted({min(paths), max(paths)} if paths else ()):
+        text = paths[step].read_text(encoding="utf-8", errors="replace")
+        more = max(0, len(text) - _SHOWN)
+        found.append((step, paths[step].name, text[:_SHOWN], more))
+    return found
+
+
+def _sections(settings: Mapping[str, Any]) -> dict[str, list[tuple[str, str, str | None]]]:
+    """(key, value, default where that differs) of the config, by its first level."""
+    task = settings.get("task.name")
+    default = config_lib.default(*([task] if task in list(tasks.TASKS) else [])).to_dict()
+    # As JSON has it, with lists for tuples.
+    default = json.loads(json.dumps({**default, "k": str(default["k"])}))
+    defaults = dict(config_lib.flatten(default))
+
+    def shown(key: str, value: Any) -> str:
+        return value if key == "k" else json.dumps(value, ensure_ascii=False)
+
+    sections = {"run": []}
+    for key, value in settings.items():
+        section, _, name = key.rpartition(".")
+        differs = key in defaults and defaults[key] != value
+        default = shown(key, defaults[key]) if differs else None
+        sections.setdefault(section or "run", []).append((name, shown(key, value), default))
+    return sections

@@ -1,14 +1,30 @@
-"""A run's directory belongs to one config."""
+"""A run's directory: it belongs to one config, and has to be writable."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import config_dict
 
 from pkpo_jax.training.config import ConfigError, flatten
+
+
+class WriteError(RuntimeError):
+    """What a run records could not be written."""
+
+
+@contextlib.contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Errors of the file system in the body become a WriteError that names what was written."""
+    try:
+        yield
+    except OSError as e:
+        raise WriteError(f"{what}: {e}") from e
+
 
 # What may change when a run goes on: where and in which parts it computes, not what.
 _FREE = (
@@ -18,6 +34,11 @@ _FREE = (
     "model.remat",
     "checkpoint.every",
     "checkpoint.keep",
+    "checkpoint.best",
+    "grading.workers",
+    "log.samples_every",
+    "log.samples",
+    "log.wandb",
 )
 
 

@@ -1,65 +1,41 @@
-"""The jitted steps: sample, update, supervised update. Each compiles once a shape."""
+"""The compiled steps: sample, score, update, supervised update. Each compiles once a shape."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import config_dict
 
 from pkpo_jax import parallel
-from pkpo_jax.estimators import pass_at_k_curve, pkpo_weights
+from pkpo_jax.estimators import max_at_k, pass_at_k_curve
 from pkpo_jax.policy import gemma2, sampling, scoring
 from pkpo_jax.training import losses
-
-
-@flax.struct.dataclass
-class TrainState:
-    """What an update changes."""
-
-    params: Any
-    opt_state: optax.OptState
-
-    @classmethod
-    def create(cls, params: Any, optimizer: optax.GradientTransformation) -> TrainState:
-        return cls(params=params, opt_state=optimizer.init(params))
+from pkpo_jax.training import weights as weights_lib
+from pkpo_jax.training.state import TrainState, apply_gradients
 
 
 class Batch(NamedTuple):
-    """A graded rollout: [P, L] and [P] prompts, [P, n, T] responses, [P, n] rewards."""
+    """A graded rollout: [P, L] and [P] prompts, [P, n, T] responses, [P, n] rewards.
+
+    Attributes:
+      rows: [P] int32, the prompts' numbers in the batch.
+      old: [P, n, T] log-probs of the tokens under the policy before the first update of the batch;
+        None where there is but one update, which knows them.
+      reference: [P, n, T] log-probs under the reference policy, or None.
+    """
 
     prompts: jax.Array
     lengths: jax.Array
+    rows: jax.Array
     rollout: sampling.Rollout
     rewards: jax.Array
     valid: jax.Array
-
-
-def make_optimizer(config: config_dict.ConfigDict) -> optax.GradientTransformation:
-    """Clipped AdamW up to its learning rate, which is an argument of the step."""
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.scale_by_adam(b1=config.b1, b2=config.b2),
-        optax.add_decayed_weights(config.weight_decay),
-    )
-
-
-def learning_rate(
-    step: int, *, peak: float, steps: int, warmup_steps: int, decay_fraction: float
-) -> float:
-    """Linear warm-up, a plateau, and a linear fall to 0 over the last share of the steps.
-
-    >>> rate = dict(peak=1.0, steps=100, warmup_steps=10, decay_fraction=0.5)
-    >>> [learning_rate(s, **rate) for s in (0, 9, 50, 75, 99)]
-    [0.1, 1.0, 1.0, 0.5, 0.02]
-    """
-    warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
-    decay = min(1.0, (steps - step) / (decay_fraction * steps)) if decay_fraction else 1.0
-    return peak * warmup * decay
+    old: jax.Array | None = None
+    reference: jax.Array | None = None
 
 
 def make_sampler(
@@ -94,75 +70,192 @@ def make_sampler(
     return devices.step(sampler, changes_state=False)
 
 
+def make_scorer(model: gemma2.Gemma2, devices: parallel.Jitted) -> Callable[..., jax.Array]:
+    """A compiled (params, (prompts, lengths, responses), (temperature,)) -> log-probs [P, n, T]."""
+
+    def scorer(params: Any, batch: tuple[jax.Array, ...], scalars: tuple) -> jax.Array:
+        params = gemma2.cast(params, model.config.dtype)
+        chunk = _head_chunk(model, devices, batch[-1].shape)
+        log_probs, _ = scoring.score(model, params, *batch, *scalars, head_chunk=chunk)
+        return devices.place(log_probs)
+
+    return devices.step(scorer, changes_state=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What an update makes of a batch.
+
+    Attributes:
+      weigh: the estimator, see weights.py; loss: the policy loss.
+      epochs, minibatches: times that the batch is gone through, and updates each time.
+      micro_batches: parts in which the prompts of an update are scored, one after the other.
+      drop_equal_groups: leave out groups whose rewards are all equal, of the counts too.
+      mask_truncated: leave out the tokens of responses without a stop token; their rewards stay.
+    """
+
+    weigh: weights_lib.Weigh
+    loss: losses.PolicyLoss = dataclasses.field(default_factory=losses.PolicyLoss)
+    epochs: int = 1
+    minibatches: int = 1
+    micro_batches: int = 1
+    drop_equal_groups: bool = False
+    mask_truncated: bool = False
+
+
 def make_update(
     model: gemma2.Gemma2,
     optimizer: optax.GradientTransformation,
     devices: parallel.Jitted,
-    *,
-    baseline: str,
-    micro_batches: int = 1,
+    recipe: Recipe,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """A compiled (state, Batch, (k, temperature, learning_rate)) -> (state, metrics).
+    """A compiled (state, Batch, (k, key, temperature, learning_rate)) -> (state, metrics).
 
-    It transforms the rewards, scores the responses and updates the parameters, in one program.
-    The state is donated. Prompts are scored in `micro_batches` parts, one after the other.
+    It transforms the rewards, and for each minibatch scores the responses and updates the
+    parameters, in one program. An update whose loss or gradient is not finite changes nothing, and
+    is counted. The state is donated.
     """
 
     def update(
         state: TrainState, batch: Batch, scalars: tuple
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        k, temperature, learning_rate = scalars
-        rollout, valid = batch.rollout, batch.valid
-        rewards = jnp.where(valid, batch.rewards, 0.0)
-        k = jnp.asarray(k, jnp.int32)
-        weights = pkpo_weights(rewards, k, baseline=baseline, where=valid)
-        alive = valid.any(-1)
-        prompts = devices.total(alive.sum())
+        k, key, temperature, learning_rate = scalars
+        parts, metrics = _weigh(batch, k, key, devices, recipe)
 
-        def loss_fn(params: Any, part: tuple[Batch, jax.Array]) -> tuple[jax.Array, dict]:
-            batch, weights = part
-            rollout, valid = batch.rollout, batch.valid
-            log_probs, entropy = scoring.score(
-                model,
-                params,
-                batch.prompts,
-                batch.lengths,
-                rollout.tokens,
-                temperature,
-                head_chunk=_head_chunk(model, devices, rollout.tokens.shape),
+        def one(state: TrainState, part: Part) -> tuple[TrainState, dict[str, jax.Array]]:
+            return _update_once(
+                state, part, temperature, learning_rate, model, optimizer, devices, recipe
             )
-            loss = losses.policy_gradient(log_probs, weights, rollout.mask, valid, prompts)
-            mask = rollout.mask & valid[..., None]
-            gap = jnp.where(mask, jnp.abs(log_probs - rollout.log_probs), 0.0)
-            return loss, {
-                "entropy": jnp.where(mask, entropy, 0.0).sum(),
-                "gap": gap.sum(),
-                "gap_max": gap.max(),
-            }
 
-        loss, parts, grads = _gradient(loss_fn, state.params, (batch, weights), micro_batches)
-        state, norms = _apply(state, optimizer, devices, grads, learning_rate)
-
-        def mean(x: jax.Array, where: jax.Array) -> jax.Array:
-            return _ratio(devices, jnp.where(where, x, 0.0).sum(), where.sum())
-
-        curve = pass_at_k_curve((rewards >= 1.0) & valid, where=valid)
-        tokens = (rollout.mask & valid[..., None]).sum()
-        return state, {
-            "loss": devices.total(loss),
-            "reward_mean": mean(rewards, valid),
-            "pass_at_k": jax.vmap(mean, (1, None))(curve, alive),
-            "entropy": _ratio(devices, parts["entropy"].sum(), tokens),
-            "dead_groups": mean((weights == 0.0).all(-1), alive),
-            "invalid": mean(~valid, jnp.ones_like(valid)),
-            "response_length": mean(rollout.lengths, valid),
-            "truncated": mean(~rollout.finished, valid),
-            "log_prob_gap_mean": _ratio(devices, parts["gap"].sum(), tokens),
-            "log_prob_gap_max": devices.largest(parts["gap_max"].max()),
-            **norms,
-        }
+        if recipe.epochs * recipe.minibatches == 1:
+            state, figures = one(state, parts)
+        else:
+            split = _split(parts, recipe.minibatches)
+            epoch = lambda state, _: jax.lax.scan(one, state, split)  # noqa: E731
+            state, figures = jax.lax.scan(epoch, state, None, length=recipe.epochs)
+        gap, skipped = figures.pop("log_prob_gap_max").max(), figures.pop("skipped").sum()
+        figures = {name: x.mean() for name, x in figures.items()}
+        return state, {**metrics, **figures, "log_prob_gap_max": gap, "skipped": skipped}
 
     return devices.step(update, changes_state=True)
+
+
+class Part(NamedTuple):
+    """Prompts of a batch with what the estimator made of them: [P, n] weights, [P, n] counted (the
+    responses that the loss is of), [P, 1] sizes of their groups."""
+
+    batch: Batch
+    weights: jax.Array
+    counted: jax.Array
+    sizes: jax.Array
+
+
+def _weigh(
+    batch: Batch, k: jax.Array, key: jax.Array, devices: parallel.Jitted, recipe: Recipe
+) -> tuple[Part, dict[str, jax.Array]]:
+    """The batch with its weights, and the metrics that no update changes."""
+    rollout, valid, k = batch.rollout, batch.valid, jnp.asarray(k, jnp.int32)
+    rewards = jnp.where(valid, batch.rewards, 0.0)
+    tokens = rollout.mask & valid[..., None]
+    penalised = rewards
+    if recipe.loss.kl_in_reward and batch.reference is not None:
+        penalised = recipe.loss.penalised(rewards, batch.old, batch.reference, tokens)
+    entropy = jnp.where(tokens, rollout.entropy, 0.0).sum((1, 2))
+    weights = recipe.weigh(
+        penalised,
+        k,
+        valid,
+        rows=batch.rows,
+        key=key,
+        entropy=entropy / jnp.maximum(tokens.sum((1, 2)), 1),
+    )
+    alive = valid.any(-1)
+    highest = jnp.where(valid, rewards, -jnp.inf).max(-1)
+    lowest = jnp.where(valid, rewards, jnp.inf).min(-1)
+    equal = highest <= lowest
+    counted = valid
+    if recipe.drop_equal_groups:
+        counted &= ~equal[:, None]
+    if recipe.mask_truncated:
+        counted &= rollout.finished
+
+    def mean(x: jax.Array, where: jax.Array) -> jax.Array:
+        return _ratio(devices, jnp.where(where, x, 0.0).sum(), where.sum())
+
+    curve = pass_at_k_curve((rewards >= 1.0) & valid, where=valid)
+    sizes = jnp.maximum(valid.sum(-1, keepdims=True), 1).astype(jnp.float32)
+    return Part(batch, weights, counted, sizes), {
+        "reward_mean": mean(rewards, valid),
+        "max_at_k": mean(max_at_k(rewards, k, where=valid), alive),
+        "pass_at_k": jax.vmap(mean, (1, None))(curve, alive),
+        "equal_groups": mean(equal, alive),
+        "dead_groups": mean((weights == 0.0).all(-1), alive),
+        "invalid": mean(~valid, jnp.ones_like(valid)),
+        "response_length": mean(rollout.lengths, valid),
+        "truncated": mean(~rollout.finished, valid),
+    }
+
+
+def _update_once(
+    state: TrainState,
+    part: Part,
+    temperature: jax.Array,
+    learning_rate: jax.Array,
+    model: gemma2.Gemma2,
+    optimizer: optax.GradientTransformation,
+    devices: parallel.Jitted,
+    recipe: Recipe,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update, from the prompts of `part`."""
+    mask = part.batch.rollout.mask & part.counted[..., None]
+    prompts = devices.total(part.counted.any(-1).sum())
+    count = devices.total(mask.sum())
+
+    def loss_fn(params: Any, part: Part) -> tuple[jax.Array, dict[str, jax.Array]]:
+        batch, rollout = part.batch, part.batch.rollout
+        chunk = _head_chunk(model, devices, rollout.tokens.shape)
+        log_probs, entropy = scoring.score(
+            model,
+            params,
+            batch.prompts,
+            batch.lengths,
+            rollout.tokens,
+            temperature,
+            head_chunk=chunk,
+        )
+        mask = rollout.mask & part.counted[..., None]
+        old = jax.lax.stop_gradient(log_probs) if batch.old is None else batch.old
+        tokens = losses.Tokens(
+            log_probs=log_probs,
+            entropy=entropy,
+            old=old,
+            sampled=rollout.log_probs,
+            reference=batch.reference,
+            mask=mask,
+            weights=part.weights,
+            sizes=part.sizes,
+        )
+        loss, sums = recipe.loss(tokens, prompts, count)
+        gap = jnp.where(mask, jnp.abs(old - rollout.log_probs), 0.0)
+        return loss, {**sums, "gap": gap.sum(), "gap_max": gap.max()}
+
+    loss, sums, grads = _gradient(loss_fn, state.params, part, recipe.micro_batches)
+    loss = devices.total(loss)
+    state, figures = apply_gradients(state, optimizer, devices, loss, grads, learning_rate)
+    names = {
+        "entropy": "entropy",
+        "clipped": "clip_fraction",
+        "moved": "policy_kl",
+        "kl": "kl",
+        "gap": "log_prob_gap_mean",
+    }
+    means = {
+        new: _ratio(devices, sums[old].sum(), mask.sum())
+        for old, new in names.items()
+        if old in sums
+    }
+    largest = devices.largest(sums["gap_max"].max())
+    return state, {"loss": loss, **means, "log_prob_gap_max": largest, **figures}
 
 
 def make_supervised_update(
@@ -191,8 +284,9 @@ def make_supervised_update(
             return losses.supervised(log_probs, mask, tokens), None
 
         loss, _, grads = _gradient(loss_fn, state.params, batch, micro_batches)
-        state, norms = _apply(state, optimizer, devices, grads, *scalars)
-        return state, {"loss": devices.total(loss), **norms}
+        loss = devices.total(loss)
+        state, figures = apply_gradients(state, optimizer, devices, loss, grads, *scalars)
+        return state, {"loss": loss, **figures}
 
     return devices.step(update, changes_state=True)
 
@@ -218,47 +312,15 @@ def _gradient(
         loss_and_aux, grads = gradient(params, part)
         return jax.tree.map(lambda t, g: t + g, total, grads), loss_and_aux
 
-    # Every parts-th row, so that each device keeps the rows it has.
-    split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), params)
-    grads, (loss, aux) = jax.lax.scan(add, zeros, split)
+    grads, (loss, aux) = jax.lax.scan(add, zeros, _split(batch, parts))
     return loss.sum(), aux, jax.tree.map(lambda g, x: g.astype(x.dtype), grads, params)
+
+
+def _split(batch: Any, parts: int) -> Any:
+    """[P, ...] to [parts, P / parts, ...], every parts-th row: each device keeps those it has."""
+    return jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
 
 
 def _ratio(devices: parallel.Jitted, numerator: jax.Array, count: jax.Array) -> jax.Array:
     return devices.total(numerator) / jnp.maximum(devices.total(count), 1)
-
-
-def _apply(
-    state: TrainState,
-    optimizer: optax.GradientTransformation,
-    devices: parallel.Jitted,
-    grads: Any,
-    learning_rate: jax.typing.ArrayLike,
-) -> tuple[TrainState, dict[str, jax.Array]]:
-    grads = devices.total(grads)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    updates = jax.tree.map(lambda u: -learning_rate * u.astype(jnp.float32), updates)
-    params = _add(state.params, updates, optax.tree.get(opt_state, "count", 0))
-    norms = {"grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
-    # Where it came from, or the next step would compile again for a state placed otherwise.
-    return devices.place_state(TrainState(params=params, opt_state=opt_state)), norms
-
-
-def _add(params: Any, updates: Any, step: jax.typing.ArrayLike) -> Any:
-    """params + updates. In bfloat16 the sum is rounded up or down at random, with its own mean.
-
-    A step is far less than the distance of two bfloat16 numbers: rounded to the nearest, most
-    parameters would never change.
-    """
-    leaves, tree = jax.tree.flatten(params)
-    sums = []
-    for i, (x, u) in enumerate(zip(leaves, jax.tree.leaves(updates), strict=True)):
-        total = x.astype(jnp.float32) + u
-        if x.dtype == jnp.bfloat16:
-            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), step), i)
-            below = jax.random.bits(key, x.shape, jnp.uint32) >> 16
-            bits = jax.lax.bitcast_convert_type(total, jnp.uint32) + below
-            total = jax.lax.bitcast_convert_type(bits & jnp.uint32(0xFFFF0000), jnp.float32)
-        sums.append(total.astype(x.dtype))
-    return jax.tree.unflatten(tree, sums)

@@ -6,21 +6,51 @@ import functools
 import pathlib
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import config_dict
 
 from pkpo_jax import parallel, tasks
 from pkpo_jax.estimators import schedules
 from pkpo_jax.policy import checkpoints, sampling, tokenizers
+from pkpo_jax.tasks import grading
+from pkpo_jax.training import checks, data, evaluation, programs, step
 from pkpo_jax.training import config as config_lib
-from pkpo_jax.training import data, evaluation, programs, step
+from pkpo_jax.training.state import TrainState, learning_rate
 from pkpo_jax.training.warm_start import warm_start
 
-# Each use of randomness has a stream of its own, folded into the run's seed.
-_INIT, _SAMPLE, _EVALUATE = range(3)
+# Each use of randomness has a stream of its own, split from the run's seed.
+_INIT, _SAMPLE, _EVALUATE, _WEIGH = range(4)
+
+
+class Graded(NamedTuple):
+    """A step's responses and what became of them.
+
+    Attributes:
+      problems, responses, rows: those that this process graded, and their rows in the batch.
+      ids: [P] of all problems; rewards, statuses: [P, n], of all.
+      batch: what the update was given, where it was skipped; None else.
+    """
+
+    problems: list[tasks.Problem]
+    responses: list[list[str]]
+    rows: np.ndarray
+    ids: np.ndarray
+    rewards: np.ndarray
+    statuses: np.ndarray
+    batch: step.Batch | None
+
+
+class _Drawn(NamedTuple):
+    """Prompts on the devices, and the rollout that was, or is being, drawn from them."""
+
+    prompts: jax.Array
+    lengths: jax.Array
+    rows: jax.Array
+    rollout: sampling.Rollout
 
 
 class Trainer:
@@ -31,8 +61,11 @@ class Trainer:
     """
 
     def __init__(self, config: config_dict.ConfigDict) -> None:
-        config_lib.validate(config, jax.device_count())
+        checks.validate(config, jax.device_count())
         self.config = config
+        self.keys = jax.random.split(jax.random.key(config.seed), 4)
+        self._ahead: _Drawn | None = None
+        self._reference: Any = None
         try:
             self.task = tasks.make(config.task.to_dict())
             with parallel.first_process_first("problems"):
@@ -64,6 +97,13 @@ class Trainer:
                 self._checkpoint = checkpoints.find(config.model.checkpoint, size)
             except checkpoints.CheckpointError as e:
                 raise config_lib.ConfigError(f"model.checkpoint: {e}") from None
+        options = config.grading
+        self.grader = grading.Grader(
+            self.task,
+            workers=options.workers,
+            timeout=options.timeout,
+            batch_timeout=options.batch_timeout,
+        )
 
     def _without_long_prompts(self, *splits: Sequence[Any]) -> list[Sequence[Any]]:
         kept = [
@@ -79,17 +119,13 @@ class Trainer:
             )
         return kept
 
-    @functools.cached_property
-    def _keys(self) -> jax.Array:
-        return jax.random.split(jax.random.key(self.config.seed), 3)
-
     def initial_params(self, workdir: pathlib.Path) -> Any:
         """The parameters before the first RL step: a checkpoint's, or random ones, and after them
         the warm start if any, kept in `workdir`. The same ones whenever it is called."""
         if self._checkpoint:
             params = self._checkpoint.read(self.programs.abstract_params())
         else:
-            params = self.programs.random_params(self._keys[_INIT])
+            params = self.programs.random_params(self.keys[_INIT])
         if self.config.warm_start.steps:
             params = warm_start(
                 params,
@@ -102,72 +138,173 @@ class Trainer:
             )
         return params
 
-    def start(self, workdir: pathlib.Path) -> step.TrainState:
+    def start(self, workdir: pathlib.Path) -> TrainState:
         """The state before the first RL step."""
         return self.programs.create(self.initial_params(workdir))
+
+    def read_reference(self, workdir: pathlib.Path) -> None:
+        """Reads the policy before RL, if the loss measures the divergence from it."""
+        if self.programs.needs_reference:
+            self._reference = self.initial_params(workdir)
+
+    def step(self, state: TrainState, at: int) -> tuple[TrainState, dict[str, Any], Graded]:
+        """Step number `at`: the new state, metrics, and what was sampled and how it was graded."""
+        config, started = self.config, time.perf_counter()
+        count, temperature = config.train.prompts, config.rollout.temperature
+        drawn = self._ahead or self._draw(state.params, at)
+        self._ahead = None
+        if config.rollout.ahead and at + 1 < config.train.steps:
+            # Dispatched, not waited for: the device draws it while the host grades this one.
+            self._ahead = self._draw(state.params, at + 1)
+        rollout = drawn.rollout
+        tokens, lengths = self.devices.fetch((rollout.tokens, rollout.lengths))
+        sampled = time.perf_counter()
+        # As the sampling ahead, scoring runs on the device beside the grading.
+        scored = (drawn.prompts, drawn.lengths, rollout.tokens)
+        old = reference = None
+        if self.programs.needs_old:
+            old = self.programs.scorer(state.params, scored, (temperature,))
+        if self.programs.needs_reference:
+            reference = self.programs.scorer(self._reference, scored, (temperature,))
+        graded = self._grade(at, tokens, lengths)
+        done_grading = time.perf_counter()
+        fed = graded.rewards[self.devices.rows(count)]
+        rewards, valid = self.devices.put((fed, np.isfinite(fed)), count)
+        k, rate = self.schedule(at), self.learning_rate(at)
+        batch = step.Batch(
+            drawn.prompts, drawn.lengths, drawn.rows, rollout, rewards, valid, old, reference
+        )
+        key = jax.random.fold_in(self.keys[_WEIGH], at)
+        state, figures = self.programs.update(state, batch, (k, key, temperature, rate))
+        figures = jax.device_get(figures)
+        curve = figures.pop("pass_at_k")
+        figures = {name: float(value) for name, value in figures.items()}
+        figures = {"k": k, "learning_rate": rate, **figures, **evaluation.summarize(curve)}
+        figures = {f"train/{name}": value for name, value in figures.items()}
+        for status in (grading.Status.TIMEOUT, grading.Status.ERROR):
+            figures[f"grade/{status.name.lower()}"] = int((graded.statuses == status).sum())
+        updated = time.perf_counter()
+        figures["time/sample_s"] = sampled - started
+        figures["time/grade_s"] = done_grading - sampled
+        figures["time/update_s"] = updated - done_grading
+        figures["time/tokens_per_s"] = float(lengths.sum()) / (updated - started)
+        if figures["train/skipped"]:
+            graded = graded._replace(batch=batch)
+        return state, figures, graded
+
+    def learning_rate(self, at: int) -> float:
+        """Of step number `at`."""
+        options = self.config.train
+        return learning_rate(
+            at,
+            peak=options.learning_rate,
+            steps=options.steps,
+            warmup_steps=options.warmup_steps,
+            decay_fraction=options.decay_fraction,
+        )
+
+    def _draw(self, params: Any, at: int) -> _Drawn:
+        """Dispatches the sampling of step number `at`."""
+        placed = self._prompts(at)
+        return _Drawn(*placed, self._sample(params, placed, self.config.rollout.n, _SAMPLE, at))
+
+    def _prompts(self, at: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Prompts, lengths and row numbers of step number `at`, on the devices."""
+        count = self.config.train.prompts
+        rows = self.devices.rows(count)
+        texts = [self.order[at * count + int(row)]["prompt"] for row in rows]
+        encoded = data.encode_prompts(self.tokenizer, texts, self.config.rollout.max_prompt)
+        return self.devices.put((*encoded, rows.astype(np.int32)), count)
 
     def _sample(
         self, params: Any, batch: Sequence[jax.Array], n: int, stream: int, at: int
     ) -> sampling.Rollout:
         """n responses to each prompt of a placed (prompts, lengths, rows)."""
         return self.programs.sampler(n)(
-            params, batch, (self._keys[stream], at, self.config.rollout.temperature)
+            params, batch, (self.keys[stream], at, self.config.rollout.temperature)
         )
 
-    def step(
-        self, state: step.TrainState, at: int
-    ) -> tuple[step.TrainState, dict[str, Any], list[int], np.ndarray]:
-        """Step number `at`: the new state, metrics, the problems' ids and their rewards [P, n]."""
-        config, started = self.config, time.perf_counter()
-        count = config.train.prompts
-        rows = self.devices.rows(count)
-        problems = {int(row): self.order[at * count + int(row)] for row in rows}
-        encoded = data.encode_prompts(
-            self.tokenizer,
-            [problem["prompt"] for problem in problems.values()],
-            config.rollout.max_prompt,
-        )
-        prompts, lengths, placed_rows = self.devices.put((*encoded, rows.astype(np.int32)), count)
-        rollout = self._sample(
-            state.params, (prompts, lengths, placed_rows), config.rollout.n, _SAMPLE, at
-        )
-        tokens, response_lengths = self.devices.fetch((rollout.tokens, rollout.lengths))
-        sampled = time.perf_counter()
+    def _grade(self, at: int, tokens: np.ndarray, lengths: np.ndarray) -> Graded:
+        """Grades the rows that this process owns; all processes return the same figures."""
+        count, n = self.config.train.prompts, self.config.rollout.n
         owned = self.devices.owned(count)
-        mine = [problems[row] for row in owned]
-        responses = data.decode_responses(self.tokenizer, tokens[owned], response_lengths[owned])
-        rewards = data.grade(self.task, mine, responses)
-        rewards = parallel.gather(owned, rewards, (count, config.rollout.n))
-        ids = np.array([problem["id"] for problem in mine], np.int32)
-        ids = parallel.gather(owned, ids, (count,))
-        graded = time.perf_counter()
-        fed = rewards[rows]
-        placed_rewards, valid = self.devices.put((fed, np.isfinite(fed)), count)
-        k = self.schedule(at)
-        rate = step.learning_rate(
-            at,
-            peak=config.train.learning_rate,
-            steps=config.train.steps,
-            warmup_steps=config.train.warmup_steps,
-            decay_fraction=config.train.decay_fraction,
+        problems = [self.order[at * count + int(row)] for row in owned]
+        responses = data.decode_responses(self.tokenizer, tokens[owned], lengths[owned])
+        grades = self.grader.grade(problems, responses)
+        ids = np.array([problem["id"] for problem in problems], np.int32)
+        return Graded(
+            problems=problems,
+            responses=responses,
+            rows=owned,
+            ids=parallel.gather(owned, ids, (count,)),
+            rewards=parallel.gather(owned, grades.rewards, (count, n)),
+            statuses=parallel.gather(owned, grades.statuses, (count, n)),
+            batch=None,
         )
-        state, figures = self.programs.update(
-            state,
-            step.Batch(prompts, lengths, rollout, placed_rewards, valid),
-            (k, config.rollout.temperature, rate),
-        )
-        figures = jax.device_get(figures)
-        curve = figures.pop("pass_at_k")
-        figures = {name: float(value) for name, value in figures.items()}
-        figures = {"k": k, "learning_rate": rate, **figures, **evaluation.summarize(curve)}
-        figures = {f"train/{name}": value for name, value in figures.items()}
-        updated = time.perf_counter()
-        figures["time/sample_s"] = sampled - started
-        figures["time/grade_s"] = graded - sampled
-        figures["time/update_s"] = updated - graded
-        return state, figures, ids.tolist(), rewards
 
-    def evaluate(self, params: Any, at: int) -> evaluation.Evaluation:
+    def weights(self, at: int, rewards: np.ndarray, k: int | None = None) -> np.ndarray:
+        """The weights [P, n] that the estimator gives these rewards at step number `at`, or for k.
+
+        As in the update, but for what an estimator takes beside rewards and the KL divergence.
+        """
+        valid = np.isfinite(rewards)
+        key = jax.random.fold_in(self.keys[_WEIGH], at)
+        k = self.schedule(at) if k is None else k
+        return np.asarray(self._weigh(np.where(valid, rewards, 0.0), jnp.int32(k), valid, key))
+
+    @functools.cached_property
+    def _weigh(self) -> Any:
+        weigh = self.programs.recipe.weigh
+
+        def call(rewards: jax.Array, k: jax.Array, valid: jax.Array, key: jax.Array) -> jax.Array:
+            rows = jnp.arange(len(rewards))
+            entropy = jnp.zeros(len(rewards))
+            return weigh(rewards, k, valid, rows=rows, key=key, entropy=entropy)
+
+        return jax.jit(call)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What of the trainer a checkpoint holds after a step: JSON values."""
+        return {"keys": np.asarray(jax.random.key_data(self.keys)).tolist()}
+
+    def in_flight(self) -> sampling.Rollout | None:
+        """The rollout sampled ahead, as host arrays; None if there is none.
+
+        A checkpoint holds it, for the policy that drew it is gone when the run goes on.
+        """
+        return self.devices.fetch(self._ahead.rollout) if self._ahead else None
+
+    def like_in_flight(self) -> sampling.Rollout | None:
+        """Arrays of the shapes and dtypes of a rollout in flight, where there can be one."""
+        if not self.config.rollout.ahead:
+            return None
+        r = self.config.rollout
+        group, tokens = (
+            (self.config.train.prompts, r.n),
+            (self.config.train.prompts, r.n, r.max_response),
+        )
+        return sampling.Rollout(
+            tokens=np.empty(tokens, np.int32),
+            lengths=np.empty(group, np.int32),
+            mask=np.empty(tokens, bool),
+            log_probs=np.empty(tokens, np.float32),
+            entropy=np.empty(tokens, np.float32),
+            finished=np.empty(group, bool),
+        )
+
+    def restore(
+        self, progress: dict[str, Any], at: int, in_flight: sampling.Rollout | None
+    ) -> None:
+        """Goes on before step number `at`, from what a checkpoint held."""
+        keys = np.array(progress["keys"], np.uint32)
+        self.keys = jax.random.wrap_key_data(keys)
+        if in_flight is not None:
+            count = self.config.train.prompts
+            rows = self.devices.rows(count)
+            local = jax.tree.map(lambda x: x[rows], in_flight)
+            self._ahead = _Drawn(*self._prompts(at), self.devices.put(local, count))
+
+    def evaluate(self, params: Any, at: int, *, progress: bool = False) -> evaluation.Evaluation:
         """Held-out problems, sampled with random numbers of their own."""
 
         def sample(*batch: jax.Array) -> sampling.Rollout:
@@ -177,18 +314,24 @@ class Trainer:
             sample,
             self.devices,
             self.task,
+            self.grader.grade,
             self.tokenizer,
             self.held_out,
             batch=self.config.eval.prompts,
             max_prompt=self.config.rollout.max_prompt,
+            progress=progress,
         )
+
+    def close(self) -> None:
+        """Ends the grading processes."""
+        self.grader.close()
 
 
 def make_devices(config: config_dict.ConfigDict) -> parallel.Jitted:
     """How the config runs its steps on the devices there are."""
     if config.parallel.mode == "pmap":
         return parallel.Pmapped()
-    shape = config_lib.mesh_shape(config.parallel.mesh, jax.device_count())
+    shape = checks.mesh_shape(config.parallel.mesh, jax.device_count())
     return parallel.Jitted(parallel.make_mesh(shape))
 
 

@@ -14,8 +14,9 @@ from ml_collections import config_dict
 from pkpo_jax import parallel
 from pkpo_jax.policy import checkpoints
 from pkpo_jax.tasks import Task
-from pkpo_jax.training import data, step
+from pkpo_jax.training import data
 from pkpo_jax.training.programs import Programs
+from pkpo_jax.training.state import learning_rate
 
 
 def warm_start(
@@ -56,7 +57,7 @@ def warm_start(
             for problem, row in zip(problems, rows, strict=True)
         ]
         responses = data.encode_responses(tokenizer, demonstrations, config.rollout.max_response)
-        rate = step.learning_rate(
+        rate = learning_rate(
             s,
             peak=options.learning_rate,
             steps=options.steps,

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from pkpo_jax.policy import gemma2
+from pkpo_jax.training import weights
 
 # The window is smaller than prompts and responses; rows 30.. of the table have no token.
 CONFIG = dataclasses.replace(
@@ -38,3 +39,8 @@ def prompts(rows=6, length=11, seed=3):
     tokens = jax.random.randint(jax.random.key(seed), (rows, length), 3, CONFIG.vocab_size)
     lengths = jnp.array([1, length, 2, 7, 4, 9])[:rows]
     return jnp.where(jnp.arange(length) < lengths[:, None], tokens, gemma2.PAD_ID), lengths
+
+
+def weigh(name="pkpo", baseline="loo_minus_one", method="analytical"):
+    """An estimator, as a config names it."""
+    return weights.make({"name": name, "baseline": baseline, "method": method})

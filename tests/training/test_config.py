@@ -1,5 +1,6 @@
 import pytest
 
+from pkpo_jax.training import checks
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training.trainer import Trainer
 
@@ -66,17 +67,17 @@ def changed(**changes):
 )
 def test_bad_configs_raise_one_line_with_key_and_value(changes, message):
     with pytest.raises(config_lib.ConfigError, match=message) as e:
-        config_lib.validate(changed(**changes), devices=4)
+        checks.validate(changed(**changes), devices=4)
     assert "\n" not in str(e.value)
 
 
 def test_the_default_is_valid_and_so_are_schedules():
-    config_lib.validate(changed(), devices=1)
-    config_lib.validate(changed(k={0: 8, 1500: 1}), devices=8)
-    config_lib.validate(changed(k=16), devices=1)
+    checks.validate(changed(), devices=1)
+    checks.validate(changed(k={0: 8, 1500: 1}), devices=8)
+    checks.validate(changed(k=16), devices=1)
     # Six prompts do not split over four devices; the sixteen responses of each do.
-    config_lib.validate(changed(train__prompts=6), devices=4)
-    config_lib.validate(changed(rollout__n=1, estimator__baseline="none"), devices=1)
+    checks.validate(changed(train__prompts=6), devices=4)
+    checks.validate(changed(rollout__n=1, estimator__baseline="none"), devices=1)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from pkpo_jax import parallel
 from pkpo_jax.policy import gemma2, sampling, scoring
 from pkpo_jax.training import step
+from pkpo_jax.training.state import TrainState
 from tests.policy import small
 
 DEVICES = parallel.Jitted(parallel.make_mesh((1, 1, 1)))
@@ -56,8 +57,9 @@ def max_at_k(p, rewards, k):
 def test_expected_update_is_the_gradient_of_max_at_k(n, k, baseline):
     model, params = small.policy(CONFIG)
     prompt, length = jnp.array([[2, 3, 2]]), jnp.array([3])
-    update = step.make_update(model, optax.identity(), DEVICES, baseline=baseline)
-    state = step.TrainState.create(params, optax.identity())
+    recipe = step.Recipe(small.weigh(baseline=baseline))
+    update = step.make_update(model, optax.identity(), DEVICES, recipe)
+    state = TrainState.create(params, optax.identity())
     responses, rewards = np.array(RESPONSES), np.array(REWARDS)
 
     def gradient(chosen):
@@ -69,8 +71,9 @@ def test_expected_update_is_the_gradient_of_max_at_k(n, k, baseline):
             tokens, mask.sum(-1), mask, nothing, nothing, jnp.ones(mask.shape[:2], bool)
         )
         group_rewards = jnp.asarray(rewards)[chosen][None]
-        batch = step.Batch(prompt, length, rollout, group_rewards, jnp.ones((1, n), bool))
-        new_state, _ = update(state, batch, (k, 1.0, 1.0))
+        valid = jnp.ones((1, n), bool)
+        batch = step.Batch(prompt, length, jnp.arange(1), rollout, group_rewards, valid)
+        new_state, _ = update(state, batch, (k, jax.random.key(0), 1.0, 1.0))
         return jax.tree.map(jnp.subtract, new_state.params, params)
 
     tuples = np.array(list(itertools.product(range(len(RESPONSES)), repeat=n)))
@@ -101,7 +104,8 @@ def test_invalid_responses_and_empty_groups_change_nothing():
     prompts, lengths = small.prompts(rows=4)
     tokens = jax.random.randint(jax.random.key(0), (4, 5, 3), 1, 30)
     rewards = jax.random.normal(jax.random.key(1), (4, 5))
-    update = step.make_update(model, optax.identity(), DEVICES, baseline="loo_minus_one")
+    recipe = step.Recipe(small.weigh())
+    update = step.make_update(model, optax.identity(), DEVICES, recipe)
 
     def updated(rows, columns, valid):
         t = tokens[:rows, :columns]
@@ -110,9 +114,9 @@ def test_invalid_responses_and_empty_groups_change_nothing():
             t, jnp.full(t.shape[:2], 3), t > 0, nothing, nothing, jnp.ones(t.shape[:2], bool)
         )
         r = jnp.where(valid, rewards[:rows, :columns], jnp.nan)
-        batch = step.Batch(prompts[:rows], lengths[:rows], rollout, r, valid)
-        state = step.TrainState.create(jax.tree.map(jnp.copy, params), optax.identity())
-        return update(state, batch, (2, 1.0, 1.0))
+        batch = step.Batch(prompts[:rows], lengths[:rows], jnp.arange(rows), rollout, r, valid)
+        state = TrainState.create(jax.tree.map(jnp.copy, params), optax.identity())
+        return update(state, batch, (2, jax.random.key(0), 1.0, 1.0))
 
     valid = jnp.zeros((4, 5), bool).at[:3, :4].set(True)
     masked, masked_metrics = updated(4, 5, valid)

@@ -28,9 +28,10 @@ def small_config():
 
 
 def comparable(workdir):
-    """Metrics that do not depend on the clock or on how often the run was started."""
+    """Metrics that do not depend on the machine, the clock, or on how often the run was started."""
+    of_the_machine = ("time/", "memory/", "compilations")
     return [
-        {k: v for k, v in line.items() if not k.startswith("time/") and k != "compilations"}
+        {k: v for k, v in line.items() if not k.startswith(of_the_machine)}
         for line in metrics.read(workdir)
     ]
 

@@ -13,7 +13,7 @@ from pkpo_jax import parallel
 from pkpo_jax.policy import gemma2, sampling, tokenizers
 from pkpo_jax.training import compile as compile_lib
 from pkpo_jax.training import config as config_lib
-from pkpo_jax.training import programs, step
+from pkpo_jax.training import losses, programs, state, step
 from tests.policy import small
 
 DEVICES = parallel.Jitted(parallel.make_mesh((1, 1, 1)))
@@ -32,19 +32,18 @@ def batch():
     rollout = sampling.Rollout(tokens, sizes, mask, log_probs, -log_probs, sizes < T)
     rewards = jax.random.normal(keys[3], (P, N))
     valid = jnp.ones((P, N), bool).at[2, 1].set(False).at[5].set(False)
-    return step.Batch(prompts, lengths, rollout, rewards, valid)
+    return step.Batch(prompts, lengths, jnp.arange(P), rollout, rewards, valid)
 
 
-def updated(micro_batches=1, remat=False):
-    """Parameters after a step of plain gradient descent, learning rate 1, and its metrics."""
+def updated(graded=None, remat=False, rate=1.0, estimator=None, **recipe):
+    """The state after a step of plain gradient descent, learning rate 1, and its metrics."""
     _, params = small.policy()
     model = gemma2.Gemma2(small.CONFIG, remat)
     optimizer = optax.identity()
-    update = step.make_update(
-        model, optimizer, DEVICES, baseline="loo_minus_one", micro_batches=micro_batches
-    )
-    state = step.TrainState.create(jax.tree.map(jnp.copy, params), optimizer)
-    return update(state, batch(), (2, 0.9, 1.0))
+    recipe = step.Recipe(small.weigh(**estimator or {}), **recipe)
+    update = step.make_update(model, optimizer, DEVICES, recipe)
+    start = state.TrainState.create(jax.tree.map(jnp.copy, params), optimizer)
+    return update(start, batch() if graded is None else graded, (2, jax.random.key(7), 0.9, rate))
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +51,12 @@ def plain():
     return jax.device_get(updated())
 
 
-@pytest.mark.parametrize(
-    "changes", [dict(micro_batches=2), dict(micro_batches=4), dict(micro_batches=8)]
-)
-def test_micro_batches_give_the_same_gradient_and_metrics(changes, plain):
-    state, metrics = updated(**changes)
+@pytest.mark.parametrize("micro_batches", [2, 8])
+def test_micro_batches_give_the_same_gradient_and_metrics(micro_batches, plain):
+    after, metrics = updated(micro_batches=micro_batches)
     scale = float(plain[1]["grad_norm"])
     for ours, expected in zip(
-        jax.tree.leaves(state.params), jax.tree.leaves(plain[0].params), strict=True
+        jax.tree.leaves(after.params), jax.tree.leaves(plain[0].params), strict=True
     ):
         np.testing.assert_allclose(ours, expected, atol=1e-5 * scale)
     for name, value in metrics.items():
@@ -68,12 +65,112 @@ def test_micro_batches_give_the_same_gradient_and_metrics(changes, plain):
 
 
 def test_computing_layers_again_gives_the_same_gradient(plain):
-    state, _ = updated(remat=True)
+    after, _ = updated(remat=True)
     scale = float(plain[1]["grad_norm"])
     for ours, expected in zip(
-        jax.tree.leaves(state.params), jax.tree.leaves(plain[0].params), strict=True
+        jax.tree.leaves(after.params), jax.tree.leaves(plain[0].params), strict=True
     ):
         np.testing.assert_allclose(ours, expected, atol=1e-6 * scale)
+
+
+def rows(graded, chosen):
+    return jax.tree.map(lambda x: x[chosen], graded)
+
+
+def assert_same_params(a, b, scale=1.0):
+    for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True):
+        np.testing.assert_allclose(x, y, atol=2e-5 * scale)
+
+
+PPO = losses.PolicyLoss("ppo", clip_low=0.1, clip_high=0.3, aggregation="token-mean")
+
+
+def test_epochs_and_minibatches_are_updates_one_after_the_other():
+    """Two epochs of two minibatches, against four updates of half the prompts each."""
+    graded = batch()
+    graded = graded._replace(old=graded.rollout.log_probs, reference=graded.rollout.log_probs - 0.1)
+    loss = dataclasses.replace(PPO, kl="k3", kl_coef=0.1, entropy_coef=0.01)
+    centered = dict(baseline="centered")
+    together, metrics = updated(
+        graded, loss=loss, epochs=2, minibatches=2, rate=0.1, estimator=centered
+    )
+    recipe = step.Recipe(small.weigh(**centered), loss)
+    one = step.make_update(gemma2.Gemma2(small.CONFIG), optax.identity(), DEVICES, recipe)
+    _, params = small.policy()
+    after = state.TrainState.create(jax.tree.map(jnp.copy, params), optax.identity())
+    figures = []
+    for half in (0, 1, 0, 1):
+        after, m = one(after, rows(graded, slice(half, None, 2)), (2, jax.random.key(7), 0.9, 0.1))
+        figures.append(jax.device_get(m))
+    assert_same_params(together, after)
+    for name in ("loss", "clip_fraction", "policy_kl", "kl", "entropy", "grad_norm"):
+        mean = np.mean([m[name] for m in figures])
+        np.testing.assert_allclose(metrics[name], mean, rtol=1e-4, err_msg=name)
+    assert figures[-1]["clip_fraction"] > 0 and figures[-1]["policy_kl"] > 0
+
+
+def test_an_update_that_is_not_finite_changes_nothing_and_is_counted():
+    graded = batch()
+    _, params = small.policy()
+    for bad in (
+        graded._replace(rewards=graded.rewards.at[0, 0].set(3e38)),
+        graded._replace(rewards=graded.rewards.at[0, 0].set(jnp.nan)),
+    ):
+        after, metrics = updated(bad, loss=losses.PolicyLoss(entropy_coef=1e30))
+        assert metrics["skipped"] == 1 and metrics["update_norm"] == 0
+        assert not np.isfinite(metrics["grad_norm"]) or not np.isfinite(metrics["loss"])
+        for x, y in zip(jax.tree.leaves(after.params), jax.tree.leaves(params), strict=True):
+            np.testing.assert_array_equal(x, y)
+    assert updated(graded)[1]["skipped"] == 0
+
+
+def test_groups_of_equal_rewards_are_counted_and_can_be_dropped():
+    graded = batch()
+    rewards = graded.rewards.at[3].set(0.25).at[6].set(1.0)
+    graded = graded._replace(rewards=rewards)
+    kept = np.array([0, 1, 2, 4, 5, 7])
+    loss = dataclasses.replace(PPO, entropy_coef=0.1)
+    dropped, metrics = updated(graded, loss=loss, drop_equal_groups=True)
+    without, _ = updated(rows(graded, kept), loss=loss)
+    assert_same_params(dropped, without)
+    # Of the seven groups that have a valid response; k = 2 leaves no other group without gradient.
+    np.testing.assert_allclose(metrics["equal_groups"], 2 / 7, rtol=1e-6)
+    np.testing.assert_allclose(metrics["dead_groups"], 2 / 7, rtol=1e-6)
+    diluted, _ = updated(graded, loss=loss)
+    change = [
+        float(optax.tree.norm(optax.tree.sub(s.params, without.params))) for s in (dropped, diluted)
+    ]
+    assert change[1] > 100 * change[0]
+
+
+def test_truncated_responses_can_be_masked_and_keep_their_rewards():
+    graded = batch()
+    finished = graded.rollout.finished
+    assert 0 < int((~finished & graded.valid).sum()) < finished.size
+    cut = graded.rollout._replace(mask=graded.rollout.mask & finished[..., None])
+    loss = dataclasses.replace(PPO, aggregation="sequence-mean")
+    masked, metrics = updated(graded, loss=loss, mask_truncated=True)
+    by_hand, _ = updated(graded._replace(rollout=cut), loss=loss)
+    # A group in which nothing is left counts in neither.
+    whole = (finished & graded.valid).any(-1) | ~graded.valid.any(-1)
+    assert whole.all()
+    assert_same_params(masked, by_hand)
+    shares = (~finished & graded.valid).sum() / graded.valid.sum()
+    np.testing.assert_allclose(metrics["truncated"], shares, rtol=1e-6)
+
+
+def test_the_kl_divergence_can_be_in_the_reward():
+    graded = batch()
+    old = graded.rollout.log_probs
+    reference = old + 0.3 * jax.random.normal(jax.random.key(9), old.shape)
+    graded = graded._replace(old=old, reference=reference)
+    loss = losses.PolicyLoss(kl="k1", kl_coef=0.5, kl_in_reward=True)
+    penalty = jnp.where(graded.rollout.mask, old - reference, 0.0).sum(-1)
+    ours, metrics = updated(graded, loss=loss)
+    by_hand, _ = updated(graded._replace(rewards=graded.rewards - 0.5 * penalty))
+    assert_same_params(ours, by_hand)
+    _, plain = updated(graded)
+    np.testing.assert_allclose(metrics["reward_mean"], plain["reward_mean"])
 
 
 def config(**changes):
@@ -105,17 +202,17 @@ def test_precisions(dtype, param_dtype):
     c = config(**{"model.dtype": dtype, "model.param_dtype": param_dtype, "rollout.n": 4})
     c.train.prompts, c.rollout.max_response, c.rollout.max_prompt = 4, 8, 12
     built = programs.Programs(c, DEVICES, tokenizers.CharacterTokenizer("abcdefgh"))
-    state = built.create(built.random_params(jax.random.key(0)))
-    floats = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
+    start = built.create(built.random_params(jax.random.key(0)))
+    floats = [x for x in jax.tree.leaves(start) if jnp.issubdtype(x.dtype, jnp.floating)]
     assert {x.dtype for x in floats} == {jnp.dtype(param_dtype)}
     prompts = np.full((4, 12), 4, np.int32)
     arrays = DEVICES.put((prompts, np.full(4, 9, np.int32), np.arange(4, dtype=np.int32)), 4)
-    rollout = built.sampler(4)(state.params, arrays, (jax.random.key(1), 0, 1.0))
+    rollout = built.sampler(4)(start.params, arrays, (jax.random.key(1), 0, 1.0))
     rewards = jnp.arange(16.0).reshape(4, 4) % 3
-    graded = step.Batch(arrays[0], arrays[1], rollout, rewards, jnp.ones((4, 4), bool))
-    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), state)
-    state, metrics = built.update(state, graded, (2, 1.0, 1e-3))
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == shapes
+    graded = step.Batch(*arrays, rollout, rewards, jnp.ones((4, 4), bool))
+    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), start)
+    after, metrics = built.update(start, graded, (2, jax.random.key(0), 1.0, 1e-3))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == shapes
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(metrics))
     # Sampler and scorer may round activations at other places.
     assert metrics["log_prob_gap_max"] < 0.1 and metrics["entropy"] > 0.1
@@ -126,7 +223,7 @@ def test_small_steps_move_bfloat16_parameters_as_they_should_on_average():
     """Steps of 1e-6 on weights near 0.3, whose neighbours are 2e-3 away."""
     params = {"w": jnp.full(200_000, 0.3, jnp.bfloat16)}
     start = float(params["w"][0])
-    add = jax.jit(step._add)
+    add = jax.jit(state._add)
     for at in range(50):
         params = add(params, {"w": jnp.full(200_000, -1e-6)}, at)
     assert params["w"].dtype == jnp.bfloat16

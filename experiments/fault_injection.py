@@ -1,0 +1,325 @@
+"""Breaks a run in every way that it should survive, and compares its end with one left alone.
+
+python -m experiments.fault_injection --workdir=runs/faults
+
+A short run of the maze task samples ahead, in several updates a batch, with a reference policy and
+groups drawn at random: all that a checkpoint has to keep. Runs like it are
+
+  killed       SIGKILL at 20 random moments, in turn while it samples, grades, updates and writes a
+               checkpoint, each time started again
+  terminated   SIGTERM at a random moment
+  corrupted    a file of the newest checkpoint cut, changed or deleted
+  full disk    a file system of a few megabytes, until room is made
+  hanging      a grader that never answers for some responses, and ignores SIGTERM
+  crashing     a grader that ends its process for some responses
+
+and survive if they end with the metrics and parameters of the run left alone; the last two, for
+which some responses are invalid, with those of a run whose grader marks the same ones invalid by
+itself. About ten minutes on two cores; the full disk takes root, to mount one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import orbax.checkpoint as ocp
+import rich.console
+import rich.table
+from absl import app, flags, logging
+from ml_collections import config_dict
+
+import experiments
+from pkpo_jax import tasks
+from pkpo_jax.tasks import Maze, grading
+from pkpo_jax.training import checkpoints, loop, metrics, run_directory
+from pkpo_jax.training import config as config_lib
+from pkpo_jax.training.trainer import Trainer
+
+_WORKDIR = flags.DEFINE_string("workdir", "runs/faults", "Where the runs are kept; made anew.")
+_KILLS = flags.DEFINE_integer("kills", 20, "How often the first run is killed.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
+_CHILD = flags.DEFINE_string("child", None, "Used by the experiment itself: a run, as JSON.")
+
+STEPS = 48
+PHASES = ("sample", "grade", "update", "checkpoint")
+
+
+def config(workers: int) -> config_dict.ConfigDict:
+    config = config_lib.default()
+    config.k, config.estimator.name, config.estimator.method = 2, "passk_training", "bootstrap"
+    config.task.train_problems, config.task.test_problems = 200, 16
+    config.rollout.max_prompt, config.rollout.max_response, config.rollout.n = 21, 8, 8
+    config.rollout.ahead, config.loss.importance_cap = True, 2.0
+    config.loss.policy, config.train.epochs = "ppo", 2
+    config.loss.kl, config.loss.kl_coef = "k3", 0.01
+    config.grading.workers, config.grading.timeout = workers, 0.5
+    config.warm_start.steps, config.train.steps, config.train.prompts = 20, STEPS, 8
+    config.eval.every, config.eval.n, config.eval.prompts = 16, 8, 16
+    config.checkpoint.every = 2
+    return config
+
+
+def is_bad(response: str) -> bool:
+    """Which responses these graders fail on: about one in sixty."""
+    return zlib.crc32(response.encode()) % 60 == 0
+
+
+class InvalidMaze(Maze):
+    """Gives no reward for them."""
+
+    def grade(self, problem: tasks.Problem, response: str) -> float:
+        return float("nan") if is_bad(response) else super().grade(problem, response)
+
+
+class HangingMaze(Maze):
+    """Never comes back from them."""
+
+    def grade(self, problem: tasks.Problem, response: str) -> float:
+        if is_bad(response):
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            while True:
+                time.sleep(1)
+        return super().grade(problem, response)
+
+
+class CrashingMaze(Maze):
+    """Ends its process on them."""
+
+    def grade(self, problem: tasks.Problem, response: str) -> float:
+        if is_bad(response):
+            os._exit(1)
+        return super().grade(problem, response)
+
+
+GRADERS = {task.__name__: task for task in (Maze, InvalidMaze, HangingMaze, CrashingMaze)}
+
+
+def child(settings: dict[str, Any]) -> int:
+    """One process of a run, with what `settings` has happen to it."""
+    tasks.TASKS["maze"] = GRADERS[settings["grader"]]
+    # Few and late, so that a hang costs seconds.
+    grading.GRACE = 0.1
+    if "signal" in settings:
+        _signal_in(settings["phase"], settings["step"], settings["after"], settings["signal"])
+    try:
+        loop.train(config(settings["workers"]), pathlib.Path(settings["workdir"]))
+    except (loop.Stopped, run_directory.WriteError) as e:
+        print(e, file=sys.stderr)
+        return getattr(e, "code", 1)
+    return 0
+
+
+def _signal_in(phase: str, step: int, after: float, number: int) -> None:
+    """Sends this process a signal, `after` seconds into a phase of a step, or of one after it."""
+    owner, name = {
+        "sample": (Trainer, "_draw"),
+        "grade": (Trainer, "_grade"),
+        "update": (Trainer, "learning_rate"),
+        "checkpoint": (checkpoints.Checkpoints, "save"),
+    }[phase]
+    real, calls = getattr(owner, name), []
+
+    def wrapped(self: Any, *arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == step:
+            fire = threading.Timer(after, os.kill, (os.getpid(), number))
+            fire.daemon = True
+            fire.start()
+        return real(self, *arguments, **options)
+
+    setattr(owner, name, wrapped)
+
+
+def run(workdir: pathlib.Path, grader: str = "Maze", workers: int = 0, **settings: Any) -> Any:
+    """Runs, or goes on with, the run in `workdir`, in a process of its own."""
+    settings |= {"workdir": str(workdir), "grader": grader, "workers": workers}
+    cache = workdir.parent / "jax_cache"
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.fault_injection", f"--child={json.dumps(settings)}"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)},
+        timeout=900,
+    )
+
+
+def finish(workdir: pathlib.Path, **options: Any) -> None:
+    result = run(workdir, **options)
+    if result.returncode:
+        raise RuntimeError(f"{workdir} ended with {result.returncode}:\n{result.stderr[-2000:]}")
+
+
+def end_of(workdir: pathlib.Path) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+    """What a run ends with: its metrics, less those of the machine, and all arrays."""
+    kept = [
+        {
+            k: v
+            for k, v in line.items()
+            if not k.startswith(("time/", "memory/", "compil", "grade/"))
+        }
+        for line in metrics.read(workdir)
+    ]
+    path = workdir / "checkpoints" / str(STEPS)
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        trees = [checkpointer.restore(path.absolute() / name) for name in ("params", "opt_state")]
+    import jax
+
+    return kept, [np.asarray(x) for x in jax.tree.leaves(trees)]
+
+
+def same_end(workdir: pathlib.Path, expected: pathlib.Path) -> bool:
+    ours, theirs = end_of(workdir), end_of(expected)
+    arrays = all(np.array_equal(a, b) for a, b in zip(ours[1], theirs[1], strict=True))
+    return ours[0] == theirs[0] and arrays
+
+
+def killed(workdir: pathlib.Path, rng: random.Random) -> Iterator[tuple[str, bool]]:
+    """Kills the run again and again; whether each kill came, and what it left could be read."""
+    for i in range(_KILLS.value):
+        phase = PHASES[i % len(PHASES)]
+        # Spread over what the phase takes; a checkpoint is written in the background.
+        after = rng.uniform(0.0, {"grade": 0.005, "checkpoint": 0.3}.get(phase, 0.05))
+        step = rng.randint(1, 2 if phase == "checkpoint" else 5)
+        result = run(workdir, signal=signal.SIGKILL, phase=phase, step=step, after=after)
+        lines = metrics.read(workdir)
+        whole = [line["step"] for line in lines] == list(range(len(lines)))
+        yield phase, result.returncode == -signal.SIGKILL and whole
+    finish(workdir)
+
+
+def corrupted(workdir: pathlib.Path, rng: random.Random, damage: Callable) -> None:
+    """Damages a file of the newest checkpoint, and goes on."""
+    run(workdir, signal=signal.SIGKILL, phase="sample", step=STEPS // 2, after=0.0)
+    steps = [int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()]
+    newest = workdir / "checkpoints" / str(max(steps))
+    files = sorted(p for p in newest.rglob("*") if p.is_file() and p.stat().st_size > 100)
+    damage(rng.choice(files))
+    finish(workdir)
+
+
+def cut(path: pathlib.Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def change(path: pathlib.Path) -> None:
+    data = bytearray(path.read_bytes())
+    for i in range(0, len(data), 64):
+        data[i] ^= 0xFF
+    path.write_bytes(data)
+
+
+def delete(path: pathlib.Path) -> None:
+    path.unlink()
+
+
+@contextlib.contextmanager
+def small_disk(path: pathlib.Path) -> Iterator[None]:
+    """A file system of 24 MiB at `path` while the body runs; PermissionError if refused."""
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "none", str(path)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        raise PermissionError("mounting a file system takes root")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+def full_disk(workdir: pathlib.Path) -> int:
+    """Runs on a disk that is full half-way, makes room, goes on; what the first run exited with."""
+    disk = workdir.with_name("disk")
+    with small_disk(disk):
+        run(disk / "run", signal=signal.SIGKILL, phase="sample", step=STEPS // 3, after=0.0)
+        filler = disk / "filler"
+        with filler.open("wb") as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+                file.flush()
+        # Room for metrics, but for no checkpoint.
+        os.truncate(filler, filler.stat().st_size - 400_000)
+        code = run(disk / "run").returncode
+        filler.unlink()
+        finish(disk / "run")
+        shutil.copytree(disk / "run", workdir)
+    return code
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    logging.set_verbosity(logging.ERROR)
+    if _CHILD.value:
+        sys.exit(child(json.loads(_CHILD.value)))
+    base, rng = pathlib.Path(_WORKDIR.value).absolute(), random.Random(_SEED.value)
+    shutil.rmtree(base, ignore_errors=True)
+    base.mkdir(parents=True)
+    started = time.perf_counter()
+    console = rich.console.Console(width=100)
+    rows: list[tuple[str, int, int, str]] = []
+
+    def record(fault: str, survived: int, total: int, note: str = "") -> None:
+        rows.append((fault, survived, total, note))
+        console.print(f"{fault}: {survived}/{total} {note}", highlight=False)
+
+    alone = base / "alone"
+    finish(alone)
+    outcomes = list(killed(base / "killed", rng))
+    same = same_end(base / "killed", alone)
+    for phase in PHASES:
+        of_phase = [ok for p, ok in outcomes if p == phase]
+        record(f"SIGKILL, {phase}", sum(of_phase) * same, len(of_phase))
+    result = run(base / "terminated", signal=signal.SIGTERM, phase="update", step=20, after=0.0)
+    finish(base / "terminated")
+    ok = result.returncode == 143 and same_end(base / "terminated", alone)
+    record("SIGTERM", int(ok), 1, f"exit code {result.returncode}")
+    for damage in (cut, change, delete):
+        workdir = base / f"corrupted_{damage.__name__}"
+        corrupted(workdir, rng, damage)
+        aside = [p.name for p in (workdir / "corrupt").glob("*")]
+        ok = same_end(workdir, alone)
+        note = f"step {', '.join(aside)} set aside" if aside else "a file that is not read"
+        record(f"checkpoint file, {damage.__name__}", int(ok), 1, note)
+    try:
+        code = full_disk(base / "full")
+        ok = code == 4 and same_end(base / "full", alone)
+        record("full disk", int(ok), 1, f"exit code {code}, then room")
+    except PermissionError as e:
+        record("full disk", 0, 0, f"not tried: {e}")
+    invalid = base / "invalid"
+    finish(invalid, grader="InvalidMaze")
+    for grader, column in (("HangingMaze", "grade/timeout"), ("CrashingMaze", "grade/error")):
+        workdir = base / grader
+        finish(workdir, grader=grader, workers=2)
+        count = sum(line.get(column, 0) for line in metrics.read(workdir))
+        record(grader, int(count > 0 and same_end(workdir, invalid)), 1, f"{count} answers")
+    table = rich.table.Table("fault", "survived / total", "", title="faults, and the run's end")
+    for fault, survived, total, note in rows:
+        table.add_row(fault, f"{survived} / {total}", note)
+    survived, total = sum(r[1] for r in rows), sum(r[2] for r in rows)
+    table.add_row("all", f"{survived} / {total}", "")
+    console.print(table)
+    last = metrics.read(alone)[-1]
+    console.print(
+        f"the run left alone ends with eval/pass_at_8 {last['eval/pass_at_8']:.4f}, loss "
+        f"{last['train/loss']:.6f}; survived: the same to the last bit. Seed {_SEED.value}, "
+        f"{time.perf_counter() - started:.0f} s, {experiments.machine()}",
+        highlight=False,
+    )
+    sys.exit(survived != total)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,188 @@
+"""The command line's flags, and one line for each mistake in them."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from absl import flags, logging
+from ml_collections import config_dict, config_flags
+
+from pkpo_jax.training import config as config_lib
+from pkpo_jax.training import stored
+
+_DEFAULT_CONFIG = "configs/maze_tiny.py"
+# These modes are about a run that is there, with the config that it was made with.
+_OF_A_RUN = ("eval", "sample", "report")
+# Flags that some modes have, and the others refuse.
+_ONLY = {
+    "topology": ("compile",),
+    "step": ("eval", "sample"),
+    "split": ("eval", "sample"),
+    "count": ("sample",),
+    "ks": ("sample",),
+}
+
+
+def parse(argv: Sequence[str]) -> list[str]:
+    """Defines and parses the flags; what is wrong with them becomes one line."""
+    try:
+        _define_mode(flags.FLAGS)
+        _define_others()
+        _define_config(argv)
+        # --help shows those of the program.
+        for flag in flags.FLAGS.get_key_flags_for_module(__name__):
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+        # Orbax logs dozens of lines a checkpoint at INFO; -v=0 shows them.
+        logging.set_verbosity(logging.WARNING)
+        rest = flags.FLAGS(argv)
+        if len(rest) > 1:
+            raise config_lib.ConfigError(f"unexpected argument {rest[1]!r}; flags start with --.")
+        _check(flags.FLAGS)
+        flags.FLAGS.config.keys()  # A file that could not be read is reported on first use.
+        return rest
+    except (flags.Error, config_lib.ConfigError) as e:
+        stop(e)
+    except OSError:
+        stop(
+            "the file that --config names could not be read; give the path of one with "
+            f"get_config(), such as {_DEFAULT_CONFIG} of the repository."
+        )
+    except Exception as e:  # The config file is a program, and can fail in any way.
+        config = _config_of_run(argv) or config_lib.default()
+        known = [key for key, _ in config_lib.flatten(config.to_dict())]
+        given = [arg.partition("=")[0].lstrip("-") for arg in argv]
+        given = [key.removeprefix("config.") for key in given if key.startswith("config.")]
+        unknown = [key for key in given if key not in known]
+        if isinstance(e, AttributeError) and unknown:
+            stop(config_lib.unknown_key(unknown[0], known))
+        last = str(e).strip().splitlines()[-1:] or [""]
+        stop(f"the file that --config names failed: {type(e).__name__}: {last[0].strip()}")
+
+
+def stop(error: Exception | str) -> NoReturn:
+    """Ends the program with one line."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def workdirs() -> list[pathlib.Path]:
+    """The directories that --workdir names."""
+    return _workdirs(flags.FLAGS)
+
+
+def ks() -> list[int]:
+    """The k that --ks names."""
+    return [int(k) for k in flags.FLAGS.ks.split(",")] if flags.FLAGS.ks else []
+
+
+def _workdirs(values: flags.FlagValues) -> list[pathlib.Path]:
+    given = values.workdir or ""
+    # In the other modes a comma is a part of the name.
+    names = given.split(",") if values.mode == "eval" else [given]
+    return [pathlib.Path(name).expanduser() for name in names if name]
+
+
+def _define_mode(values: flags.FlagValues) -> None:
+    flags.DEFINE_enum(
+        "mode",
+        "train",
+        ["train", "compile", "eval", "sample", "report"],
+        "train: run the experiment. compile: compile its sampling and update steps without weights "
+        "or data, print what a device needs, and exit with 1 if it does not fit. The others are of "
+        "a run that is there, finished or not. eval: pass@k for every k, majority vote and "
+        "diversity, with intervals, in DIR/eval/<split>_step<N>. sample: show responses to some "
+        "problems, and the weight of each. report: make DIR/report.html.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Where the run keeps its config, metrics, plots and checkpoints. A run that was "
+        "interrupted goes on from its newest checkpoint when started again with the same config. "
+        "With --mode=eval, several runs to compare, as in runs/a,runs/b; or a new directory, for "
+        "what is found of --config.model.checkpoint.",
+        flag_values=values,
+    )
+
+
+def _define_others() -> None:
+    flags.DEFINE_string(
+        "topology",
+        None,
+        "With --mode=compile, the TPU to compile for, none of which is needed: v4, v5e, v5p or "
+        "v6e and its grid, as in v5e:8x16. The local devices if not given.",
+    )
+    flags.DEFINE_bool(
+        "distributed",
+        False,
+        "Join the other processes of the job first: found by itself on Cloud TPU, SLURM and "
+        "GKE, else by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.",
+    )
+    flags.DEFINE_string(
+        "step",
+        "newest",
+        "With --mode=eval or sample, the step whose policy it is of: newest, best (of those kept, "
+        "by the metric checkpoint.best) or a number; 0 is the policy before RL.",
+    )
+    flags.DEFINE_enum(
+        "split", "test", ["test", "train"], "With --mode=eval or sample, the problems."
+    )
+    flags.DEFINE_integer("count", 3, "With --mode=sample, how many problems.", lower_bound=1)
+    flags.DEFINE_string(
+        "ks",
+        None,
+        "With --mode=sample, the k to show weights for, as in 1,4,8. If not given, 1 and the k "
+        "that the run ends with.",
+    )
+
+
+def _define_config(argv: Sequence[str]) -> None:
+    """Last of all, for an override of the default config is read as soon as it is defined."""
+    text = (
+        "The experiment: a file with get_config(). Any of its keys can be set beside it, as in "
+        "--config.k=1 or --config.k='{0: 8, 1500: 1}'. The modes eval, sample and report take the "
+        "config of the run instead, and the keys set beside it."
+    )
+    if config := _config_of_run(argv):
+        config_flags.DEFINE_config_dict("config", config, text)
+    else:
+        config_flags.DEFINE_config_file("config", _DEFAULT_CONFIG, text)
+
+
+def _config_of_run(argv: Sequence[str]) -> config_dict.ConfigDict | None:
+    """The stored one, if the mode is about a run and no --config is given: what is set beside it is
+    read as the run's own keys are then, and no config file need be there."""
+    values = flags.FlagValues()
+    _define_mode(values)
+    values(argv, known_only=True)
+    if values.mode not in _OF_A_RUN or any(re.match("--?config(=|$)", arg) for arg in argv):
+        return None
+    runs = [path for path in _workdirs(values) if stored.is_run(path)]
+    return stored.read_config(runs[0]) if runs else None
+
+
+def _check(values: flags.FlagValues) -> None:
+    mode = values.mode
+    for name, modes in _ONLY.items():
+        if mode not in modes and values[name].present:
+            raise config_lib.ConfigError(
+                f"--{name} is for --mode={' and --mode='.join(modes)}; drop it to {mode}."
+            )
+    if mode != "compile" and not _workdirs(values):
+        raise config_lib.ConfigError("--workdir is missing; give a directory for the run.")
+    for name in map(str, (values.workdir or "").split(",")):
+        if mode != "compile" and "://" in name:
+            raise config_lib.ConfigError(
+                f"--workdir={name} is no directory; mount the bucket, with gcsfuse for one, and "
+                "give the path it is mounted at."
+            )
+    if not re.fullmatch(r"newest|best|\d+", values.step):
+        raise config_lib.ConfigError(
+            f"--step={values.step}; expected newest, best, or the number of a step."
+        )
+    if values.ks is not None and not re.fullmatch(r"\d+(,\d+)*", values.ks):
+        raise config_lib.ConfigError(f"--ks={values.ks}; expected whole numbers, as in 1,4,8.")

@@ -1,0 +1,263 @@
+"""What the policies of runs do: the modes eval and sample."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import pathlib
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import config_dict
+
+from pkpo_jax import parallel
+from pkpo_jax.estimators import schedules
+from pkpo_jax.tasks import Problem
+from pkpo_jax.training import checks, display, evaluation, plots, stored, weights
+from pkpo_jax.training import config as config_lib
+from pkpo_jax.training.config import ConfigError
+from pkpo_jax.training.evaluation import Evaluation
+from pkpo_jax.training.trainer import Trainer
+
+
+class Request(NamedTuple):
+    """What the command line asks for.
+
+    Attributes:
+      config: for directories without a run; the others have their own.
+      overrides: values by key, laid over each config.
+      step: "newest", "best" or a number; split: "test" or "train".
+    """
+
+    config: config_dict.ConfigDict
+    overrides: Mapping[str, Any]
+    step: str = "newest"
+    split: str = "test"
+
+
+class _Policy(NamedTuple):
+    """A policy of a directory, and the config to run it with."""
+
+    workdir: pathlib.Path
+    step: int
+    config: config_dict.ConfigDict
+
+
+def evaluate(workdirs: Sequence[pathlib.Path], request: Request) -> list[Evaluation]:
+    """Evaluates a policy of each directory, shows the figures, and leaves them in DIR/eval.
+
+    DIR/eval/<split>_step<N> gets summary.json, problems.jsonl, pass_at_k.png, and max_at_k.png
+    where rewards are not 0 and 1. Of several directories, the first one's eval/ gets
+    compare_<split>.png too.
+
+    Raises:
+      ConfigError: there is no such policy, or it cannot be run; before anything compiles, but for
+        a policy whose checkpoint is not one of its config's.
+    """
+    with parallel.first_process_first("runs"):
+        policies = [_policy(workdir, request) for workdir in workdirs]
+        labels = [
+            f"{label}, step {policy.step}"
+            for label, policy in zip(unique_labels(workdirs), policies, strict=True)
+        ]
+    for policy in policies:
+        checks.validate(policy.config, jax.device_count())
+    found, written = {}, []
+    for policy, label in zip(policies, labels, strict=True):
+        output = policy.workdir / "eval" / f"{request.split}_step{policy.step}"
+        with contextlib.closing(Trainer(policy.config)) as trainer:
+            with parallel.first_process_first("output"):
+                _make(output)
+            problems = trainer.held_out
+            if request.split == "train":
+                problems = evaluation.spread(trainer.problems, policy.config.eval.problems)
+            found[label] = _run(policy, trainer, problems, progress=True)
+        if parallel.is_first_process():
+            _write(output, policy, label, found[label], request)
+            written.append(str(output))
+    if parallel.is_first_process():
+        display.figures(found, request.split)
+        if len(found) > 1:
+            path = workdirs[0] / "eval" / f"compare_{request.split}.png"
+            written += _plot(path, found, request.split)
+        print("written:", *written, sep="\n  ")
+    return list(found.values())
+
+
+def sample(
+    workdir: pathlib.Path, request: Request, *, count: int = 3, ks: Sequence[int] = ()
+) -> Evaluation:
+    """Shows responses to `count` problems, and the weight of each under every k of `ks`.
+
+    Without `ks` they are 1 and the k that the run ends with, where the estimator serves them. The
+    config's seed says which problems, and what is drawn.
+    """
+    with parallel.first_process_first("runs"):
+        policy = _policy(workdir, request)
+        config = policy.config
+        # The shapes of a training step.
+        config.eval.n, config.eval.prompts = config.rollout.n, config.train.prompts
+    with contextlib.closing(Trainer(config)) as trainer:
+        ks = checked_ks(config, ks)
+        problems = trainer.held_out if request.split == "test" else trainer.problems
+        chosen = random.Random(config.seed).sample(range(len(problems)), min(count, len(problems)))
+        found = _run(policy, trainer, [problems[i] for i in sorted(chosen)], progress=False)
+        if parallel.is_first_process():
+            by_k = {k: trainer.weights(policy.step, found.rewards, k) for k in ks}
+            print(f"{workdir}, step {policy.step}: {config.rollout.n} responses to each problem")
+            display.samples(found, by_k, request.split)
+    return found
+
+
+def unique_labels(workdirs: Sequence[pathlib.Path]) -> list[str]:
+    """The directories' names, with as much of the path before them as tells them apart.
+
+    >>> unique_labels([pathlib.Path("a/maze"), pathlib.Path("b/maze")])
+    ['a/maze', 'b/maze']
+    """
+    paths = [path.resolve() for path in workdirs]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise ConfigError(f"--workdir names {path} more than once; give each run once.")
+    parts = 1
+    while len({path.parts[-parts:] for path in paths}) < len(paths):
+        parts += 1
+    return [str(pathlib.Path(*path.parts[-parts:])) for path in paths]
+
+
+def checked_ks(config: config_dict.ConfigDict, ks: Sequence[int]) -> list[int]:
+    """`ks` in order, or 1 and the k that the run ends with; ConfigError on one out of range."""
+    n, estimator = config.rollout.n, config.estimator.to_dict()
+
+    def wrong(k: int) -> str:
+        largest = min(n, weights.largest_k(estimator, n))
+        if not 1 <= k <= largest:
+            return f"k={k}; expected 1 to {largest}, which rollout.n={n} samples serve."
+        try:
+            weights.check(estimator, n, [k])
+        except ValueError as e:
+            return str(e)
+        return ""
+
+    for k in ks:
+        if wrong(k):
+            raise ConfigError(f"--ks: estimator {estimator['name']}: {wrong(k)}")
+    if ks:
+        return sorted(set(ks))
+    last = int(schedules.from_spec(config_lib.k_spec(config))(max(config.train.steps - 1, 0)))
+    return sorted({last} | {k for k in (1,) if not wrong(k)})
+
+
+def _policy(workdir: pathlib.Path, request: Request) -> _Policy:
+    config = request.config
+    if stored.is_run(workdir):
+        if "model.checkpoint" in request.overrides:
+            raise ConfigError(
+                f"--workdir={workdir} is a run's directory, and --step says which of its policies; "
+                "drop --config.model.checkpoint, or give a new --workdir."
+            )
+        config = stored.read_config(workdir)
+    config = stored.override(config, request.overrides)
+    step, config.model.checkpoint = stored.policy(workdir, config, request.step)
+    config.warm_start.steps = 0
+    return _Policy(workdir, step, config)
+
+
+def _run(
+    policy: _Policy, trainer: Trainer, problems: Sequence[Problem], *, progress: bool
+) -> Evaluation:
+    trainer.held_out = problems
+    params = trainer.initial_params(policy.workdir)
+    return trainer.evaluate(params, policy.step, progress=progress)
+
+
+def _make(directory: pathlib.Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise ConfigError(
+            f"{directory} cannot be made ({e.strerror}); give a --workdir that can be written."
+        ) from None
+
+
+def _write(
+    directory: pathlib.Path, policy: _Policy, label: str, found: Evaluation, request: Request
+) -> None:
+    lines = [json.dumps(line, allow_nan=False) + "\n" for line in problem_lines(found)]
+    (directory / "problems.jsonl").write_text("".join(lines))
+    _plot(directory / "pass_at_k.png", {label: found}, request.split)
+    intervals = evaluation.intervals(found.terms)
+    summary = {
+        "split": request.split,
+        "step": policy.step,
+        "checkpoint": policy.config.model.checkpoint,
+        "problems": len(found.problems),
+        "left_out": evaluation.left_out(found.rewards),
+        "n": found.rewards.shape[1],
+        "seed": policy.config.seed,
+        "overrides": dict(request.overrides),
+        "confidence": evaluation.CONFIDENCE,
+        "replicates": evaluation.REPLICATES,
+        "figures": {
+            name: {"value": _finite(value), "interval": [_finite(x) for x in intervals[name]]}
+            for name, value in evaluation.figures(found.terms).items()
+        },
+    }
+    temporary = directory / "summary.tmp"
+    temporary.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    temporary.replace(directory / "summary.json")
+
+
+def problem_lines(found: Evaluation) -> list[dict[str, Any]]:
+    """The lines of problems.jsonl; of a problem that nothing was graded of, figures are None."""
+    ks = evaluation.reported_ks(found.rewards.shape[1])
+    at_k = [f"{kind}_at_{k}" for kind in ("pass", "max") for k in ks]
+    lines = []
+    for i, problem in enumerate(found.problems):
+        answers, rewards = found.answers[i], found.rewards[i]
+        graded = bool(np.isfinite(rewards).any())
+        most, right = evaluation.majority(answers, rewards)
+        lines.append(
+            {
+                "id": problem["id"],
+                "prompt": problem["prompt"],
+                "rewards": [_finite(reward) for reward in rewards.tolist()],
+                "correct": int((rewards >= 1.0).sum()),
+                **{name: float(found.terms[name][0][i]) if graded else None for name in at_k},
+                # Several where they are tied.
+                "majority_answers": most,
+                "majority_right": right if graded else None,
+                "distinct_answers": len({a for a in answers if a is not None}),
+                "responses": found.responses[i],
+            }
+        )
+    return lines
+
+
+def _plot(path: pathlib.Path, found: Mapping[str, Evaluation], split: str) -> list[str]:
+    """Draws pass@k, and max@k in a file of its own where they differ; the paths."""
+    kinds = {"pass": path}
+    if not all(evaluation.is_binary(one.rewards) for one in found.values()):
+        kinds["max"] = path.with_name(path.name.replace("pass_at_k", "max_at_k"))
+        if kinds["max"] == path:
+            kinds["max"] = path.with_stem(f"{path.stem}_max_at_k")
+    for kind, target in kinds.items():
+        curves, bands = {}, {}
+        for label, one in found.items():
+            names = {k: f"{kind}_at_{k}" for k in range(1, one.rewards.shape[1] + 1)}
+            terms = {name: one.terms[name] for name in names.values()}
+            values, intervals = evaluation.figures(terms), evaluation.intervals(terms)
+            curves[label] = {k: values[name] for k, name in names.items()}
+            bands[label] = {k: intervals[name] for k, name in names.items()}
+        title = f"{split} problems, 95% intervals over problems"
+        plots.pass_at_k(target, curves, bands, name=f"{kind}@k", title=title)
+    return [str(target) for target in kinds.values()]
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,41 @@
+"""What the policy wrote, in files that a person reads: DIR/samples/<step>.txt."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def write(
+    path: pathlib.Path,
+    title: str,
+    prompts: Sequence[str],
+    responses: Sequence[Sequence[str]],
+    rewards: np.ndarray,
+    weights: np.ndarray,
+) -> None:
+    """Writes prompts and, below each, its responses with their rewards and weights [P, n], the best
+    first."""
+    lines = [title]
+    for number, (prompt, group) in enumerate(zip(prompts, responses, strict=True)):
+        lines += ["", "-" * 40, *printable(prompt).splitlines(), "", "  reward   weight  response"]
+        # What could not be graded comes last.
+        order = np.argsort(-np.nan_to_num(rewards[number], nan=-np.inf), kind="stable")
+        for i in order:
+            first, *rest = printable(group[i]).splitlines() or [""]
+            lines.append(f"{rewards[number, i]:8.3f} {weights[number, i]:+8.4f}  {first}")
+            lines += [f"{'':19}{line}" for line in rest]
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def printable(text: str) -> str:
+    r"""The text with what a terminal would act on, but for newlines, as escapes.
+
+    >>> printable("a\x1b[31m\tb\n")
+    'a\\x1b[31m\\tb\n'
+    """
+    kept = (c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+    return "".join(kept)

@@ -1,0 +1,92 @@
+"""What an update changes, and how: the optimiser, its learning rate, and one step of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import config_dict
+
+from pkpo_jax import parallel
+
+
+@flax.struct.dataclass
+class TrainState:
+    """What an update changes."""
+
+    params: Any
+    opt_state: optax.OptState
+
+    @classmethod
+    def create(cls, params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+        return cls(params=params, opt_state=optimizer.init(params))
+
+
+def make_optimizer(config: config_dict.ConfigDict) -> optax.GradientTransformation:
+    """Clipped AdamW up to its learning rate, which is an argument of the step."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.scale_by_adam(b1=config.b1, b2=config.b2),
+        optax.add_decayed_weights(config.weight_decay),
+    )
+
+
+def learning_rate(
+    step: int, *, peak: float, steps: int, warmup_steps: int, decay_fraction: float
+) -> float:
+    """Linear warm-up, a plateau, and a linear fall to 0 over the last share of the steps.
+
+    >>> rate = dict(peak=1.0, steps=100, warmup_steps=10, decay_fraction=0.5)
+    >>> [learning_rate(s, **rate) for s in (0, 9, 50, 75, 99)]
+    [0.1, 1.0, 1.0, 0.5, 0.02]
+    """
+    warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+    decay = min(1.0, (steps - step) / (decay_fraction * steps)) if decay_fraction else 1.0
+    return peak * warmup * decay
+
+
+def apply_gradients(
+    state: TrainState,
+    optimizer: optax.GradientTransformation,
+    devices: parallel.Jitted,
+    loss: jax.Array,
+    grads: Any,
+    learning_rate: jax.typing.ArrayLike,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """The state after a step along `grads`, or as it was if they or the loss are not finite."""
+    grads = devices.total(grads)
+    norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    updates = jax.tree.map(lambda u: -learning_rate * u.astype(jnp.float32), updates)
+    params = _add(state.params, updates, optax.tree.get(opt_state, "count", 0))
+    stepped = TrainState(params=params, opt_state=opt_state)
+    state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), stepped, state)
+    # Where it came from, or the next step would compile again for a state placed otherwise.
+    return devices.place_state(state), {
+        "grad_norm": norm,
+        "update_norm": jnp.where(finite, optax.tree.norm(updates), 0.0),
+        "skipped": 1 - finite.astype(jnp.int32),
+    }
+
+
+def _add(params: Any, updates: Any, step: jax.typing.ArrayLike) -> Any:
+    """params + updates. In bfloat16 the sum is rounded up or down at random, with its own mean.
+
+    A step is far less than the distance of two bfloat16 numbers: rounded to the nearest, most
+    parameters would never change.
+    """
+    leaves, tree = jax.tree.flatten(params)
+    sums = []
+    for i, (x, u) in enumerate(zip(leaves, jax.tree.leaves(updates), strict=True)):
+        total = x.astype(jnp.float32) + u
+        if x.dtype == jnp.bfloat16:
+            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), step), i)
+            below = jax.random.bits(key, x.shape, jnp.uint32) >> 16
+            bits = jax.lax.bitcast_convert_type(total, jnp.uint32) + below
+            total = jax.lax.bitcast_convert_type(bits & jnp.uint32(0xFFFF0000), jnp.float32)
+        sums.append(total.astype(x.dtype))
+    return jax.tree.unflatten(tree, sums)

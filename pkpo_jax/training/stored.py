@@ -1,0 +1,119 @@
+"""What a finished or interrupted run left: its config, and the policies that it keeps."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import config_dict
+
+from pkpo_jax import tasks
+from pkpo_jax.training import config as config_lib
+from pkpo_jax.training import metrics
+from pkpo_jax.training.config import ConfigError
+
+
+def is_run(workdir: pathlib.Path) -> bool:
+    """Whether a run was started in this directory."""
+    return (workdir / "config.json").exists()
+
+
+def read_config(workdir: pathlib.Path) -> config_dict.ConfigDict:
+    """The config of the run in `workdir`; keys that were not there when it was made are default.
+
+    Raises:
+      ConfigError: there is none, or one of its keys is no more.
+    """
+    path = workdir / "config.json"
+    try:
+        stored = json.loads(path.read_text())
+        task = stored["task"]["name"]
+    except OSError as e:
+        raise ConfigError(
+            f"{path} cannot be read ({e.strerror}); give the --workdir of a run."
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"{path} is not a config; give the --workdir of a run.") from None
+    if task not in tasks.TASKS:
+        raise ConfigError(f"{path}: task.name={task!r}; expected one of {', '.join(tasks.TASKS)}.")
+    config = config_lib.default(task)
+    # The steps of a schedule are strings in JSON.
+    k = stored.pop("k", 1)
+    k = {int(step): value for step, value in k.items()} if isinstance(k, dict) else k
+    try:
+        return override(config, {**dict(config_lib.flatten(stored)), "k": k})
+    except ConfigError as e:
+        raise ConfigError(f"{path}: {e}") from None
+
+
+def override(config: config_dict.ConfigDict, values: Mapping[str, Any]) -> config_dict.ConfigDict:
+    """A copy of `config` with these values, by key as in "eval.n"; ConfigError on one unknown."""
+    config = copy.deepcopy(config)
+    known = [key for key, _ in config_lib.flatten({**config.to_dict(), "k": 1})]
+    for key, value in values.items():
+        if key not in known:
+            raise config_lib.unknown_key(key, known)
+        section, _, name = key.rpartition(".")
+        try:
+            (config_lib.get(config, section) if section else config)[name] = value
+        except TypeError as e:
+            raise ConfigError(f"{key}={value!r}; {e}") from None
+    return config
+
+
+def steps(workdir: pathlib.Path) -> list[int]:
+    """The steps whose policy is kept."""
+    found = (workdir / "checkpoints").glob("*/params")
+    return sorted(int(path.parent.name) for path in found if path.parent.name.isdecimal())
+
+
+def policy(workdir: pathlib.Path, config: config_dict.ConfigDict, step: str) -> tuple[int, str]:
+    """(step, checkpoint) of the policy that `step` says: a number, "newest" or "best".
+
+    Step 0 is the policy before RL. In a directory without a run it is `model.checkpoint`.
+
+    Raises:
+      ConfigError: there is no such policy; the message lists those there are.
+    """
+    kept = {at: str(workdir / "checkpoints" / str(at) / "params") for at in steps(workdir)}
+    before = config.model.checkpoint
+    if is_run(workdir) and config.warm_start.steps:
+        before = str(workdir / "warm_start")
+        before = before if pathlib.Path(before).exists() else ""
+    policies = {**({0: before} if before else {}), **kept}
+    if not policies and not is_run(workdir):
+        raise ConfigError(
+            f"--workdir={workdir} is not a run's directory, and model.checkpoint is empty: there "
+            "is no policy; give the directory of a run, or --config.model.checkpoint."
+        )
+    if not policies:
+        raise ConfigError(f"--workdir={workdir} holds no checkpoint yet; train on, and try again.")
+    if step == "newest":
+        at = max(policies)
+    elif step == "best":
+        at = _best(workdir, config, list(kept))
+    else:
+        at = int(step)
+    if at not in policies:
+        raise ConfigError(
+            f"--step={step}: {workdir} keeps no such policy; it has "
+            f"{', '.join(map(str, sorted(policies)))}."
+        )
+    return at, policies[at]
+
+
+def _best(workdir: pathlib.Path, config: config_dict.ConfigDict, kept: list[int]) -> int:
+    """The kept step with the highest value of the config's metric; of equal ones, the last."""
+    metric = config.checkpoint.best or config_lib.default().checkpoint.best
+    lines = [line for line in metrics.read(workdir) if line["step"] in kept]
+    values = {line["step"]: line[metric] for line in lines if line.get(metric) is not None}
+    if not values:
+        raise ConfigError(
+            f"--step=best: {workdir} has no {metric} at the steps it keeps "
+            f"({', '.join(map(str, kept)) or 'none'}); give a step, or the metric as "
+            "--config.checkpoint.best."
+        )
+    return max(values, key=lambda at: (values[at], at))

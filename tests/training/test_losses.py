@@ -1,0 +1,221 @@
+"""Policy losses against plain Python, and their gradients against exact expectations."""
+
+import itertools
+import math
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pkpo_jax.training import losses
+
+P, N, T = 3, 4, 5
+
+
+def tokens(seed=0, **changes):
+    """Random tokens of three groups; the last response of the first one is not valid."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, T + 1, (P, N))
+    valid = np.ones((P, N), bool)
+    valid[0, 3] = False
+    fields = {
+        "log_probs": -rng.exponential(1.0, (P, N, T)),
+        "entropy": rng.exponential(1.0, (P, N, T)),
+        "old": -rng.exponential(1.0, (P, N, T)),
+        "sampled": -rng.exponential(1.0, (P, N, T)),
+        "reference": -rng.exponential(1.0, (P, N, T)),
+        "mask": (np.arange(T) < lengths[..., None]) & valid[..., None],
+        "weights": rng.normal(size=(P, N)) * valid,
+        "sizes": np.maximum(valid.sum(-1, keepdims=True), 1.0),
+    }
+    cast = {
+        k: jnp.asarray(v, v.dtype if v.dtype == bool else jnp.float32) for k, v in fields.items()
+    }
+    return losses.Tokens(**{**cast, **changes})
+
+
+def by_hand(t, aggregation, per_token):
+    """The mean loss of an advantage n u, spelt out: per_token(p, i, j) is a token's objective."""
+    mask = np.asarray(t.mask)
+    groups = []
+    for p in range(P):
+        responses = []
+        for i in range(N):
+            terms = [per_token(p, i, j) for j in range(T) if mask[p, i, j]]
+            if terms:
+                divisor = {"sequence-mean": len(terms), "constant-length": T}.get(aggregation, 1)
+                responses.append(sum(terms) / divisor)
+        groups.append(sum(responses) / float(t.sizes[p, 0]))
+    if aggregation == "token-mean":
+        every = [
+            per_token(p, i, j)
+            for p, i, j in itertools.product(range(P), range(N), range(T))
+            if mask[p, i, j]
+        ]
+        return -sum(every) / mask.sum()
+    return -sum(groups) / P
+
+
+@pytest.mark.parametrize("aggregation", losses.AGGREGATIONS)
+def test_aggregations(aggregation):
+    t = tokens()
+    advantages = np.asarray(t.weights * t.sizes, np.float64)
+    log_probs, entropy = np.asarray(t.log_probs), np.asarray(t.entropy)
+    loss = losses.PolicyLoss(aggregation=aggregation, entropy_coef=0.3)
+    expected = by_hand(
+        t,
+        aggregation,
+        lambda p, i, j: advantages[p, i] * log_probs[p, i, j] + 0.3 * entropy[p, i, j],
+    )
+    ours, sums = loss(t, P, t.mask.sum())
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+    np.testing.assert_allclose(sums["entropy"], entropy[np.asarray(t.mask)].sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("aggregation", losses.AGGREGATIONS)
+def test_the_losses_of_parts_add_up(aggregation):
+    t = tokens()
+    loss = losses.PolicyLoss("ppo", aggregation=aggregation, kl="k3", kl_coef=0.1)
+    whole, _ = loss(t, P, t.mask.sum())
+    parts = [jax.tree.map(lambda x, p=p: x[p : p + 1], t) for p in range(P)]
+    np.testing.assert_allclose(sum(loss(x, P, t.mask.sum())[0] for x in parts), whole, rtol=1e-5)
+
+
+def ppo(ratio, weight, low, high, dual):
+    """The clipped objective of one token and its derivative in log pi, as the papers write it."""
+    clipped = min(max(ratio, 1 - low), 1 + high)
+    value, slope = min(
+        (ratio * weight, ratio * weight), (clipped * weight, 0.0), key=lambda x: x[0]
+    )
+    if clipped == ratio:
+        slope = ratio * weight
+    if dual and weight < 0 and dual * weight > value:
+        value, slope = dual * weight, 0.0
+    return value, slope
+
+
+@hypothesis.given(
+    ratio=st.floats(0.05, 20.0),
+    weight=st.floats(-3.0, 3.0),
+    low=st.sampled_from([0.0, 0.2, 0.5]),
+    high=st.sampled_from([0.2, 0.28, 3.0]),
+    dual=st.sampled_from([0.0, 3.0]),
+)
+def test_ppo_clips_as_the_papers_write_it(ratio, weight, low, high, dual):
+    edges = [1 - low, 1 + high, dual]
+    hypothesis.assume(all(abs(ratio - edge) > 1e-3 for edge in edges))
+    one = jnp.ones((1, 1, 1), bool)
+    zeros = jnp.zeros((1, 1, 1))
+    loss = losses.PolicyLoss("ppo", clip_low=low, clip_high=high, dual_clip=dual)
+
+    def objective(log_prob):
+        log_probs = jnp.full((1, 1, 1), log_prob)
+        old = jnp.full((1, 1, 1), -3.0)
+        weights, sizes = jnp.full((1, 1), weight), jnp.ones((1, 1))
+        t = losses.Tokens(log_probs, zeros, old, old, None, one, weights, sizes)
+        value, sums = loss(t, 1, 1)
+        return -value, sums["clipped"]
+
+    (value, clipped), slope = jax.value_and_grad(objective, has_aux=True)(math.log(ratio) - 3.0)
+    expected, expected_slope = ppo(ratio, weight, low, high, dual)
+    np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(slope, expected_slope, rtol=1e-4, atol=1e-5)
+    if abs(weight) > 1e-3:
+        assert bool(clipped) == (expected_slope == 0.0)
+
+
+LOGITS, REFERENCE = jnp.array([0.3, -1.0, 0.8, 0.1]), jnp.array([-0.5, 0.2, 0.4, 1.5])
+
+
+def kl(a, b):
+    p, q = jax.nn.log_softmax(a), jax.nn.log_softmax(b)
+    return (jnp.exp(p) * (p - q)).sum()
+
+
+def expected_gradient(kind):
+    """The mean, over tokens that the policy draws, of the estimate's gradient."""
+    drawn = jax.nn.softmax(LOGITS)
+
+    def estimates(logits):
+        return losses.divergence(kind, jax.nn.log_softmax(logits), jax.nn.log_softmax(REFERENCE))
+
+    return drawn @ jax.jacobian(estimates)(LOGITS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "gradient"),
+    [
+        ("k1", jnp.zeros(4)),
+        ("k2", jax.grad(kl)(LOGITS, REFERENCE)),
+        ("k3", jax.grad(kl, argnums=1)(REFERENCE, LOGITS)),
+    ],
+)
+def test_what_the_gradient_of_each_divergence_is(kind, gradient):
+    np.testing.assert_allclose(expected_gradient(kind), gradient, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["k1", "k3"])
+def test_unbiased_divergences(kind):
+    log_p, log_q = jax.nn.log_softmax(LOGITS), jax.nn.log_softmax(REFERENCE)
+    mean = (jnp.exp(log_p) * losses.divergence(kind, log_p, log_q)).sum()
+    np.testing.assert_allclose(mean, kl(LOGITS, REFERENCE), rtol=1e-5)
+
+
+def test_in_the_reward_the_gradient_is_that_of_the_divergence():
+    """REINFORCE on rewards less the log-ratio, in expectation over one-token responses."""
+    loss = losses.PolicyLoss(kl="k1", kl_coef=0.7, kl_in_reward=True)
+    log_p, log_q = jax.nn.log_softmax(LOGITS), jax.nn.log_softmax(REFERENCE)
+    rewards = jnp.array([1.0, 0.0, 0.5, 0.0])
+
+    def penalised(i):
+        one = jnp.ones((1, 1, 1))
+        return loss.penalised(rewards[i] * one[0], log_p[i] * one, log_q[i] * one, one > 0)[0, 0]
+
+    reinforce = sum(
+        jnp.exp(log_p[i]) * penalised(i) * jax.grad(lambda x, i=i: jax.nn.log_softmax(x)[i])(LOGITS)
+        for i in range(4)
+    )
+    objective = lambda x: jax.nn.softmax(x) @ rewards - 0.7 * kl(x, REFERENCE)  # noqa: E731
+    np.testing.assert_allclose(reinforce, jax.grad(objective)(LOGITS), atol=1e-6)
+
+
+def test_divergence_and_importance_in_the_loss():
+    t = tokens()
+    loss = losses.PolicyLoss(kl="k2", kl_coef=0.5, importance_cap=2.0)
+    log_probs, sampled, old, reference = map(
+        np.asarray, (t.log_probs, t.sampled, t.old, t.reference)
+    )
+    weights = np.asarray(t.weights)
+    sizes = np.asarray(t.sizes)
+
+    def per_token(p, i, j):
+        ratio = min(math.exp(old[p, i, j] - sampled[p, i, j]), 2.0)
+        policy = ratio * sizes[p, 0] * weights[p, i] * log_probs[p, i, j]
+        return policy - 0.5 * 0.5 * (log_probs[p, i, j] - reference[p, i, j]) ** 2
+
+    ours, sums = loss(t, P, t.mask.sum())
+    np.testing.assert_allclose(ours, by_hand(t, "sequence-sum", per_token), rtol=1e-5)
+    mask = np.asarray(t.mask)
+    np.testing.assert_allclose(sums["kl"], (log_probs - reference)[mask].sum(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("policy", losses.POLICIES)
+def test_what_stands_off_the_mask_is_never_seen(policy):
+    """Huge values there overflow in the ratios; neither loss nor gradient may notice."""
+    t = tokens()
+    loss = losses.PolicyLoss(policy, kl="k3", kl_coef=0.1, entropy_coef=0.1, importance_cap=2.0)
+
+    def value(log_probs, t):
+        return loss(t._replace(log_probs=log_probs), P, t.mask.sum())[0]
+
+    huge = {
+        name: jnp.where(t.mask, getattr(t, name), -1e30)
+        for name in ("old", "sampled", "reference", "entropy")
+    }
+    clean = jax.value_and_grad(value)(t.log_probs, t)
+    dirty = jax.value_and_grad(value)(t.log_probs, t._replace(**huge))
+    for a, b in zip(clean, dirty, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)

@@ -1,0 +1,283 @@
+"""Runs that are stopped, killed, corrupted or starved of disk, against one left alone."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from pkpo_jax.tasks import Maze
+from pkpo_jax.training import checkpoints, loop, metrics
+from pkpo_jax.training.trainer import Trainer
+from tests.training.test_run import comparable, small_config
+
+# The config of a run in a process of its own, and after each step a moment to be caught in.
+PROGRAM = """
+import pathlib, sys, time
+from absl import app, flags
+from pkpo_jax.training import loop
+from pkpo_jax.training.trainer import Trainer
+from tests.training.test_survival import survival_config
+step = Trainer.step
+def slow_step(self, state, at):
+    time.sleep(0.3)
+    return step(self, state, at)
+Trainer.step = slow_step
+try:
+    loop.train(survival_config(), pathlib.Path(sys.argv[1]))
+except loop.Stopped as e:
+    print(e, file=sys.stderr)
+    sys.exit(e.code)
+"""
+
+
+def survival_config():
+    """Everything that a run has to keep: an old policy, a reference, groups drawn at random, and
+    batches sampled ahead."""
+    config = small_config()
+    config.k, config.estimator.name, config.estimator.method = 2, "passk_training", "bootstrap"
+    config.loss.policy, config.loss.aggregation = "ppo", "token-mean"
+    config.loss.kl, config.loss.kl_coef, config.train.epochs = "k3", 0.05, 2
+    config.rollout.ahead, config.loss.importance_cap = True, 2.0
+    config.train.steps = 8
+    config.eval.every, config.checkpoint.every = 4, 2
+    config.log.samples_every = 3
+    return config
+
+
+def params(workdir, step):
+    path = workdir / "checkpoints" / str(step)
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        return {name: checkpointer.restore(path / name) for name in ("params", "opt_state")}
+
+
+def assert_same_end(workdir, expected, step):
+    assert comparable(workdir) == comparable(expected)
+    for ours, theirs in zip(
+        jax.tree.leaves(params(workdir, step)), jax.tree.leaves(params(expected, step)), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
+    loop.train(survival_config(), workdir)
+    return workdir
+
+
+def start(workdir):
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(workdir)], stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(process, workdir, lines):
+    deadline = time.monotonic() + 240
+    while len(metrics.read(workdir)) < lines:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_sigterm_then_kill_then_the_end_is_the_run_left_alone(undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    process = start(workdir)
+    wait_for(process, workdir, 4)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 143, stderr
+    recorded = metrics.read(workdir)[-1]["step"]
+    assert f"SIGTERM: step {recorded} is saved" in stderr
+    # With the batch that was sampled ahead, an odd step or not.
+    assert (workdir / "checkpoints" / str(recorded) / "in_flight").exists()
+    process = start(workdir)
+    wait_for(process, workdir, recorded + 3)
+    process.kill()
+    process.communicate(timeout=120)
+    loop.train(survival_config(), workdir)
+    assert_same_end(workdir, undisturbed, 8)
+    names = [sorted(p.name for p in (d / "samples").iterdir()) for d in (workdir, undisturbed)]
+    assert names[0] == names[1]
+    for name in names[0]:
+        texts = [(d / "samples" / name).read_text() for d in (workdir, undisturbed)]
+        assert texts[0] == texts[1]
+
+
+def cut(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [cut, flip, os.remove])
+@pytest.mark.parametrize("item", ["params", "opt_state", "progress"])
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
+    damage, item, undisturbed, tmp_path, caplog
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed, workdir)
+    files = [p for p in (workdir / "checkpoints" / "8" / item).rglob("*") if p.is_file()]
+    damage(max(files, key=lambda p: p.stat().st_size))
+    found = restore_newest(workdir)
+    assert found.step == 6
+    assert "the checkpoint of step 8 cannot be used" in caplog.text
+    assert [p.name for p in (workdir / "corrupt").iterdir()] == ["8"]
+    assert not (workdir / "checkpoints" / "8").exists()
+
+
+def restore_newest(workdir):
+    trainer = Trainer(survival_config())
+    kept = checkpoints.Checkpoints(
+        workdir, 2, trainer.programs.abstract_state(), trainer.like_in_flight()
+    )
+    found = kept.restore_newest()
+    kept.close()
+    return found
+
+
+def test_a_run_goes_on_from_the_checkpoint_before(undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed, workdir)
+    for path in (workdir / "checkpoints" / "8" / "params").rglob("*"):
+        if path.is_file():
+            cut(path)
+    loop.train(survival_config(), workdir)
+    assert_same_end(workdir, undisturbed, 8)
+
+
+def test_all_checkpoints_damaged_is_a_run_from_the_start(undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed, workdir)
+    for step in (workdir / "checkpoints").iterdir():
+        shutil.rmtree(step / "params")
+    assert restore_newest(workdir) is None
+
+
+def test_a_silent_change_of_the_arrays_is_noticed(undisturbed, tmp_path, monkeypatch, caplog):
+    """Files that read well, and hold other numbers than were saved."""
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed, workdir)
+    real = checkpoints.Stacked.stack
+
+    def stack(self, layers):
+        tree = real(self, layers)
+        table = tree["embedder"]["input_embedding"]
+        tree["embedder"]["input_embedding"] = table.at[3, 5].add(1e-7)
+        return tree
+
+    monkeypatch.setattr(checkpoints.Stacked, "stack", stack)
+    assert restore_newest(workdir) is None
+    assert "it reads well, but does not hold what was saved" in caplog.text
+
+
+def small_run(tmp_path, monkeypatch, **changes):
+    config = small_config()
+    config.warm_start.steps, config.train.steps, config.log.samples_every = 0, 6, 0
+    config.update_from_flattened_dict(changes)
+    return config, tmp_path / "run"
+
+
+def test_a_run_whose_gradient_stays_infinite_stops_and_keeps_the_batch(tmp_path, monkeypatch):
+    config, workdir = small_run(tmp_path, monkeypatch, **{"train.max_skipped": 2})
+    grade, calls = Maze.grade, []
+
+    def huge(self, problem, response):
+        calls.append(1)
+        # From the third step on, rewards whose gradient overflows.
+        return grade(self, problem, response) if len(calls) < 82 else 3e38 * (len(calls) % 2)
+
+    monkeypatch.setattr(Maze, "grade", huge)
+    with pytest.raises(loop.Stopped, match="not finite in 2 steps in a row, up to step") as e:
+        loop.train(config, workdir)
+    assert e.value.code == 3
+    skipped = [line["train/skipped"] for line in metrics.read(workdir)[1:]]
+    assert skipped[-2:] == [1, 1] and set(skipped[:-2]) == {0}
+    (path,) = (workdir / "not_finite").iterdir()
+    with np.load(path) as kept:
+        assert kept["tokens"].shape == (4, 4, 8) and kept["rewards"].max() > 1e38
+        assert {"prompts", "lengths", "mask", "log_probs", "valid", "ids"} <= set(kept)
+
+
+@pytest.mark.parametrize("what", ["metrics", "checkpoint"])
+def test_a_full_disk_stops_the_run_with_code_4_and_nothing_is_lost(what, tmp_path, monkeypatch):
+    config, workdir = small_run(tmp_path, monkeypatch)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    owner, name = {
+        "metrics": (metrics.MetricWriter, "write"),
+        "checkpoint": (ocp.CheckpointManager, "save"),
+    }[what]
+    real = getattr(owner, name)
+
+    def fail(self, step, *arguments, **options):
+        if step == 4:
+            raise full
+        return real(self, step, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, fail)
+        with pytest.raises(loop.Stopped, match=r"No space left on device.*make room") as e:
+            loop.train(config, workdir)
+        assert e.value.code == 4
+    loop.train(config, workdir)
+    again, expected = small_run(tmp_path / "other", monkeypatch)
+    loop.train(again, expected)
+    assert_same_end(workdir, expected, 6)
+
+
+def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path, monkeypatch):
+    config, workdir = small_run(
+        tmp_path, monkeypatch, **{"checkpoint.keep": 1, "checkpoint.every": 1, "eval.every": 1}
+    )
+    values = iter([0.1, 0.3, 0.9, 0.5, 0.2, 0.6, 0.4])
+    real = Trainer.evaluate
+
+    def evaluate(self, params, at, **options):
+        evaluated = real(self, params, at, **options)
+        evaluated.metrics["pass_at_1"] = next(values)
+        return evaluated
+
+    monkeypatch.setattr(Trainer, "evaluate", evaluate)
+    loop.train(config, workdir)
+    assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["2", "6"]
+
+
+def test_a_batch_sampled_ahead_is_of_the_policy_before(tmp_path, monkeypatch):
+    """Every batch but the first is drawn with the parameters of one update ago, not older."""
+    config, workdir = small_run(
+        tmp_path,
+        monkeypatch,
+        # Rewards are all 0 at first: entropy moves the policy.
+        **{"rollout.ahead": True, "loss.importance_cap": 2.0, "loss.entropy_coef": 0.1},
+    )
+    drawn, updated = {}, {}
+    draw, step = Trainer._draw, Trainer.step
+
+    def total(tree):
+        return float(sum(np.abs(x).sum(dtype=np.float64) for x in jax.tree.leaves(tree)))
+
+    def recording_draw(self, tree, at):
+        drawn[at] = total(jax.device_get(tree))
+        return draw(self, tree, at)
+
+    def recording_step(self, state, at):
+        updated[at] = total(jax.device_get(state.params))
+        return step(self, state, at)
+
+    monkeypatch.setattr(Trainer, "_draw", recording_draw)
+    monkeypatch.setattr(Trainer, "step", recording_step)
+    loop.train(config, workdir)
+    assert drawn == {0: updated[0], **{at: updated[at - 1] for at in range(1, 6)}}
+    assert len(set(updated.values())) == 6
+    gaps = [line["train/log_prob_gap_max"] for line in metrics.read(workdir)[1:]]
+    assert gaps[0] < 1e-5 and min(gaps[1:]) > 1e-4

@@ -1,0 +1,130 @@
+"""Every estimator as a config names it: one convention, and errors before anything compiles."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pkpo_jax as pkpo
+from pkpo_jax.training import weights
+from tests import reference
+from tests.policy import small
+
+REWARDS = jnp.array([[1.0, 0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 1.0, 0.0, 0.0]])
+VALID = jnp.array([[True, True, True, False, True], [True] * 5])
+ROWS, ENTROPY = jnp.array([6, 2]), jnp.array([0.5, 0.9])
+
+
+def weigh(k=2, rewards=REWARDS, valid=VALID, rows=ROWS, key=3, **estimator):
+    key = jax.random.key(key)
+    call = small.weigh(**estimator)
+    return np.asarray(call(rewards, k, valid, rows=rows, key=key, entropy=ENTROPY))
+
+
+def groups():
+    """The valid rewards of each group, and where they stand."""
+    for row, keep in enumerate(np.asarray(VALID)):
+        yield row, keep, np.asarray(REWARDS, np.float64)[row][keep]
+
+
+@pytest.mark.parametrize("baseline", weights.BASELINES)
+def test_pkpo_is_the_sum_over_subsets(baseline):
+    ours = weigh(baseline=baseline)
+    for row, keep, rewards in groups():
+        expected = [float(w) for w in reference.pkpo_weights(list(rewards), 2, baseline)]
+        np.testing.assert_allclose(ours[row][keep], expected, atol=1e-6)
+        assert (ours[row][~keep] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "advantage"),
+    [
+        ("grpo", lambda r: (r - r.mean()) / r.std()),
+        ("dr_grpo", lambda r: r - r.mean()),
+        ("rloo", lambda r: (r - r.mean()) * len(r) / (len(r) - 1)),
+        ("maxrl", lambda r: (r - r.mean()) / r.mean()),
+    ],
+)
+def test_advantages_are_divided_by_the_size_of_their_group(name, advantage):
+    ours = weigh(name=name, k=1)
+    for row, keep, rewards in groups():
+        np.testing.assert_allclose(ours[row][keep], advantage(rewards) / len(rewards), atol=1e-6)
+
+
+def test_annealing_to_k_1_is_rloo():
+    np.testing.assert_allclose(weigh(k=1), weigh(name="rloo", k=1), atol=1e-7)
+
+
+def test_tang_and_mahdavi():
+    everywhere = jnp.ones_like(VALID)
+    np.testing.assert_allclose(
+        weigh(name="tang", k=5, valid=everywhere), weigh(k=5, valid=everywhere), atol=1e-7
+    )
+    ours = weigh(name="mahdavi", k=3)
+    for row, keep, r in groups():
+        advantage = 3 * (1 - r.mean()) ** 2 * (r - r.mean()) * len(r) / (len(r) - 1)
+        np.testing.assert_allclose(ours[row][keep], advantage / len(r), atol=1e-6)
+
+
+@pytest.mark.parametrize("method", weights.METHODS)
+def test_pass_at_k_training(method):
+    ours = weigh(name="passk_training", method=method)
+    if method == "bootstrap":
+        keys = [jax.random.fold_in(jax.random.key(3), row) for row in ROWS]
+        rows = [
+            pkpo.passk_training_advantages(
+                REWARDS[i], 2, method=method, key=keys[i], where=VALID[i]
+            )
+            for i in range(2)
+        ]
+        advantages = np.stack(rows)
+    else:
+        advantages = pkpo.passk_training_advantages(
+            REWARDS, 2, method=method, entropy=ENTROPY, where=VALID
+        )
+    np.testing.assert_allclose(ours, advantages / np.array([[4.0], [5.0]]), atol=1e-7)
+    assert np.abs(ours).max() > 0.05
+
+
+def test_what_a_prompt_draws_does_not_depend_on_the_prompts_beside_it():
+    together = weigh(name="passk_training", method="bootstrap")
+    alone = weigh(
+        name="passk_training",
+        method="bootstrap",
+        rewards=REWARDS[1:],
+        valid=VALID[1:],
+        rows=ROWS[1:],
+    )
+    np.testing.assert_array_equal(together[1:], alone)
+
+
+def test_continuous_rewards_are_right_from_1_on_for_binary_estimators():
+    rewards = jnp.array([[0.99, 0.2, 1.0, 3.0, 0.0], [0.5, 0.1, 1.0, 0.7, -1.0]])
+    right = (rewards >= 1.0).astype(jnp.float32)
+    for name in weights.BINARY:
+        k = 1 if name == "maxrl" else 2
+        np.testing.assert_array_equal(
+            weigh(name=name, k=k, rewards=rewards), weigh(name=name, k=k, rewards=right)
+        )
+
+
+def test_a_function_of_ones_own(monkeypatch):
+    module = types.ModuleType("my_experiment")
+    module.best = lambda rewards, k, where: jnp.where(where, rewards * k, jnp.nan)
+    module.wrong = lambda rewards, k, where: rewards.sum()
+    module.broken = lambda rewards, k: rewards
+    monkeypatch.setitem(__import__("sys").modules, "my_experiment", module)
+    ours = weigh(name="my_experiment:best", k=3)
+    np.testing.assert_array_equal(ours, np.where(VALID, 3 * REWARDS, 0.0))
+    for name, message in (
+        ("my_experiment:wrong", r"it fails on \[2, 5\] rewards: ValueError: it gives \(\)"),
+        ("my_experiment:broken", "TypeError: .*takes 2 positional arguments"),
+        ("my_experiment:none", "has no attribute 'none'"),
+        ("no_such_module:f", "No module named 'no_such_module'"),
+        ("gpro", "expected one of pkpo, passk_training, grpo"),
+    ):
+        estimator = {"name": name, "baseline": "loo", "method": "full"}
+        with pytest.raises(ValueError, match=message):
+            weights.check(estimator, 5, [2])
