@@ -206,8 +206,8 @@ def corrupted(workdir: pathlib.Path, rng: random.Random, damage: Callable) -> No
     run(workdir, signal=signal.SIGKILL, phase="sample", step=STEPS // 2, after=0.0)
     steps = [int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()]
     newest = workdir / "checkpoints" / str(max(steps))
-    files = sorted(p for p in newest.rglob("*") if p.is_file() and p.stat().st_size > 100)
-    damage(rng.choice(files))
+    files = (newest / rng.choice(["params", "opt_state", "progress"])).rglob("*")
+    damage(max((p for p in files if p.is_file()), key=lambda p: p.stat().st_size))
     finish(workdir)
 
 
@@ -245,10 +245,9 @@ def full_disk(workdir: pathlib.Path) -> int:
     with small_disk(disk):
         run(disk / "run", signal=signal.SIGKILL, phase="sample", step=STEPS // 3, after=0.0)
         filler = disk / "filler"
-        with filler.open("wb") as file, contextlib.suppress(OSError):
+        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
             while True:
                 file.write(bytes(4096))
-                file.flush()
         # Room for metrics, but for no checkpoint.
         os.truncate(filler, filler.stat().st_size - 400_000)
         code = run(disk / "run").returncode
@@ -290,8 +289,7 @@ def main(argv: Sequence[str]) -> None:
         corrupted(workdir, rng, damage)
         aside = [p.name for p in (workdir / "corrupt").glob("*")]
         ok = same_end(workdir, alone)
-        note = f"step {', '.join(aside)} set aside" if aside else "a file that is not read"
-        record(f"checkpoint file, {damage.__name__}", int(ok), 1, note)
+        record(f"checkpoint file, {damage.__name__}", int(ok), 1, f"set aside: {aside}")
     try:
         code = full_disk(base / "full")
         ok = code == 4 and same_end(base / "full", alone)

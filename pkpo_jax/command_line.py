@@ -63,10 +63,10 @@ def parse(argv: Sequence[str]) -> list[str]:
         stop(f"the file that --config names failed: {type(e).__name__}: {last[0].strip()}")
 
 
-def stop(error: Exception | str) -> NoReturn:
+def stop(error: Exception | str, code: int = 2) -> NoReturn:
     """Ends the program with one line."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    sys.exit(2)
+    print(f"{'error' if code == 2 else 'stopped'}: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(code)
 
 
 def workdirs() -> list[pathlib.Path]:

@@ -36,7 +36,10 @@ def _run(mode: str) -> None:
     if mode == "train":
         from pkpo_jax.training import loop
 
-        loop.train(config, workdirs[0])
+        try:
+            loop.train(config, workdirs[0])
+        except loop.Stopped as e:
+            command_line.stop(e, e.code)
     elif mode == "compile":
         from pkpo_jax.training import compile
 
@@ -64,6 +67,7 @@ def main(argv: Sequence[str]) -> None:
     # Imported after the flags are parsed, so that --help and a mistyped key answer at once.
     from pkpo_jax import parallel
     from pkpo_jax.policy import checkpoints
+    from pkpo_jax.tasks import grading
 
     mode = flags.FLAGS.mode
     try:
@@ -74,6 +78,7 @@ def main(argv: Sequence[str]) -> None:
         config_lib.ConfigError,
         checkpoints.CheckpointError,
         parallel.OtherProcessError,
+        grading.StartError,
     ) as e:
         command_line.stop(e)
     except KeyboardInterrupt:

@@ -15,7 +15,7 @@ from tests.training.test_run import comparable
 
 # One run of three steps; each process writes down the problems it read and graded.
 PROGRAM = """
-import collections, json, pathlib, sys
+import json, pathlib, sys, time
 import numpy as np
 from pkpo_jax import parallel
 from pkpo_jax.tasks import Maze
@@ -42,6 +42,7 @@ config.parallel.mesh, config.parallel.mode = tuple(settings["mesh"]), settings["
 tokens, read, graded = [], [], []
 sample, grade, start = Trainer._sample, Maze.grade, Trainer.start
 def recording_sample(self, *arguments):
+    time.sleep(settings.get("pause", 0))
     rollout = sample(self, *arguments)
     tokens.append(self.devices.fetch(rollout.tokens).tolist())
     return rollout
@@ -58,7 +59,11 @@ def recording_start(self, workdir):
     return state
 Trainer._sample, Maze.grade, Trainer.start = recording_sample, recording_grade, recording_start
 report.write = lambda *arguments, **options: None
-loop.train(config, workdir)
+try:
+    loop.train(config, workdir)
+except loop.Stopped as e:
+    print(e, file=sys.stderr)
+    sys.exit(e.code)
 print(json.dumps({"tokens": tokens, "read": read, "graded": len(graded)}))
 """
 

@@ -1,6 +1,8 @@
 """Two processes joined by jax.distributed against one: the same run, each part done once."""
 
+import signal
 import socket
+import time
 
 import pytest
 
@@ -43,6 +45,25 @@ def test_two_processes_give_the_run_of_one(mode, mesh, one_device, tmp_path):
     one_run.assert_same_run(tmp_path / "run", expected)
     one_run.assert_compiled_once(tmp_path / "run")
     assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
+
+
+def test_sigterm_to_one_process_saves_and_stops_both(one_device, tmp_path):
+    """As when a machine of a slice is preempted: all stop at one step, and all go on from it."""
+    expected, _ = one_device
+    settings = {"mesh": (1, 2, 2), "mode": "jit", "pause": 0.5}
+    processes = start_two(settings, tmp_path / "run")
+    path, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 240
+    while not (path.exists() and path.read_text().count("\n") > 1):
+        assert processes[0].poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGTERM)
+    for process in processes:
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 143, stderr
+        assert "SIGTERM: step 2 is saved" in stderr or "SIGTERM: step 1 is saved" in stderr
+    for process in start_two(settings, tmp_path / "run"):
+        one_run.finish(process)
+    one_run.assert_same_run(tmp_path / "run", expected)
 
 
 def test_a_failure_on_the_first_process_stops_both(tmp_path):

@@ -164,8 +164,8 @@ class _Orbax:
     def __init__(self, path: epath.Path, config: gemma2.Gemma2Config) -> None:
         self._path = path.resolve()
         try:
-            with ocp.StandardCheckpointer() as checkpointer:
-                tree = checkpointer.metadata(self._path).item_metadata.tree
+            # Of the handler, for a checkpointer warns of what a run's params leave to their parent.
+            tree = ocp.StandardCheckpointHandler().metadata(self._path).tree
             found = {p: tuple(x.shape) for p, x in traverse_util.flatten_dict(tree).items()}
         except Exception as e:  # Orbax raises whatever the file system does.
             raise CheckpointError(

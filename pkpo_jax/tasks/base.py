@@ -41,6 +41,8 @@ class Task(Protocol):
         """A response to learn from in the warm start, of mixed quality."""
         ...
 
-    def draw(self, axes: Any, problem: Problem, responses: Sequence[str]) -> None:
-        """Shows a problem and responses to it on matplotlib axes."""
+    def draw(
+        self, axes: Any, problem: Problem, responses: Sequence[str], rewards: Sequence[float]
+    ) -> None:
+        """Shows a problem and responses to it, with their rewards, on matplotlib axes."""
         ...

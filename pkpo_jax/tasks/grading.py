@@ -36,6 +36,10 @@ FAILED_STARTS = 3
 _LARGEST = float(np.finfo(np.float32).max)
 
 
+class StartError(RuntimeError):
+    """Grading workers cannot start."""
+
+
 class Status(enum.IntEnum):
     """How the grading of an answer ended."""
 
@@ -112,7 +116,7 @@ class Grader:
     def grade(self, problems: Sequence[Problem], responses: Sequence[Sequence[str]]) -> Grades:
         """Grades n responses to each of P problems.
 
-        Raises RuntimeError if workers cannot start. The grader can be used again after this and
+        Raises StartError if workers cannot start. The grader can be used again after this and
         any other exception, Ctrl-C among them.
         """
         if self._closed:
@@ -197,7 +201,7 @@ class Grader:
         elif not worker.ready:
             self._failures += 1
             if self._failures >= FAILED_STARTS:
-                raise RuntimeError(
+                raise StartError(
                     f"{self._failures} grading workers in a row could not start ({reason}); stderr "
                     "may say more. They have to be able to import the task, and a script needs "
                     '`if __name__ == "__main__":`.'

@@ -100,9 +100,12 @@ class Math:
         """The problem's own solution, which ends on its boxed answer; nothing but that if none."""
         return problem["solution"]
 
-    def draw(self, axes: Any, problem: Problem, responses: Sequence[str]) -> None:
-        """The problem, its answer, and the ends of the first responses, as text."""
+    def draw(
+        self, axes: Any, problem: Problem, responses: Sequence[str], rewards: Sequence[float]
+    ) -> None:
+        """The problem, its answer, and the rewards and ends of the first responses, as text."""
         ends = [r if len(r) <= 240 else "\N{HORIZONTAL ELLIPSIS}" + r[-240:] for r in responses[:3]]
+        ends = [f"[{reward:g}] {end}" for reward, end in zip(rewards, ends, strict=False)]
         texts = [problem["problem"][:600], f"Answer: {problem['answer'][:200]}", *ends]
         # Fonts cannot lay out half a surrogate pair, nor characters that do not print.
         texts = ["".join(c if c.isprintable() else " " for c in text) for text in texts]

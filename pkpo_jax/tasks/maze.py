@@ -114,7 +114,9 @@ class Maze:
         path = shortest_path(problem["grid"], rng)
         return "".join(rng.choice(letters) if rng.random() < noise else m for m in path)
 
-    def draw(self, axes: Any, problem: Problem, responses: Sequence[str]) -> None:
+    def draw(
+        self, axes: Any, problem: Problem, responses: Sequence[str], rewards: Sequence[float]
+    ) -> None:
         """The whole maze, `?` where the prompt hides a cell, and the walks, wider if more frequent.
 
         A walk ends where it makes its first illegal move; green ones end on E.
@@ -130,12 +132,13 @@ class Maze:
                     axes.text(x, y, rows[y][x], ha="center", va="center", weight="bold")
                 if shown[y][x] == HIDDEN:
                     axes.text(x, y, HIDDEN, ha="center", va="center", color="tab:blue", size=7)
+        reward_of = dict(zip(responses, rewards, strict=True))
         answers = collections.Counter(responses).most_common()
         for i, (answer, count) in enumerate(answers):
             # Walks are drawn a little apart, so that none hides another.
             shift = 0.5 * ((i + 1) / (len(answers) + 1) - 0.5)
             cells = [divmod(at, side + 1) for at in _cells(problem["grid"], answer)]
-            color = "tab:green" if self.grade(problem, answer) == 1.0 else "tab:red"
+            color = "tab:green" if reward_of[answer] >= 1.0 else "tab:red"
             xs, ys = [x + shift for _, x in cells], [y + shift for y, _ in cells]
             axes.plot(xs, ys, color=color, linewidth=0.7 + 5 * count / len(responses), alpha=0.6)
             axes.plot(xs[-1:], ys[-1:], color=color, marker="o" if color == "tab:green" else "x")

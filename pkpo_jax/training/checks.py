@@ -105,10 +105,10 @@ def _check_batches(config: config_dict.ConfigDict, devices: int) -> None:
         if key == "warm_start.batch" and not config.warm_start.steps:
             continue
         if rows % parts:
-            minibatches = f"{parts // micro} minibatches of " if parts > micro else ""
+            into = f"train.minibatches={parts // micro} of " if parts > micro else ""
             raise ConfigError(
-                f"{key}={rows} does not split into {minibatches}train.micro_batches={micro} equal "
-                "parts; make one a multiple of the other."
+                f"{key}={rows} does not split into {into}train.micro_batches={micro} equal parts; "
+                f"make it a multiple of {parts}, or that fewer."
             )
         if n is None and not pmap:
             continue  # Demonstrations that do not split are computed by several devices alike.

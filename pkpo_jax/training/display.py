@@ -71,7 +71,7 @@ def figures(found: Mapping[str, Evaluation], split: str) -> None:
 def samples(found: Evaluation, weights: Mapping[int, np.ndarray], split: str) -> None:
     """Prints each problem, and its responses with their rewards and, for every k, weights [P, n].
 
-    Equal responses are one row: the weight is of each.
+    Equal responses are one row: the weight is of each, or their mean where groups are drawn.
     """
     console = rich.console.Console(highlight=False)
     for i, problem in enumerate(found.problems):
@@ -88,7 +88,7 @@ def samples(found: Evaluation, weights: Mapping[int, np.ndarray], split: str) ->
         table.add_column("response", overflow="fold")
         for (reward, response), those in _merged(rewards, found.responses[i]):
             graded = math.isfinite(reward)
-            cells = [_signed(weights[k][i, those[0]]) if graded else "-" for k in weights]
+            cells = [_signed(weights[k][i, those].mean()) if graded else "-" for k in weights]
             text = printable(response, newline="\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}\n")
             table.add_row(
                 f"{reward:.3g}" if graded else "invalid",

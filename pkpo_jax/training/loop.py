@@ -269,8 +269,8 @@ def _train(run: Run, termination: Termination) -> evaluation.Evaluation:
                 run.save()
                 raise Stopped(
                     Stopped.TERMINATED,
-                    f"SIGTERM: step {run.done} is saved in {run.workdir}, and the same command goes "
-                    "on from there.",
+                    f"SIGTERM: step {run.done} is saved in {run.workdir}, and the same command "
+                    "goes on from there.",
                 )
         return run.evaluated or run.trainer.evaluate(run.state.params, run.steps)
     finally:

@@ -144,7 +144,7 @@ def samples(path: pathlib.Path, task: Task, evaluation: Evaluation, count: int =
     for ax in axes.flat[count:]:
         ax.set_axis_off()
     for i, ax in enumerate(axes.flat[:count]):
-        task.draw(ax, evaluation.problems[i], evaluation.responses[i])
+        task.draw(ax, evaluation.problems[i], evaluation.responses[i], evaluation.rewards[i])
         right = (evaluation.rewards[i] >= 1.0).sum()
         ax.set_title(f"{right} of {evaluation.rewards.shape[1]} right", fontsize=9)
     _save(figure, path)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pkpo_jax.training.display import printable
+
 
 def write(
     path: pathlib.Path,
@@ -29,13 +31,3 @@ def write(
             lines += [f"{'':19}{line}" for line in rest]
     path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def printable(text: str) -> str:
-    r"""The text with what a terminal would act on, but for newlines, as escapes.
-
-    >>> printable("a\x1b[31m\tb\n")
-    'a\\x1b[31m\\tb\n'
-    """
-    kept = (c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
-    return "".join(kept)

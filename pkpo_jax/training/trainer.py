@@ -82,9 +82,7 @@ class Trainer:
         self.tokenizer = make_tokenizer(config, self.task)
         if config.rollout.drop_long_prompts:
             self.problems, held_out = self._without_long_prompts(self.problems, held_out)
-        # Evenly over the split, which may be sorted by subject.
-        count = min(config.eval.problems, len(held_out))
-        self.held_out = [held_out[i * len(held_out) // count] for i in range(count)]
+        self.held_out = evaluation.spread(held_out, config.eval.problems)
         data.check_lengths(self.task, self.tokenizer, self.problems, self.held_out, config)
         self.order = data.in_training_order(self.problems, config.seed)
         self.schedule = schedules.from_spec(config_lib.k_spec(config))
@@ -98,12 +96,15 @@ class Trainer:
             except checkpoints.CheckpointError as e:
                 raise config_lib.ConfigError(f"model.checkpoint: {e}") from None
         options = config.grading
-        self.grader = grading.Grader(
-            self.task,
-            workers=options.workers,
-            timeout=options.timeout,
-            batch_timeout=options.batch_timeout,
-        )
+        try:
+            self.grader = grading.Grader(
+                self.task,
+                workers=options.workers,
+                timeout=options.timeout,
+                batch_timeout=options.batch_timeout,
+            )
+        except ValueError as e:
+            raise config_lib.ConfigError(f"grading.{e}") from None
 
     def _without_long_prompts(self, *splits: Sequence[Any]) -> list[Sequence[Any]]:
         kept = [

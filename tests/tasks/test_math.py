@@ -300,8 +300,8 @@ def test_any_text_is_drawn(tmp_path):
     responses = [r"$\nonsense{ so \boxed{$}", "", "\ud800\u0000\u202e7\n$", "$" * 9999, "x"]
     figure = matplotlib.figure.Figure(layout="constrained")
     axes = figure.subplots()
-    Math().draw(axes, problem, responses)
+    Math().draw(axes, problem, responses, [0.0, float("nan"), 1.0, 0.0, 0.0])
     figure.savefig(tmp_path / "drawn.png")
     shown = axes.texts[0].get_text()
     assert shown.startswith(problem["problem"]) and "5/2" in shown and r"\nonsense" in shown
-    Math().draw(axes, problem, [])
+    Math().draw(axes, problem, [], [])

@@ -18,6 +18,9 @@ def changed(**changes):
     return config
 
 
+PMAP = dict(parallel__mode="pmap", parallel__mesh=(-1, 1, 1))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -31,7 +34,7 @@ def changed(**changes):
         (dict(k={5: 8}), "expected a k for step 0"),
         (dict(k="8"), "k='8'"),
         (dict(k=16, estimator__baseline="loo"), "16 is above 15, .* with baseline 'loo'"),
-        (dict(rollout__n=1), "rollout.n=1: baseline 'loo_minus_one' compares"),
+        (dict(rollout__n=1), "rollout.n=1: the estimator compares"),
         (dict(rollout__n=0, estimator__baseline="none"), "rollout.n=0; expected a whole number"),
         (dict(estimator__baseline="mean"), "estimator.baseline='mean'; expected one of none"),
         (
@@ -52,7 +55,7 @@ def changed(**changes):
         (dict(eval__prompts=7, eval__n=6), "eval.prompts=7 does not split over 4 devices"),
         (
             dict(train__prompts=8, rollout__n=6, train__micro_batches=4),
-            "train.prompts=8 in 4 micro-batches does not split .* fewer micro-batches",
+            r"train.prompts=8 in 4 parts does not split .* fewer \(micro-\)batches",
         ),
         (dict(train__micro_batches=3), "train.prompts=16 does not split into .*micro_batches=3"),
         (dict(train__prompts=6, parallel__mode="pmap"), "train.prompts=6 does not split over 4"),
@@ -62,6 +65,34 @@ def changed(**changes):
         ),
         (dict(parallel__mode="vmap"), "parallel.mode='vmap'; expected one of jit, pmap"),
         (dict(model__chat=True), "model.chat=True, .* the tiny policy reads"),
+        (dict(estimator__name="gpro"), "estimator.name='gpro': expected one of pkpo, passk_"),
+        (dict(estimator__name="grpo", k=4), "'grpo': k=4, but it trains for pass@1 and takes no"),
+        (dict(estimator__name="tang", k=4), "k=4, but it trains for max@n; set k to rollout.n, 16"),
+        (dict(estimator__method="half"), "estimator.method='half'; expected one of full, boot"),
+        (
+            dict(estimator__name="passk_training", estimator__method="adaptive", **PMAP),
+            "'adaptive' ranks all prompts .* set parallel.mode='jit'",
+        ),
+        (dict(train__epochs=2), "with loss.policy='reinforce', .* set loss.policy='ppo'"),
+        (
+            dict(train__minibatches=3, loss__policy="ppo"),
+            "train.prompts=16 does not split into train.minibatches=3 of train.micro_batches=1",
+        ),
+        (dict(loss__dual_clip=0.5), "loss.dual_clip=0.5; expected 0 .off. or more than 1"),
+        (dict(loss__clip_low=1.5), "loss.clip_low=1.5; expected a number at least 0 and at most 1"),
+        (dict(loss__kl_coef=0.1), "loss.kl='none' with loss.kl_coef=0.1, .* set loss.kl to k1"),
+        (dict(loss__kl="k1", loss__kl_coef=0.1), "zero mean and regularises nothing"),
+        (dict(loss__kl="k3", loss__kl_in_reward=True), "is its KL divergence for k1 alone"),
+        (
+            dict(loss__kl="k1", loss__kl_in_reward=True, estimator__name="maxrl", k=1),
+            "estimator.name='maxrl', which reads rewards as right or wrong",
+        ),
+        (dict(rollout__ahead=True), "rollout.ahead with loss.importance_cap=0; .* 2.0"),
+        (dict(checkpoint__best="pass@1"), "checkpoint.best='pass@1'; expected '' or a metric of"),
+        (dict(checkpoint__best="eval/pass_at_64"), "eval/pass_at_32, eval/reward_mean"),
+        (dict(log__wandb="mazes"), "log.wandb='mazes', but wandb is not installed; pip install"),
+        (dict(grading__workers=-1), "grading.workers=-1; expected a whole number, at least 0"),
+        (dict(grading__timeout=0.0), "grading.timeout=0.0; expected a number above 0"),
         (dict(model__size="2b"), "model.checkpoint is empty; .* huggingface.co/google/gemma-2"),
     ],
 )

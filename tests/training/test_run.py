@@ -1,12 +1,16 @@
 """Whole runs of a few steps: what they leave behind, resuming, and compiling once."""
 
+import importlib.machinery
 import json
+import sys
+import types
 
 import jax
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
+from configs import recipes
 from pkpo_jax.tasks import Maze
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import loop, metrics
@@ -191,3 +195,40 @@ def test_continuous_rewards_train(tmp_path):
     loop.train(config, tmp_path / "maze")
     lines = metrics.read(tmp_path / "maze")[1:]
     assert max(line["train/reward_mean"] - line["train/pass_at_1"] for line in lines) > 0.01
+
+
+def test_weights_and_biases_gets_the_same_lines(tmp_path, monkeypatch):
+    """By a stand-in for the library, which is not installed here."""
+    started, logged = {}, []
+    run = types.SimpleNamespace(
+        log=logged.append, define_metric=lambda *a, **o: None, finish=lambda: logged.append("end")
+    )
+    library = types.ModuleType("wandb")
+    library.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
+    library.init = lambda **options: started.update(options) or run
+    monkeypatch.setitem(sys.modules, "wandb", library)
+    config = small_config()
+    config.warm_start.steps, config.train.steps, config.log.wandb = 0, 2, "mazes"
+    loop.train(config, tmp_path / "maze")
+    assert started["project"] == "mazes" and started["config"]["seed"] == 0
+    assert logged.pop() == "end"
+    assert logged == metrics.read(tmp_path / "maze")
+
+
+@pytest.mark.parametrize("recipe", ["paper_a", "paper_b"])
+def test_the_papers_recipes_train(recipe, tmp_path):
+    config = recipes.apply(small_config(), recipe)
+    config.warm_start.steps, config.train.steps = 0, 2
+    # Rewards are all 0 at the start, and so are the papers' gradients.
+    config.loss.entropy_coef = 0.01
+    loop.train(config, tmp_path / "maze")
+    last = metrics.read(tmp_path / "maze")[-1]
+    assert last["train/update_norm"] > 0 and last["train/skipped"] == 0
+    assert (last["train/policy_kl"] > 0) == (recipe == "paper_b")
+
+
+def test_workers_grade_as_the_run_itself_does(finished, tmp_path):
+    config = small_config()
+    config.grading.workers = 2
+    loop.train(config, tmp_path / "maze")
+    assert comparable(tmp_path / "maze") == comparable(finished)
