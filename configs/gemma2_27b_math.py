@@ -14,8 +14,8 @@ from ml_collections import config_dict
 from configs import gemma2_2b_math
 
 
-def get_config() -> config_dict.ConfigDict:
-    config = gemma2_2b_math.get_config()
+def get_config(recipe: str = "paper_a") -> config_dict.ConfigDict:
+    config = gemma2_2b_math.get_config(recipe)
     config.model.size = "27b"
     # Heads over 16 chips, for all of its key-value heads; prompts and parameters over 16.
     config.parallel.mesh = (-1, 16, 16)

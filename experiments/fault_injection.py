@@ -15,7 +15,7 @@ groups drawn at random: all that a checkpoint has to keep. Runs like it are
 
 and survive if they end with the metrics and parameters of the run left alone; the last two, for
 which some responses are invalid, with those of a run whose grader marks the same ones invalid by
-itself. About ten minutes on two cores; the full disk takes root, to mount one.
+itself. Ten to twenty minutes on two cores; the full disk takes root, to mount one.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from ml_collections import config_dict
 import experiments
 from pkpo_jax import tasks
 from pkpo_jax.tasks import Maze, grading
-from pkpo_jax.training import checkpoints, loop, metrics, run_directory
+from pkpo_jax.training import checkpoints, loop, metrics
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training.trainer import Trainer
 
@@ -117,9 +117,9 @@ def child(settings: dict[str, Any]) -> int:
         _signal_in(settings["phase"], settings["step"], settings["after"], settings["signal"])
     try:
         loop.train(config(settings["workers"]), pathlib.Path(settings["workdir"]))
-    except (loop.Stopped, run_directory.WriteError) as e:
+    except loop.Stopped as e:
         print(e, file=sys.stderr)
-        return getattr(e, "code", 1)
+        return e.code
     return 0
 
 

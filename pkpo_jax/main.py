@@ -48,8 +48,11 @@ def _run(mode: str) -> None:
         from pkpo_jax import parallel
         from pkpo_jax.training import report
 
-        if parallel.is_first_process():
-            print(report.write_page(workdirs[0]))
+        try:
+            if parallel.is_first_process():
+                print(report.write_page(workdirs[0]))
+        except OSError as e:
+            raise config_lib.ConfigError(f"report.html could not be written: {e}") from e
     else:
         from pkpo_jax.training import inspection
 

@@ -129,6 +129,10 @@ class Jitted:
         """The maximum over all devices."""
         return x
 
+    def whole(self, x: jax.Array) -> jax.Array:
+        """A small batch [P, ...], all of it on every device."""
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec()))
+
     def place(self, x: jax.Array, kind: str = "activations") -> jax.Array:
         """Activations [P, n, ...] as the batch lies; logits [P, n, ..., V] by token first."""
         batch = batch_axes(self.mesh.shape, *x.shape[:2])
@@ -234,6 +238,9 @@ class Pmapped(Jitted):
 
     def largest(self, x: jax.Array) -> jax.Array:
         return jax.lax.pmax(x, "devices")
+
+    def whole(self, x: jax.Array) -> jax.Array:
+        return jax.lax.all_gather(x, "devices", tiled=True)
 
     def place(self, x: jax.Array, kind: str = "activations") -> jax.Array:
         return x

@@ -190,13 +190,22 @@ class Grader:
         self, worker: _Worker, queue: collections.deque[_Job], status: Status, reason: str
     ) -> None:
         """Discards a worker: the answer it was at gets the status, others grade the rest."""
+        terminated = False
+        if status is Status.ERROR:
+            worker.process.join(GRACE)
+            terminated = worker.process.exitcode == -signal.SIGTERM
         self._discard([worker])
         reason = reason or f"exit code {worker.process.exitcode}"
         if worker.job:
-            worker.job.statuses[worker.done] = status
             # One by one, for such answers seldom come alone.
-            queue.extend(worker.job.split(1)[worker.done + 1 :])
-            if status is Status.ERROR:
+            rest = worker.job.split(1)[worker.done :]
+            if terminated and not worker.job.again:
+                # Not by us: the whole job was told to end, and the answer is not to blame.
+                queue.append(rest.pop(0)._replace(again=True))
+            else:
+                rest.pop(0).statuses[0] = status
+            queue.extend(rest)
+            if status is Status.ERROR and not terminated:
                 self._say_once("a worker died while grading", reason)
         elif not worker.ready:
             self._failures += 1
@@ -240,10 +249,11 @@ class _Job(NamedTuple):
     responses: Sequence[str]
     rewards: np.ndarray
     statuses: np.ndarray
+    again: bool = False
 
     def split(self, size: int) -> list[_Job]:
         parts = [slice(i, i + size) for i in range(0, len(self.responses), size)]
-        return [_Job(self.problem, *(row[part] for row in self[1:])) for part in parts]
+        return [_Job(self.problem, *(row[part] for row in self[1:4])) for part in parts]
 
 
 class _Worker:

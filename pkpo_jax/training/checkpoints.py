@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import pathlib
 import zlib
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,13 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
-from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from pkpo_jax import parallel
-from pkpo_jax.policy.checkpoints import Stacked
+from pkpo_jax.policy.checkpoints import CheckpointError, Stacked
 from pkpo_jax.policy.sampling import Rollout
-from pkpo_jax.training.run_directory import WriteError
+from pkpo_jax.training.run_directory import first_line, writing
 from pkpo_jax.training.state import TrainState
 
 
@@ -35,12 +35,24 @@ class Restored(NamedTuple):
     in_flight: Rollout | None
 
 
+class _Best(checkpoint_managers.PreservationPolicy):
+    """Keeps one step, the best so far, which the run knows and tells."""
+
+    step: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        return [checkpoint.step == self.step for checkpoint in checkpoints]
+
+
 class Checkpoints:
     """DIR/checkpoints/<step>, the newest `keep` of them and the best; written in the background.
 
     Args:
       like: the state as a tree of ShapeDtypeStruct with shardings.
-      in_flight: a rollout in flight as ShapeDtypeStructs, where the run samples ahead.
+      in_flight: arrays like a rollout in flight, where the run samples ahead.
+
+    Raises:
+      WriteError: the directory cannot be made.
     """
 
     def __init__(
@@ -49,20 +61,15 @@ class Checkpoints:
         self._like, self._in_flight = like, in_flight
         self._stacked = Stacked(like.params)
         self._fingerprint = jax.jit(fingerprint)
-        self._workdir = workdir
-        newest = checkpoint_managers.LatestN(keep)
-        best = checkpoint_managers.BestN(
-            get_metric_fn=lambda metrics: metrics["best"],
-            n=1,
-            keep_checkpoints_without_metrics=False,
+        self._workdir, self._best = workdir, _Best()
+        kept = [checkpoint_managers.LatestN(keep), self._best]
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(kept), create=True
         )
-        self._manager = ocp.CheckpointManager(
-            (workdir / "checkpoints").absolute(),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy([newest, best]),
-                create=True,
-            ),
-        )
+        with writing("a checkpoint"):
+            self._manager = ocp.CheckpointManager(
+                (workdir / "checkpoints").absolute(), options=options
+            )
 
     def save(
         self,
@@ -70,63 +77,103 @@ class Checkpoints:
         state: TrainState,
         progress: dict[str, Any],
         *,
-        metric: float | None = None,
+        best: int | None = None,
         in_flight: Rollout | None = None,
     ) -> None:
         """Begins to save arrays (`state`, `in_flight`) and JSON values (`progress`).
 
-        `metric` is what the best checkpoint has the most of.
+        `best` is the step of the checkpoint to keep beside the newest.
 
         Raises:
           WriteError: this checkpoint, or the one before, could not be written.
         """
-        sums = {"arrays": self._fingerprint_of(state), "progress": _crc(progress)}
-        progress = {**progress, "sums": sums}
+        self._best.step = best
+        sums = {
+            "arrays": self._fingerprint_of(state),
+            "progress": _crc(progress),
+            "in_flight": _crc(in_flight),
+        }
         items = {
             "params": ocp.args.StandardSave(self._stacked.unstack(state.params)),
             "opt_state": ocp.args.StandardSave(state.opt_state),
-            "progress": ocp.args.JsonSave(progress),
+            "progress": ocp.args.JsonSave({**progress, "sums": sums}),
         }
         if in_flight is not None:
             items["in_flight"] = ocp.args.StandardSave(in_flight._asdict())
-        metrics = None if metric is None else {"best": metric}
-        try:
-            self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
-        except Exception as e:  # Of the file system, by way of several libraries.
-            raise WriteError(f"a checkpoint: {_first_line(e)}") from e
+        with writing("a checkpoint"):
+            self._manager.save(step, args=ocp.args.Composite(**items))
 
     def check(self) -> None:
         """Raises the WriteError of a checkpoint that failed in the background, if one did."""
-        try:
+        with writing("a checkpoint"):
             self._manager.check_for_errors()
-        except Exception as e:
-            raise WriteError(f"a checkpoint: {_first_line(e)}") from e
 
     def restore_newest(self) -> Restored | None:
-        """The newest checkpoint that can be read; None if there is none.
+        """The newest checkpoint that can be read; None if there are none.
 
-        One that cannot, or whose arrays are not those that were saved, is moved to DIR/corrupt with
-        a warning.
+        Those after it, which cannot, or do not hold what was saved, are moved to DIR/corrupt.
+
+        Raises:
+          CheckpointError: there are some, and none can be read: nothing is moved. Or one of several
+            processes cannot read one, which it notes: the next start passes it over.
         """
+        reasons: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
-            restored, reason = None, ""
-            try:
-                restored = self._restore(step)
-            except Exception as e:  # Torn files raise errors of many libraries.
-                reason = _first_line(e)
-            if parallel.on_all(restored is not None):
+            note = self._note(step)
+            if note.exists():
+                reasons[step] = note.read_text()
+                continue
+            restored, reasons[step] = self._restore(step)
+            if restored:
+                for bad in list(reasons)[:-1]:
+                    logging.warning(
+                        "the checkpoint of step %d cannot be used (%s): it is moved to %s, and the "
+                        "run goes on from step %d.",
+                        bad,
+                        reasons[bad],
+                        self._workdir / "corrupt",
+                        step,
+                    )
+                    self._set_aside(bad)
                 return restored
-            logging.warning(
-                "the checkpoint of step %d cannot be used (%s); it is moved to %s, and the one "
-                "before is tried.",
-                step,
-                reason or "on another process",
-                self._workdir / "corrupt",
+        if reasons:
+            newest = max(reasons)
+            raise CheckpointError(
+                f"none of the checkpoints in {self._workdir / 'checkpoints'} can be used (step "
+                f"{newest}: {reasons[newest]}); nothing was changed: mend what they lie on, or "
+                "give another --workdir to start anew."
             )
-            self._set_aside(step)
         return None
 
-    def _restore(self, step: int) -> Restored:
+    def _restore(self, step: int) -> tuple[Restored | None, str]:
+        """A checkpoint, or why it cannot be used; the same on every process."""
+        try:
+            found = self._read(step)
+        except Exception as e:  # Torn files raise errors of many libraries.
+            reason = first_line(e)
+            if jax.process_count() == 1:
+                return None, reason
+            # The others wait in Orbax for this process, and end with it.
+            with writing("a note"):
+                self._note(step).write_text(f"process {jax.process_index()}: {reason}")
+            raise CheckpointError(
+                f"process {jax.process_index()} cannot read the checkpoint of step {step} "
+                f"({reason}); the same command goes on from the one before."
+            ) from e
+        state = TrainState(self._stacked.stack(found["params"]), found["opt_state"])
+        progress = dict(found["progress"])
+        in_flight = Rollout(**found["in_flight"]) if "in_flight" in found else None
+        sums = progress.pop("sums")
+        ours = {
+            "arrays": self._fingerprint_of(state),
+            "progress": _crc(progress),
+            "in_flight": _crc(in_flight),
+        }
+        if not parallel.on_all(sums == ours):
+            return None, "it reads well, but does not hold what was saved"
+        return Restored(step, state, progress, in_flight), ""
+
+    def _read(self, step: int) -> Mapping[str, Any]:
         items = {
             "params": ocp.args.StandardRestore(self._stacked.like),
             "opt_state": ocp.args.StandardRestore(self._like.opt_state),
@@ -135,23 +182,24 @@ class Checkpoints:
         if (self._manager.directory / str(step) / "in_flight").exists():
             items["in_flight"] = ocp.args.StandardRestore(self._in_flight._asdict())
         found = self._manager.restore(step, args=ocp.args.Composite(**items))
-        state = TrainState(self._stacked.stack(found.params), found.opt_state)
-        progress = dict(found.progress)
-        sums = progress.pop("sums")
-        if sums != {"arrays": self._fingerprint_of(state), "progress": _crc(progress)}:
-            raise ValueError("it reads well, but does not hold what was saved")
-        in_flight = Rollout(**found["in_flight"]) if "in_flight" in items else None
-        return Restored(step, state, progress, in_flight)
+        # It is here, and not on its way: what fails to arrive fails now.
+        jax.block_until_ready(found["params"])
+        return {name: found[name] for name in items}
+
+    def _note(self, step: int) -> pathlib.Path:
+        """Where it is noted that a process could not read a checkpoint."""
+        return self._workdir / f"unreadable_{step}"
 
     def _set_aside(self, step: int) -> None:
-        if parallel.is_first_process():
-            corrupt = self._workdir / "corrupt"
-            corrupt.mkdir(exist_ok=True)
-            taken = len(list(corrupt.glob(f"{step}*")))
-            source = pathlib.Path(self._manager.directory) / str(step)
-            source.rename(corrupt / (f"{step}.{taken}" if taken else str(step)))
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("set aside")
+        with writing("a checkpoint"):
+            if parallel.is_first_process():
+                corrupt = self._workdir / "corrupt"
+                corrupt.mkdir(exist_ok=True)
+                taken = len(list(corrupt.glob(f"{step}*")))
+                source = pathlib.Path(self._manager.directory) / str(step)
+                source.rename(corrupt / (f"{step}.{taken}" if taken else str(step)))
+                self._note(step).unlink(missing_ok=True)
+        parallel.on_all(True)
         self._manager.reload()
 
     def _fingerprint_of(self, state: TrainState) -> list[int]:
@@ -167,10 +215,8 @@ class Checkpoints:
         Raises:
           WriteError: it could not be written.
         """
-        try:
+        with writing("a checkpoint"):
             self._manager.close()
-        except Exception as e:
-            raise WriteError(f"a checkpoint: {_first_line(e)}") from e
 
 
 def fingerprint(tree: Any) -> jax.Array:
@@ -184,9 +230,10 @@ def fingerprint(tree: Any) -> jax.Array:
     return jnp.stack([total(x) for x in jax.tree.leaves(tree)])
 
 
-def _crc(progress: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps(progress, sort_keys=True).encode())
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+def _crc(value: dict[str, Any] | Rollout | None) -> int:
+    """Of JSON values, or of arrays; 0 for None."""
+    if value is None:
+        return 0
+    if isinstance(value, Rollout):
+        return zlib.crc32(b"".join(np.ascontiguousarray(x).tobytes() for x in value))
+    return zlib.crc32(json.dumps(value, sort_keys=True).encode())

@@ -48,7 +48,8 @@ def validate(config: config_dict.ConfigDict, devices: int, *, reads_weights: boo
     for key, (low, high, strict) in _NUMBERS.items():
         value = get(config, key)
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not (low < value if strict else low <= value) or not value <= high:
+        finite = number and math.isfinite(value)
+        if not finite or not (low < value if strict else low <= value) or not value <= high:
             above = f"above {low}" if strict else f"at least {low}"
             below = "" if high == math.inf else f" and at most {high}"
             raise ConfigError(f"{key}={value!r}; expected a number {above}{below}.")
@@ -139,7 +140,8 @@ def _check_keys(config: config_dict.ConfigDict) -> None:
 
 def _check_estimator(config: config_dict.ConfigDict) -> None:
     n, estimator, ks = config.rollout.n, config.estimator, config_lib.k_spec(config)
-    if n < 2 and not (estimator.name == "pkpo" and estimator.baseline == "none"):
+    alone = (estimator.name == "pkpo" and estimator.baseline == "none") or ":" in estimator.name
+    if n < 2 and not alone:
         raise ConfigError(
             f"rollout.n={n}: the estimator compares the samples of a prompt; set rollout.n to 2 or "
             "more, or estimator.name='pkpo' and estimator.baseline='none'."
@@ -179,6 +181,10 @@ def _check_loss(config: config_dict.ConfigDict) -> None:
         )
     if 0 < loss.dual_clip <= 1:
         raise ConfigError(f"loss.dual_clip={loss.dual_clip}; expected 0 (off) or more than 1.")
+    if 0 < loss.importance_cap < 1:
+        raise ConfigError(
+            f"loss.importance_cap={loss.importance_cap}; expected 0 (off) or at least 1."
+        )
     if loss.kl == "none" and (loss.kl_coef or loss.kl_in_reward):
         raise ConfigError(
             f"loss.kl='none' with loss.kl_coef={loss.kl_coef}, loss.kl_in_reward="
@@ -188,11 +194,6 @@ def _check_loss(config: config_dict.ConfigDict) -> None:
         raise ConfigError(
             f"loss.kl_in_reward with loss.kl={loss.kl!r}; the sum over a response is its KL "
             "divergence for k1 alone: set loss.kl='k1', or loss.kl_in_reward=False."
-        )
-    if loss.kl == "k1" and loss.kl_coef and not loss.kl_in_reward:
-        raise ConfigError(
-            "loss.kl='k1' in the loss has a gradient of zero mean and regularises nothing; set "
-            "loss.kl to k2 or k3, or loss.kl_in_reward=True."
         )
     if loss.kl_in_reward and config.estimator.name in weights.BINARY:
         raise ConfigError(
@@ -223,7 +224,9 @@ def _check_loss(config: config_dict.ConfigDict) -> None:
 
 def evaluation_names(n: int) -> list[str]:
     """Metrics of an evaluation of n samples, the higher the better."""
-    return [f"pass_at_{k}" for k in evaluation.reported_ks(n)] + ["reward_mean", "majority"]
+    kinds = ("pass", "max")
+    at_k = [f"{kind}_at_{k}" for kind in kinds for k in evaluation.reported_ks(n)]
+    return [*at_k, "reward_mean", "majority"]
 
 
 _SWITCHES = (

@@ -84,7 +84,8 @@ def default(task: str = "maze") -> config_dict.ConfigDict:
     # sequence-sum, sequence-mean, token-mean or constant-length; see losses.token_scale.
     config.loss.aggregation = "sequence-sum"
     # KL divergence from the policy before RL: none, k1, k2 or k3 (see losses.divergence), times
-    # kl_coef in the loss, or subtracted from the rewards. With kl_coef 0 it is only measured.
+    # kl_coef in the loss, or (k1) subtracted from the rewards. With kl_coef 0 it is only measured.
+    # In the loss k1 has a gradient of zero mean: k2 or k3 regularise.
     config.loss.kl = "none"
     config.loss.kl_coef = 0.0
     config.loss.kl_in_reward = False
@@ -125,8 +126,8 @@ def default(task: str = "maze") -> config_dict.ConfigDict:
     config.train.b2 = 0.95
     config.train.weight_decay = 0.0
     config.train.clip_norm = 1.0
-    # Updates whose loss or gradient is not finite are skipped; after this many steps with one in a
-    # row the run stops, and keeps the batch.
+    # Updates whose loss or gradient is not finite are skipped; after this many steps in a row with
+    # one, or with no response that could be graded, the run stops, and keeps the batch.
     config.train.max_skipped = 5
 
     config.eval = config_dict.ConfigDict()

@@ -107,7 +107,9 @@ def sample(
         chosen = random.Random(config.seed).sample(range(len(problems)), min(count, len(problems)))
         found = _run(policy, trainer, [problems[i] for i in sorted(chosen)], progress=False)
         if parallel.is_first_process():
-            by_k = {k: trainer.weights(policy.step, found.rewards, k) for k in ks}
+            spread, tokens = found.terms["entropy"]
+            entropy = spread / np.maximum(tokens, 1)
+            by_k = {k: trainer.weights(policy.step, found.rewards, entropy, k) for k in ks}
             print(f"{workdir}, step {policy.step}: {config.rollout.n} responses to each problem")
             display.samples(found, by_k, request.split)
     return found
@@ -164,6 +166,8 @@ def _policy(workdir: pathlib.Path, request: Request) -> _Policy:
     config = stored.override(config, request.overrides)
     step, config.model.checkpoint = stored.policy(workdir, config, request.step)
     config.warm_start.steps = 0
+    # Of the training alone, and tied to the shapes that it evaluated with.
+    config.checkpoint.best = config.log.wandb = ""
     return _Policy(workdir, step, config)
 
 

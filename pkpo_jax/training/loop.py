@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import os
 import pathlib
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -24,7 +26,7 @@ from pkpo_jax.training.trainer import Graded, Trainer
 class Stopped(RuntimeError):
     """The run ended before its last step; `code` is what the process exits with."""
 
-    NOT_FINITE, NOT_WRITTEN, TERMINATED = 3, 4, 128 + signal.SIGTERM
+    NOTHING_LEARNED, NOT_WRITTEN, TERMINATED = 3, 4, 128 + signal.SIGTERM
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
@@ -65,6 +67,7 @@ class Termination:
 
     def _note(self, *_: Any) -> None:
         self._asked = True
+        os.write(2, b"\nSIGTERM: saves and ends after this step.\n")
         # A second one is obeyed.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -87,7 +90,8 @@ class Run:
         self.config, self.steps, self.done = config, config.train.steps, 0
         self.evaluated: evaluation.Evaluation | None = None
         self._coverage = Coverage()
-        self._best: float | None = None
+        # The best evaluation so far: {"metric": name, "value": ..., "step": ...}.
+        self._best: dict[str, Any] = {}
         self._skipped_in_row, self._saving_s = 0, 0.0
         self._writer: metrics.MetricWriter | metrics.NullWriter = metrics.NullWriter()
         self._compilations = metrics.CompilationCounter()
@@ -99,11 +103,15 @@ class Run:
     def start(self) -> None:
         """From the newest checkpoint, or from the policy before RL, which is evaluated."""
         restored = self._checkpoints.restore_newest()
+        self._on_first("metrics", lambda: self._open_writer(restored.step if restored else -1))
         self.trainer.read_reference(self.workdir)
         if restored:
             self.state, progress, self.done = restored.state, restored.progress, restored.step
             self._coverage = Coverage(**progress["coverage"])
-            self._best, self._skipped_in_row = progress["best"], progress["skipped_in_row"]
+            self._skipped_in_row = progress["skipped_in_row"]
+            # Another metric starts afresh.
+            if progress["best"].get("metric") == self.config.checkpoint.best:
+                self._best = progress["best"]
             self.trainer.restore(progress, self.done, restored.in_flight)
             if parallel.is_first_process():
                 print(f"{self.workdir} goes on after step {self.done}.", flush=True)
@@ -111,14 +119,6 @@ class Run:
             self.state = self.trainer.start(self.workdir)
         self._saved = self.done
         self._checkpoints.warm_up(self.state)
-        if parallel.is_first_process():
-            with run_directory.writing("metrics"):
-                self._writer = metrics.MetricWriter(
-                    self.workdir,
-                    self.done if restored else -1,
-                    wandb=self.config.log.wandb,
-                    config=self.config.to_dict(),
-                )
         if not restored:
             self._record(self._evaluate())
 
@@ -139,25 +139,30 @@ class Run:
         figures |= metrics.memory()
         figures["compilations"] = self._compilations.count
         self._record(figures)
-        self._check_skipped(at, bool(figures["train/skipped"]), graded)
+        self._check_skipped(graded)
         every = self.config.checkpoint.every
-        best = figures.get(self.config.checkpoint.best)
-        improved = best is not None and (self._best is None or best > self._best)
-        if improved:
-            self._best = best
-        if improved or self.done == self.steps or (every and self.done % every == 0):
-            self.save(best)
+        due = self.done == self.steps or (every and self.done % every == 0)
+        if self._is_best(figures) or due:
+            self.save()
         self._checkpoints.check()
         return figures
 
-    def save(self, metric: float | None = None) -> None:
+    def _is_best(self, figures: dict[str, float]) -> bool:
+        """Whether this step's evaluation is the best so far, which is noted then."""
+        metric = self.config.checkpoint.best
+        value = figures.get(metric, math.nan)
+        if not math.isfinite(value) or value <= self._best.get("value", -math.inf):
+            return False
+        self._best = {"metric": metric, "value": value, "step": self.done}
+        return True
+
+    def save(self) -> None:
         """Begins a checkpoint, unless there is one of this step."""
         if self._saved == self.done:
             return
         started = time.perf_counter()
-        with run_directory.writing("metrics"):
-            # They are on disk before the checkpoint is.
-            self._writer.sync()
+        # Metrics are on disk before the checkpoint is.
+        self._on_first("metrics", self._writer.sync)
         progress = {
             **self.trainer.state_dict(),
             "coverage": self._coverage.to_json(),
@@ -165,7 +170,8 @@ class Run:
             "skipped_in_row": self._skipped_in_row,
         }
         in_flight = self.trainer.in_flight()
-        self._checkpoints.save(self.done, self.state, progress, metric=metric, in_flight=in_flight)
+        best = self._best.get("step")
+        self._checkpoints.save(self.done, self.state, progress, best=best, in_flight=in_flight)
         self._saved = self.done
         self._saving_s += time.perf_counter() - started
 
@@ -178,9 +184,24 @@ class Run:
         finally:
             self._checkpoints.close()
 
+    def _open_writer(self, resume_step: int) -> None:
+        project, config = self.config.log.wandb, self.config.to_dict()
+        self._writer = metrics.MetricWriter(self.workdir, resume_step, wandb=project, config=config)
+
     def _record(self, figures: dict[str, float]) -> None:
-        with run_directory.writing("metrics"):
-            self._writer.write(self.done, figures)
+        self._on_first("metrics", lambda: self._writer.write(self.done, figures))
+
+    def _on_first(self, what: str, write: Callable[[], None]) -> None:
+        """The first process writes; if it cannot, a WriteError on all."""
+        error = None
+        if parallel.is_first_process():
+            try:
+                with run_directory.writing(what):
+                    write()
+            except Exception as e:
+                error = e
+        if not parallel.on_all(error is None):
+            raise error or run_directory.WriteError(f"{what}: the first process says why")
 
     def _evaluate(self) -> dict[str, float]:
         self.evaluated = self.trainer.evaluate(self.state.params, self.done)
@@ -190,37 +211,42 @@ class Run:
         every, count = self.config.log.samples_every, self.config.log.samples
         if not every or not (at % every == 0 or self.done == self.steps):
             return
-        # Compiled by all processes, or the first would wait for none.
-        weights = self.trainer.weights(at, graded.rewards)[graded.rows]
-        if parallel.is_first_process():
-            with run_directory.writing("samples"):
-                samples.write(
-                    self.workdir / "samples" / f"{self.done:06d}.txt",
-                    f"step {self.done}, k = {self.trainer.schedule(at)}",
-                    [problem["prompt"] for problem in graded.problems[:count]],
-                    graded.responses[:count],
-                    graded.rewards[graded.rows],
-                    weights,
-                )
+        path = self.workdir / "samples" / f"{self.done:06d}.txt"
+        title = f"step {self.done}, k = {self.trainer.schedule(at)}"
+        prompts = [problem["prompt"] for problem in graded.problems[:count]]
+        responses, rows = graded.responses[:count], graded.rows[:count]
+        rewards, weights = graded.rewards[rows], graded.weights[rows]
+        self._on_first(
+            "samples", lambda: samples.write(path, title, prompts, responses, rewards, weights)
+        )
 
-    def _check_skipped(self, at: int, skipped: bool, graded: Graded) -> None:
-        self._skipped_in_row = self._skipped_in_row + 1 if skipped else 0
+    def _check_skipped(self, graded: Graded) -> None:
+        """Stops the run, the batch kept, after too many steps that taught nothing."""
+        self._skipped_in_row = self._skipped_in_row + 1 if graded.batch else 0
         if self._skipped_in_row < self.config.train.max_skipped:
             return
         batch = self.trainer.devices.fetch(graded.batch)._asdict()
-        rollout = batch.pop("rollout")._asdict()
-        path = self.workdir / "not_finite" / f"{self.done:06d}.npz"
-        if parallel.is_first_process():
-            arrays = {k: v for k, v in {**batch, **rollout}.items() if v is not None}
-            arrays |= {"ids": graded.ids, "statuses": graded.statuses}
-            with run_directory.writing("the batch"):
-                path.parent.mkdir(exist_ok=True)
-                np.savez_compressed(path, **arrays)
+        arrays = {**batch.pop("rollout")._asdict(), **batch}
+        arrays |= {"ids": graded.ids, "statuses": graded.statuses}
+        path = self.workdir / "stopped" / f"{self.done:06d}.npz"
+
+        def write() -> None:
+            path.parent.mkdir(exist_ok=True)
+            np.savez_compressed(path, **{k: v for k, v in arrays.items() if v is not None})
+
+        self._on_first("the batch", write)
+        ungraded = not np.isfinite(graded.rewards).any()
         raise Stopped(
-            Stopped.NOT_FINITE,
-            f"the loss or its gradient was not finite in {self._skipped_in_row} steps in a row, up "
-            f"to step {self.done}, and the policy was left as it was; the last batch is in {path}. "
-            "A lower train.learning_rate, float32 or bounded rewards may mend it.",
+            Stopped.NOTHING_LEARNED,
+            f"{self._skipped_in_row} steps in a row, up to step {self.done}, "
+            + (
+                "no response could be graded; mend the grader, and start the same command again."
+                if ungraded
+                else "the loss or its gradient was not finite, and the update was skipped; to go "
+                "on with other settings, give a new --workdir and --config.model.checkpoint="
+                f"{self.workdir}/checkpoints/<step>/params."
+            )
+            + f" The last batch is in {path}.",
         )
 
 

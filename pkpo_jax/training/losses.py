@@ -81,7 +81,7 @@ class PolicyLoss:
         if self.importance_cap:
             ratio = jnp.exp(t.old - t.sampled)
             objective *= jnp.minimum(ratio, self.importance_cap)
-        for_all = self.entropy_coef * t.entropy
+        for_all = self.entropy_coef * t.entropy if self.entropy_coef else 0.0
         sums = {"clipped": clipped, "entropy": t.entropy}
         sums["moved"] = divergence("k3", t.old, log_probs)
         if t.reference is not None:
@@ -99,13 +99,13 @@ class PolicyLoss:
             return weights * t.log_probs, jnp.zeros(t.mask.shape, bool)
         ratio = jnp.exp(t.log_probs - t.old)
         low, high = 1.0 - self.clip_low, 1.0 + self.clip_high
-        objective = jnp.minimum(ratio * weights, jnp.clip(ratio, low, high) * weights)
+        # The minimum of the two products, without the halved gradient that one has at a tie.
         clipped = ((weights > 0.0) & (ratio > high)) | ((weights < 0.0) & (ratio < low))
+        bound = jnp.clip(ratio, low, high)
         if self.dual_clip:
-            bounded = jnp.maximum(objective, self.dual_clip * weights)
-            objective = jnp.where(weights < 0.0, bounded, objective)
-            clipped |= (weights < 0.0) & (ratio > self.dual_clip)
-        return objective, clipped
+            too_large = (weights < 0.0) & (ratio > self.dual_clip)
+            clipped, bound = clipped | too_large, jnp.where(too_large, self.dual_clip, bound)
+        return jnp.where(clipped, jax.lax.stop_gradient(bound), ratio) * weights, clipped
 
     def penalised(
         self, rewards: jax.Array, old: jax.Array, reference: jax.Array, mask: jax.Array
@@ -113,7 +113,8 @@ class PolicyLoss:
         """Rewards [P, n] less `kl_coef` times the summed log-ratio of each response.
 
         Summed over tokens, log pi - log reference is an unbiased estimate of the KL divergence of
-        the whole response, and as a part of the reward its gradient is that of the divergence.
+        the whole response. With weights linear in the reward (k = 1) its gradient is that of the
+        divergence; for larger k the objective is max@k of the penalised rewards.
         """
         return rewards - self.kl_coef * jnp.where(mask, old - reference, 0.0).sum(-1)
 

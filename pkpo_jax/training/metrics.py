@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 import pathlib
 import resource
+import secrets
+import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2, summary_pb2
+
+from pkpo_jax.training.config import ConfigError
 
 
 class MetricWriter:
@@ -37,9 +42,11 @@ class MetricWriter:
         temporary.write_text("".join(kept))
         temporary.replace(path)
         self._file = path.open("a")
-        self._events = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=resume_step + 1, flush_secs=10
-        )
+        # Written here and now: a thread would die of a full disk, and nobody would know.
+        (workdir / "tensorboard").mkdir(exist_ok=True)
+        self._events = EventsWriter(str(workdir / "tensorboard" / "events"))
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._write_event(event_pb2.Event(step=resume_step + 1, session_log=start))
         self._wandb = _start_wandb(wandb, workdir, config) if wandb else None
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
@@ -47,36 +54,50 @@ class MetricWriter:
         line = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
         self._file.write(json.dumps({"step": step, **line}) + "\n")
         self._file.flush()
-        for key, value in metrics.items():
-            self._events.add_scalar(key, value, step)
+        values = [summary_pb2.Summary.Value(tag=k, simple_value=v) for k, v in metrics.items()]
+        self._write_event(event_pb2.Event(step=step, summary=summary_pb2.Summary(value=values)))
         if self._wandb:
             self._wandb.log({"step": step, **metrics})
+
+    def _write_event(self, event: event_pb2.Event) -> None:
+        event.wall_time = time.time()
+        self._events.write_event(event)
+        self._events.flush()
 
     def sync(self) -> None:
         """Puts on disk what was written."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self._file.close()
-        self._events.close()
-        if self._wandb:
-            self._wandb.finish()
+        try:
+            self._file.close()
+            self._events.close()
+        finally:
+            if self._wandb:
+                self._wandb.finish()
 
 
 def _start_wandb(project: str, workdir: pathlib.Path, config: Mapping[str, Any] | None) -> Any:
     import wandb
 
-    # One run a directory: its steps are given as a metric, for a resumed run repeats some.
-    name = "-".join(workdir.absolute().parts[-2:])
-    run_id = hashlib.sha1(str(workdir.absolute()).encode()).hexdigest()[:16]
-    run = wandb.init(
-        project=project,
-        name=name,
-        id=run_id,
-        resume="allow",
-        dir=str(workdir),
-        config=json.loads(json.dumps(config)),
-    )
+    # One run a directory: what is logged again when it goes on has its step as a metric.
+    path = workdir / "wandb_id"
+    if not path.exists():
+        path.write_text(secrets.token_hex(8))
+    try:
+        run = wandb.init(
+            project=project,
+            name=workdir.absolute().name,
+            id=path.read_text(),
+            resume="allow",
+            dir=str(workdir),
+            config=json.loads(json.dumps(config)),
+        )
+    except Exception as e:  # Of the library's own types, or of the network.
+        raise ConfigError(
+            f"log.wandb={project!r}: Weights & Biases did not start ({e}); log in, set "
+            "WANDB_MODE=offline, or set log.wandb=''."
+        ) from e
     run.define_metric("*", step_metric="step")
     return run
 
@@ -96,7 +117,9 @@ class NullWriter:
 
 def memory() -> dict[str, float]:
     """The most memory in use so far, GiB: of this process, and of its first device if it tells."""
-    figures = {"memory/host_peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    # In KiB, but on macOS.
+    unit = 2**30 if sys.platform == "darwin" else 2**20
+    figures = {"memory/host_peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
     stats = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
         figures["memory/device_peak_gib"] = stats["peak_bytes_in_use"] / 2**30

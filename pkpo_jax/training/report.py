@@ -115,11 +115,8 @@ def write_page(workdir: pathlib.Path) -> pathlib.Path:
     )
     path = workdir / "report.html"
     temporary = path.with_suffix(".tmp")
-    try:
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as e:
-        raise config_lib.ConfigError(f"{path} cannot be written ({e.strerror}).") from None
+    temporary.write_text(page, encoding="utf-8")
+    temporary.replace(path)
     return path
 
 

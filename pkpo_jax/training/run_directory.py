@@ -19,11 +19,18 @@ class WriteError(RuntimeError):
 
 @contextlib.contextmanager
 def writing(what: str) -> Iterator[None]:
-    """Errors of the file system in the body become a WriteError that names what was written."""
+    """Errors in the body become a WriteError that names what was written."""
     try:
         yield
-    except OSError as e:
-        raise WriteError(f"{what}: {e}") from e
+    except ConfigError:
+        raise
+    except Exception as e:  # Of the file system, by way of several libraries.
+        raise WriteError(f"{what}: {first_line(e)}") from e
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 # What may change when a run goes on: where and in which parts it computes, not what.
@@ -71,6 +78,8 @@ def _claim(workdir: pathlib.Path, wanted: dict[str, Any]) -> None:
         except ValueError:
             raise ConfigError(f"{path} is not a config; give another --workdir.") from None
         _check_same(path, stored, wanted)
+        if stored != wanted:
+            _write(path, wanted)
         return
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"--workdir={workdir} is a file; give a new or empty directory.")
@@ -80,8 +89,12 @@ def _claim(workdir: pathlib.Path, wanted: dict[str, Any]) -> None:
             "give a new or empty one."
         )
     workdir.mkdir(parents=True, exist_ok=True)
+    _write(path, wanted)
+
+
+def _write(path: pathlib.Path, config: dict[str, Any]) -> None:
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(wanted, indent=2) + "\n")
+    temporary.write_text(json.dumps(config, indent=2) + "\n")
     temporary.replace(path)
 
 

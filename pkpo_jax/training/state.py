@@ -53,10 +53,12 @@ def apply_gradients(
     optimizer: optax.GradientTransformation,
     devices: parallel.Jitted,
     loss: jax.Array,
+    count: jax.Array,
     grads: Any,
     learning_rate: jax.typing.ArrayLike,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """The state after a step along `grads`, or as it was if they or the loss are not finite."""
+    """The state after a step along `grads`, or as it was if they or the loss are not finite, or no
+    token counted: the optimiser's momentum alone would move it then."""
     grads = devices.total(grads)
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -64,11 +66,12 @@ def apply_gradients(
     updates = jax.tree.map(lambda u: -learning_rate * u.astype(jnp.float32), updates)
     params = _add(state.params, updates, optax.tree.get(opt_state, "count", 0))
     stepped = TrainState(params=params, opt_state=opt_state)
-    state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), stepped, state)
+    moves = finite & (count > 0)
+    state = jax.tree.map(lambda new, old: jnp.where(moves, new, old), stepped, state)
     # Where it came from, or the next step would compile again for a state placed otherwise.
     return devices.place_state(state), {
         "grad_norm": norm,
-        "update_norm": jnp.where(finite, optax.tree.norm(updates), 0.0),
+        "update_norm": jnp.where(moves, optax.tree.norm(updates), 0.0),
         "skipped": 1 - finite.astype(jnp.int32),
     }
 

@@ -193,6 +193,7 @@ def _weigh(
         "invalid": mean(~valid, jnp.ones_like(valid)),
         "response_length": mean(rollout.lengths, valid),
         "truncated": mean(~rollout.finished, valid),
+        "weights": devices.whole(weights),
     }
 
 
@@ -241,7 +242,7 @@ def _update_once(
 
     loss, sums, grads = _gradient(loss_fn, state.params, part, recipe.micro_batches)
     loss = devices.total(loss)
-    state, figures = apply_gradients(state, optimizer, devices, loss, grads, learning_rate)
+    state, figures = apply_gradients(state, optimizer, devices, loss, count, grads, learning_rate)
     names = {
         "entropy": "entropy",
         "clipped": "clip_fraction",
@@ -285,7 +286,7 @@ def make_supervised_update(
 
         loss, _, grads = _gradient(loss_fn, state.params, batch, micro_batches)
         loss = devices.total(loss)
-        state, figures = apply_gradients(state, optimizer, devices, loss, grads, *scalars)
+        state, figures = apply_gradients(state, optimizer, devices, loss, tokens, grads, *scalars)
         return state, {"loss": loss, **figures}
 
     return devices.step(update, changes_state=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import pathlib
 import time
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from pkpo_jax.policy import checkpoints, sampling, tokenizers
 from pkpo_jax.tasks import grading
 from pkpo_jax.training import checks, data, evaluation, programs, step
 from pkpo_jax.training import config as config_lib
+from pkpo_jax.training.run_directory import first_line
 from pkpo_jax.training.state import TrainState, learning_rate
 from pkpo_jax.training.warm_start import warm_start
 
@@ -31,8 +31,9 @@ class Graded(NamedTuple):
 
     Attributes:
       problems, responses, rows: those that this process graded, and their rows in the batch.
-      ids: [P] of all problems; rewards, statuses: [P, n], of all.
-      batch: what the update was given, where it was skipped; None else.
+      ids: [P] of all problems; rewards, statuses, weights: [P, n], of all.
+      batch: what the update was given, where it taught nothing: it was skipped for a loss or
+        gradient that was not finite, or no response was graded; None else.
     """
 
     problems: list[tasks.Problem]
@@ -41,7 +42,8 @@ class Graded(NamedTuple):
     ids: np.ndarray
     rewards: np.ndarray
     statuses: np.ndarray
-    batch: step.Batch | None
+    weights: np.ndarray | None = None
+    batch: step.Batch | None = None
 
 
 class _Drawn(NamedTuple):
@@ -124,7 +126,12 @@ class Trainer:
         """The parameters before the first RL step: a checkpoint's, or random ones, and after them
         the warm start if any, kept in `workdir`. The same ones whenever it is called."""
         if self._checkpoint:
-            params = self._checkpoint.read(self.programs.abstract_params())
+            try:
+                params = self._checkpoint.read(self.programs.abstract_params())
+            except Exception as e:  # Torn files raise errors of many libraries.
+                raise checkpoints.CheckpointError(
+                    f"{self.config.model.checkpoint} cannot be read ({first_line(e)})."
+                ) from e
         else:
             params = self.programs.random_params(self.keys[_INIT])
         if self.config.warm_start.steps:
@@ -179,6 +186,7 @@ class Trainer:
         state, figures = self.programs.update(state, batch, (k, key, temperature, rate))
         figures = jax.device_get(figures)
         curve = figures.pop("pass_at_k")
+        graded = graded._replace(weights=figures.pop("weights").reshape(count, -1))
         figures = {name: float(value) for name, value in figures.items()}
         figures = {"k": k, "learning_rate": rate, **figures, **evaluation.summarize(curve)}
         figures = {f"train/{name}": value for name, value in figures.items()}
@@ -189,7 +197,7 @@ class Trainer:
         figures["time/grade_s"] = done_grading - sampled
         figures["time/update_s"] = updated - done_grading
         figures["time/tokens_per_s"] = float(lengths.sum()) / (updated - started)
-        if figures["train/skipped"]:
+        if figures["train/skipped"] or figures["train/invalid"] == 1.0:
             graded = graded._replace(batch=batch)
         return state, figures, graded
 
@@ -240,29 +248,21 @@ class Trainer:
             ids=parallel.gather(owned, ids, (count,)),
             rewards=parallel.gather(owned, grades.rewards, (count, n)),
             statuses=parallel.gather(owned, grades.statuses, (count, n)),
-            batch=None,
         )
 
-    def weights(self, at: int, rewards: np.ndarray, k: int | None = None) -> np.ndarray:
-        """The weights [P, n] that the estimator gives these rewards at step number `at`, or for k.
+    def weights(self, at: int, rewards: np.ndarray, entropy: np.ndarray, k: int) -> np.ndarray:
+        """The weights [P, n] that the estimator gives these rewards for k, at step number `at`.
 
-        As in the update, but for what an estimator takes beside rewards and the KL divergence.
+        `entropy` is the mean of each prompt's tokens, [P]. A KL divergence that the loss takes from
+        the rewards is left out.
         """
-        valid = np.isfinite(rewards)
+        weigh, valid = jax.jit(self.programs.recipe.weigh), np.isfinite(rewards)
         key = jax.random.fold_in(self.keys[_WEIGH], at)
-        k = self.schedule(at) if k is None else k
-        return np.asarray(self._weigh(np.where(valid, rewards, 0.0), jnp.int32(k), valid, key))
-
-    @functools.cached_property
-    def _weigh(self) -> Any:
-        weigh = self.programs.recipe.weigh
-
-        def call(rewards: jax.Array, k: jax.Array, valid: jax.Array, key: jax.Array) -> jax.Array:
-            rows = jnp.arange(len(rewards))
-            entropy = jnp.zeros(len(rewards))
-            return weigh(rewards, k, valid, rows=rows, key=key, entropy=entropy)
-
-        return jax.jit(call)
+        rows = jnp.arange(len(rewards))
+        rewards = jnp.where(valid, rewards, 0.0)
+        return np.asarray(
+            weigh(rewards, jnp.int32(k), valid, rows=rows, key=key, entropy=jnp.asarray(entropy))
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """What of the trainer a checkpoint holds after a step: JSON values."""
@@ -302,8 +302,13 @@ class Trainer:
         if in_flight is not None:
             count = self.config.train.prompts
             rows = self.devices.rows(count)
-            local = jax.tree.map(lambda x: x[rows], in_flight)
-            self._ahead = _Drawn(*self._prompts(at), self.devices.put(local, count))
+            put = self.devices.put(jax.tree.map(lambda x: x[rows], in_flight), count)
+            # Where the sampler would have left it, or the update would compile again.
+            place = self.devices.step(
+                lambda _, rollout, __: jax.tree.map(self.devices.place, rollout),
+                changes_state=False,
+            )
+            self._ahead = _Drawn(*self._prompts(at), place((), put, ()))
 
     def evaluate(self, params: Any, at: int, *, progress: bool = False) -> evaluation.Evaluation:
         """Held-out problems, sampled with random numbers of their own."""

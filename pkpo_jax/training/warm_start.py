@@ -16,6 +16,7 @@ from pkpo_jax.policy import checkpoints
 from pkpo_jax.tasks import Task
 from pkpo_jax.training import data
 from pkpo_jax.training.programs import Programs
+from pkpo_jax.training.run_directory import writing
 from pkpo_jax.training.state import learning_rate
 
 
@@ -68,5 +69,6 @@ def warm_start(
         state, metrics = programs.supervised_update(state, batch, (np.float32(rate),))
         if s % 50 == 0 or s == options.steps - 1:
             bar.set_postfix(loss=f"{float(metrics['loss']):.3f}")
-    checkpoints.write(str(path), state.params)
+    with writing("the warm start"):
+        checkpoints.write(str(path), state.params)
     return state.params

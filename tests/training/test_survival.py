@@ -13,6 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from pkpo_jax.policy.checkpoints import CheckpointError
 from pkpo_jax.tasks import Maze
 from pkpo_jax.training import checkpoints, loop, metrics
 from pkpo_jax.training.trainer import Trainer
@@ -156,15 +157,35 @@ def test_a_run_goes_on_from_the_checkpoint_before(undisturbed, tmp_path):
     assert_same_end(workdir, undisturbed, 8)
 
 
-def test_all_checkpoints_damaged_is_a_run_from_the_start(undisturbed, tmp_path):
+def test_where_no_checkpoint_can_be_read_nothing_is_changed(undisturbed, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(undisturbed, workdir)
     for step in (workdir / "checkpoints").iterdir():
         shutil.rmtree(step / "params")
-    assert restore_newest(workdir) is None
+    before = sorted(workdir.rglob("*")), (workdir / "metrics.jsonl").read_text()
+    with pytest.raises(CheckpointError, match=r"none of the checkpoints in .*step 8: "):
+        loop.train(survival_config(), workdir)
+    assert (sorted(workdir.rglob("*")), (workdir / "metrics.jsonl").read_text()) == before
 
 
-def test_a_silent_change_of_the_arrays_is_noticed(undisturbed, tmp_path, monkeypatch, caplog):
+def test_a_checkpoint_that_another_process_could_not_read_is_passed_over(undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed, workdir)
+    (workdir / "unreadable_8").write_text("process 1: torn")
+    assert restore_newest(workdir).step == 6
+    assert (workdir / "corrupt" / "8").exists() and not (workdir / "unreadable_8").exists()
+
+
+def test_a_lost_batch_in_flight_is_noticed(undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed, workdir)
+    for step in (workdir / "checkpoints").iterdir():
+        shutil.rmtree(step / "in_flight" if step.name == "6" else step)
+    with pytest.raises(CheckpointError, match=r"step 6: it reads well, but does not hold what"):
+        restore_newest(workdir)
+
+
+def test_a_silent_change_of_the_arrays_is_noticed(undisturbed, tmp_path, monkeypatch):
     """Files that read well, and hold other numbers than were saved."""
     workdir = tmp_path / "run"
     shutil.copytree(undisturbed, workdir)
@@ -177,11 +198,11 @@ def test_a_silent_change_of_the_arrays_is_noticed(undisturbed, tmp_path, monkeyp
         return tree
 
     monkeypatch.setattr(checkpoints.Stacked, "stack", stack)
-    assert restore_newest(workdir) is None
-    assert "it reads well, but does not hold what was saved" in caplog.text
+    with pytest.raises(CheckpointError, match="it reads well, but does not hold what was saved"):
+        restore_newest(workdir)
 
 
-def small_run(tmp_path, monkeypatch, **changes):
+def small_run(tmp_path, **changes):
     config = small_config()
     config.warm_start.steps, config.train.steps, config.log.samples_every = 0, 6, 0
     config.update_from_flattened_dict(changes)
@@ -189,7 +210,7 @@ def small_run(tmp_path, monkeypatch, **changes):
 
 
 def test_a_run_whose_gradient_stays_infinite_stops_and_keeps_the_batch(tmp_path, monkeypatch):
-    config, workdir = small_run(tmp_path, monkeypatch, **{"train.max_skipped": 2})
+    config, workdir = small_run(tmp_path, **{"train.max_skipped": 2})
     grade, calls = Maze.grade, []
 
     def huge(self, problem, response):
@@ -198,20 +219,31 @@ def test_a_run_whose_gradient_stays_infinite_stops_and_keeps_the_batch(tmp_path,
         return grade(self, problem, response) if len(calls) < 82 else 3e38 * (len(calls) % 2)
 
     monkeypatch.setattr(Maze, "grade", huge)
-    with pytest.raises(loop.Stopped, match="not finite in 2 steps in a row, up to step") as e:
+    with pytest.raises(loop.Stopped, match=r"2 steps in a row, .* was not finite") as e:
         loop.train(config, workdir)
     assert e.value.code == 3
     skipped = [line["train/skipped"] for line in metrics.read(workdir)[1:]]
     assert skipped[-2:] == [1, 1] and set(skipped[:-2]) == {0}
-    (path,) = (workdir / "not_finite").iterdir()
+    (path,) = (workdir / "stopped").iterdir()
     with np.load(path) as kept:
         assert kept["tokens"].shape == (4, 4, 8) and kept["rewards"].max() > 1e38
         assert {"prompts", "lengths", "mask", "log_probs", "valid", "ids"} <= set(kept)
 
 
+def test_a_dead_grader_stops_the_run_and_moves_nothing(tmp_path, monkeypatch):
+    config, workdir = small_run(tmp_path, **{"train.max_skipped": 3})
+    monkeypatch.setattr(Maze, "grade", lambda *_: 1 / 0)
+    with pytest.raises(
+        loop.Stopped, match=r"3 steps in a row, .* no response could be graded"
+    ) as e:
+        loop.train(config, workdir)
+    assert e.value.code == 3
+    assert [line["train/update_norm"] for line in metrics.read(workdir)[1:]] == [0, 0, 0]
+
+
 @pytest.mark.parametrize("what", ["metrics", "checkpoint"])
 def test_a_full_disk_stops_the_run_with_code_4_and_nothing_is_lost(what, tmp_path, monkeypatch):
-    config, workdir = small_run(tmp_path, monkeypatch)
+    config, workdir = small_run(tmp_path)
     full = OSError(errno.ENOSPC, "No space left on device")
     owner, name = {
         "metrics": (metrics.MetricWriter, "write"),
@@ -230,16 +262,16 @@ def test_a_full_disk_stops_the_run_with_code_4_and_nothing_is_lost(what, tmp_pat
             loop.train(config, workdir)
         assert e.value.code == 4
     loop.train(config, workdir)
-    again, expected = small_run(tmp_path / "other", monkeypatch)
+    again, expected = small_run(tmp_path / "other")
     loop.train(again, expected)
     assert_same_end(workdir, expected, 6)
 
 
 def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path, monkeypatch):
     config, workdir = small_run(
-        tmp_path, monkeypatch, **{"checkpoint.keep": 1, "checkpoint.every": 1, "eval.every": 1}
+        tmp_path, **{"checkpoint.keep": 1, "checkpoint.every": 1, "eval.every": 1}
     )
-    values = iter([0.1, 0.3, 0.9, 0.5, 0.2, 0.6, 0.4])
+    values = iter([0.1, 0.3, 0.9, float("nan"), 0.2, 0.6, 0.4])
     real = Trainer.evaluate
 
     def evaluate(self, params, at, **options):
@@ -248,6 +280,17 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path, monkeypatch):
         return evaluated
 
     monkeypatch.setattr(Trainer, "evaluate", evaluate)
+    real_step = Trainer.step
+
+    def interrupted_step(self, state, at):
+        if at == 4:
+            raise KeyboardInterrupt
+        return real_step(self, state, at)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", interrupted_step)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(config, workdir)
     loop.train(config, workdir)
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["2", "6"]
 
@@ -256,7 +299,6 @@ def test_a_batch_sampled_ahead_is_of_the_policy_before(tmp_path, monkeypatch):
     """Every batch but the first is drawn with the parameters of one update ago, not older."""
     config, workdir = small_run(
         tmp_path,
-        monkeypatch,
         # Rewards are all 0 at first: entropy moves the policy.
         **{"rollout.ahead": True, "loss.importance_cap": 2.0, "loss.entropy_coef": 0.1},
     )
