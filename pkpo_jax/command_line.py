@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import re
 import sys
@@ -63,9 +64,12 @@ def parse(argv: Sequence[str]) -> list[str]:
         stop(f"the file that --config names failed: {type(e).__name__}: {last[0].strip()}")
 
 
-def stop(error: Exception | str, code: int = 2) -> NoReturn:
-    """Ends the program with one line."""
+def stop(error: Exception | str, code: int = 2, *, at_once: bool = False) -> NoReturn:
+    """Ends the program with one line; `at_once`, without a word to other processes."""
     print(f"{'error' if code == 2 else 'stopped'}: {' '.join(str(error).split())}", file=sys.stderr)
+    if at_once:
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 

@@ -77,13 +77,11 @@ def main(argv: Sequence[str]) -> None:
         if flags.FLAGS.distributed:
             _join_other_processes()
         _run(mode)
-    except (
-        config_lib.ConfigError,
-        checkpoints.CheckpointError,
-        parallel.OtherProcessError,
-        grading.StartError,
-    ) as e:
+    except (config_lib.ConfigError, parallel.OtherProcessError) as e:
         command_line.stop(e)
+    except (checkpoints.CheckpointError, grading.StartError) as e:
+        # Others may know nothing of it: they are not waited for, and end when this process is gone.
+        command_line.stop(e, at_once=parallel.is_one_of_many())
     except KeyboardInterrupt:
         goes_on = (
             f": what was recorded is in {flags.FLAGS.workdir}; the same command goes on from the "

@@ -295,6 +295,11 @@ def on_all(holds: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.array(holds)).all())
 
 
+def is_one_of_many() -> bool:
+    """Whether there are other processes."""
+    return jax.process_count() > 1
+
+
 def is_first_process() -> bool:
     """Whether this process is the one that writes what is written once."""
     return jax.process_index() == 0

@@ -17,8 +17,6 @@ def one_device(tmp_path_factory):
     ("mode", "mesh"),
     [
         ("jit", (8, 1, 1)),
-        ("jit", (1, 8, 1)),
-        ("jit", (1, 1, 8)),
         ("jit", (2, 2, 2)),
         ("pmap", (8, 1, 1)),
     ],
@@ -31,9 +29,9 @@ def test_eight_devices_give_the_run_of_one(mode, mesh, one_device, tmp_path):
     one_run.assert_compiled_once(tmp_path / "run")
 
 
-@pytest.mark.parametrize(("mode", "mesh"), [("jit", (2, 2, 2)), ("pmap", (8, 1, 1))])
-def test_a_run_of_one_device_goes_on_on_eight(mode, mesh, one_device, tmp_path):
+def test_a_run_of_one_device_goes_on_on_eight(one_device, tmp_path):
     expected, record = one_device
+    mode, mesh = "jit", (2, 2, 2)
     shutil.copytree(expected, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "3")
     ours = one_run.finish(one_run.start({"mesh": mesh, "mode": mode}, tmp_path / "run", devices=8))

@@ -46,15 +46,8 @@ def test_training_order_is_an_epoch_of_each_problem_then_another():
     assert [data.in_training_order(list(range(20)), seed=1)[i] for i in range(20)] != first
 
 
-def test_losses_by_hand():
+def test_the_supervised_loss_by_hand():
     log_probs = jnp.array([[[-1.0, -2.0], [-3.0, -4.0]], [[-5.0, -6.0], [-7.0, -8.0]]])
     mask = jnp.array([[[True, True], [True, False]], [[True, False], [True, True]]])
-    weights = jnp.array([[1.0, 2.0], [3.0, 4.0]])
-    valid = jnp.ones((2, 2), bool)
-    loss = losses.policy_gradient(log_probs, weights, mask, valid, prompts=2)
-    # -(1 (-1 - 2) + 2 (-3) + 3 (-5) + 4 (-7 - 8)) / 2 prompts
-    assert float(loss) == 42.0
-    valid = jnp.array([[True, True], [False, False]])
-    assert float(losses.policy_gradient(log_probs, weights, mask, valid, prompts=1)) == 9.0
     loss = losses.supervised(log_probs, mask, mask.sum())
     assert math.isclose(float(loss), 26 / 6, rel_tol=1e-6)

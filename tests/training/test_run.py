@@ -66,7 +66,11 @@ def test_a_run_leaves_its_directory(finished):
     }
     assert all((p.read_bytes()[:4] == b"\x89PNG") for p in (finished / "plots").iterdir())
     assert list((finished / "tensorboard").glob("events*"))
-    assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == ["4", "6"]
+    # The newest two, and the best.
+    kept = {p.name for p in (finished / "checkpoints").iterdir()}
+    assert {"4", "6"} <= kept and len(kept) <= 3
+    assert sorted(p.name for p in (finished / "samples").iterdir()) == ["000001.txt", "000006.txt"]
+    assert (finished / "report.html").exists()
 
 
 def test_nothing_compiles_after_the_first_step(finished):
@@ -215,16 +219,16 @@ def test_weights_and_biases_gets_the_same_lines(tmp_path, monkeypatch):
     assert logged == metrics.read(tmp_path / "maze")
 
 
-@pytest.mark.parametrize("recipe", ["paper_a", "paper_b"])
-def test_the_papers_recipes_train(recipe, tmp_path):
-    config = recipes.apply(small_config(), recipe)
+def test_the_second_papers_recipe_trains(tmp_path):
+    config = recipes.apply(small_config(), "paper_b")
     config.warm_start.steps, config.train.steps = 0, 2
     # Rewards are all 0 at the start, and so are the papers' gradients.
     config.loss.entropy_coef = 0.01
     loop.train(config, tmp_path / "maze")
     last = metrics.read(tmp_path / "maze")[-1]
     assert last["train/update_norm"] > 0 and last["train/skipped"] == 0
-    assert (last["train/policy_kl"] > 0) == (recipe == "paper_b")
+    # Four updates of a prompt each.
+    assert last["train/policy_kl"] > 0
 
 
 def test_workers_grade_as_the_run_itself_does(finished, tmp_path):

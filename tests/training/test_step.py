@@ -92,7 +92,7 @@ def test_epochs_and_minibatches_are_updates_one_after_the_other():
     loss = dataclasses.replace(PPO, kl="k3", kl_coef=0.1, entropy_coef=0.01)
     centered = dict(baseline="centered")
     together, metrics = updated(
-        graded, loss=loss, epochs=2, minibatches=2, rate=0.1, estimator=centered
+        graded, loss=loss, epochs=2, minibatches=2, rate=0.02, estimator=centered
     )
     recipe = step.Recipe(small.weigh(**centered), loss)
     one = step.make_update(gemma2.Gemma2(small.CONFIG), optax.identity(), DEVICES, recipe)
@@ -100,7 +100,7 @@ def test_epochs_and_minibatches_are_updates_one_after_the_other():
     after = state.TrainState.create(jax.tree.map(jnp.copy, params), optax.identity())
     figures = []
     for half in (0, 1, 0, 1):
-        after, m = one(after, rows(graded, slice(half, None, 2)), (2, jax.random.key(7), 0.9, 0.1))
+        after, m = one(after, rows(graded, slice(half, None, 2)), (2, jax.random.key(7), 0.9, 0.02))
         figures.append(jax.device_get(m))
     assert_same_params(together, after)
     for name in ("loss", "clip_fraction", "policy_kl", "kl", "entropy", "grad_norm"):
@@ -136,11 +136,6 @@ def test_groups_of_equal_rewards_are_counted_and_can_be_dropped():
     # Of the seven groups that have a valid response; k = 2 leaves no other group without gradient.
     np.testing.assert_allclose(metrics["equal_groups"], 2 / 7, rtol=1e-6)
     np.testing.assert_allclose(metrics["dead_groups"], 2 / 7, rtol=1e-6)
-    diluted, _ = updated(graded, loss=loss)
-    change = [
-        float(optax.tree.norm(optax.tree.sub(s.params, without.params))) for s in (dropped, diluted)
-    ]
-    assert change[1] > 100 * change[0]
 
 
 def test_truncated_responses_can_be_masked_and_keep_their_rewards():
