@@ -40,7 +40,8 @@ config.loss.kl, config.loss.kl_coef, config.loss.entropy_coef = "k3", 0.1, 0.01
 config.loss.drop_equal_groups = config.loss.mask_truncated = True
 config.parallel.mesh, config.parallel.mode = tuple(settings["mesh"]), settings["mode"]
 tokens, read, graded = [], [], []
-sample, grade, start = Trainer._sample, Maze.grade, Trainer.start
+sample, grade = Trainer._sample, Maze.grade
+start, restore = Trainer.start, Trainer.restore
 def recording_sample(self, *arguments):
     time.sleep(settings.get("pause", 0))
     rollout = sample(self, *arguments)
@@ -49,15 +50,22 @@ def recording_sample(self, *arguments):
 def recording_grade(self, problem, response):
     graded.append(problem["prompt"])
     return grade(self, problem, response)
-def recording_start(self, workdir):
-    state, order = start(self, workdir), self.order
+def record_reading(self):
+    order = self.order
     class Order:
         def __getitem__(self, i):
             read.append(i)
             return order[i]
     self.order = Order()
+def recording_start(self, workdir):
+    state = start(self, workdir)
+    record_reading(self)
     return state
-Trainer._sample, Maze.grade, Trainer.start = recording_sample, recording_grade, recording_start
+def recording_restore(self, *arguments):
+    record_reading(self)
+    return restore(self, *arguments)
+Trainer._sample, Maze.grade = recording_sample, recording_grade
+Trainer.start, Trainer.restore = recording_start, recording_restore
 report.write = lambda *arguments, **options: None
 code = 0
 try:
