@@ -16,7 +16,6 @@ def one_device(tmp_path_factory):
 @pytest.mark.parametrize(
     ("mode", "mesh"),
     [
-        ("jit", (8, 1, 1)),
         ("jit", (2, 2, 2)),
         ("pmap", (8, 1, 1)),
     ],
