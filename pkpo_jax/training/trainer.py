@@ -280,10 +280,8 @@ class Trainer:
         if not self.config.rollout.ahead:
             return None
         r = self.config.rollout
-        group, tokens = (
-            (self.config.train.prompts, r.n),
-            (self.config.train.prompts, r.n, r.max_response),
-        )
+        group = (self.config.train.prompts, r.n)
+        tokens = (*group, r.max_response)
         return sampling.Rollout(
             tokens=np.empty(tokens, np.int32),
             lengths=np.empty(group, np.int32),

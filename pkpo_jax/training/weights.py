@@ -18,7 +18,7 @@ import numpy as np
 from pkpo_jax import estimators
 from pkpo_jax.estimators import passk_training, pkpo
 
-# Of arguments beside the rewards, what an estimator may use; see `make`.
+# What `make` returns.
 Weigh = Callable[..., jax.Array]
 
 _WITHOUT_K = {
