@@ -11,12 +11,8 @@ What a chip needs, compiled as gemma2_2b_math says, in GiB of 16:
 
 from ml_collections import config_dict
 
-from configs import gemma2_2b_math
+from configs import gemma2, gemma2_2b_math
 
 
-def get_config(recipe: str = "paper_a") -> config_dict.ConfigDict:
-    config = gemma2_2b_math.get_config(recipe)
-    config.model.size = "27b"
-    # Heads over 16 chips, for all of its key-value heads; prompts and parameters over 16.
-    config.parallel.mesh = (-1, 16, 16)
-    return config
+def get_config(argument: str = "") -> config_dict.ConfigDict:
+    return gemma2.resize(gemma2_2b_math.get_config(argument), "27b")

@@ -3,6 +3,8 @@
     python -m pkpo_jax.main --config=configs/gemma2_9b_math.py --workdir=DIR \
         --config.model.checkpoint=CHECKPOINT --config.task.data_dir=MATH
 
+Its rows are those of gemma2_2b_math.
+
 What a chip needs, compiled as gemma2_2b_math says, in GiB of 16:
 
     topology  mesh       tokens      sampling  update  peak  collectives: sampling, update
@@ -11,12 +13,8 @@ What a chip needs, compiled as gemma2_2b_math says, in GiB of 16:
 
 from ml_collections import config_dict
 
-from configs import gemma2_2b_math
+from configs import gemma2, gemma2_2b_math
 
 
-def get_config(recipe: str = "paper_a") -> config_dict.ConfigDict:
-    config = gemma2_2b_math.get_config(recipe)
-    config.model.size = "9b"
-    # Heads over 8 chips, for all of its key-value heads; prompts and parameters over 16.
-    config.parallel.mesh = (-1, 16, 8)
-    return config
+def get_config(argument: str = "") -> config_dict.ConfigDict:
+    return gemma2.resize(gemma2_2b_math.get_config(argument), "9b")

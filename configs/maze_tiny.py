@@ -2,7 +2,8 @@
 
 python -m pkpo_jax.main --config=configs/maze_tiny.py --workdir=runs/maze
 
-`configs/maze_tiny.py:paper_a` and `:paper_b` train as the papers do, see recipes.py.
+`configs/maze_tiny.py:paper_a` and `:paper_b` train as the papers do, see recipes.py for these and
+more.
 
 One minute and 0.9 GB. Held-out pass@8 over seeds 0, 1, 2, mean (standard deviation): .706 (.013)
 before RL, .871 (.003) after; .749 (.028) with --config.k=1 (python -m experiments.compare_k).
@@ -14,7 +15,7 @@ from configs import recipes
 from pkpo_jax.training import config as config_lib
 
 
-def get_config(recipe: str = "") -> config_dict.ConfigDict:
+def get_config(argument: str = "") -> config_dict.ConfigDict:
     config = config_lib.default(task="maze")
     config.k = 8
 
@@ -43,4 +44,4 @@ def get_config(recipe: str = "") -> config_dict.ConfigDict:
     config.eval.every = 100
     config.eval.problems = 512
     config.eval.n = 32
-    return recipes.apply(config, recipe)
+    return recipes.apply(config, argument)

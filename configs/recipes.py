@@ -1,14 +1,30 @@
-"""The papers' training recipes: what they set, on top of any experiment's config.
+"""What can be asked of an experiment's config behind a colon: recipes of the papers, and k.
 
-    --config=configs/maze_tiny.py:paper_b
+    --config=configs/gemma2_9b_math.py:k=8,anneal
+    --config=configs/maze_tiny.py:paper_b,k=4
 
-They change the estimator, the loss, k and how often a batch is used, and leave the task, the policy
-and its sizes alone.
+Words, separated by commas, in any order:
+
+    paper_a, paper_b   what the papers train with: estimator, loss, and how often a batch is used
+    k=K                trains for pass@K; k = rollout.n is the estimator of Tang et al.
+    tang               that: k = rollout.n
+    entropy=C          plain RL (k = 1) with an entropy bonus: paper A's baseline, with the best C
+                       of .001 .005 .01 .05 .1
+    anneal, anneal=S   from k to 1 at step S, 1500 if not given, as in paper A's figure
+    explore=S-T        pass@1, then pass@k from step S to T, then pass@1 again: paper B's schedule
+
+A recipe leaves the task, the policy and its sizes alone. Without k, tang or entropy, k is the
+config's.
 """
 
+from __future__ import annotations
+
+import re
 from collections.abc import Callable
 
 from ml_collections import config_dict
+
+ANNEAL_AT = 1500
 
 
 def paper_a(config: config_dict.ConfigDict) -> None:
@@ -32,15 +48,64 @@ def paper_b(config: config_dict.ConfigDict) -> None:
 
 
 RECIPES: dict[str, Callable[[config_dict.ConfigDict], None]] = {
-    "": lambda config: None,
     "paper_a": paper_a,
     "paper_b": paper_b,
 }
+_EXPECTED = (
+    "paper_a, paper_b, k=K, tang, entropy=C, anneal, anneal=S or explore=S-T, separated by commas"
+)
 
 
-def apply(config: config_dict.ConfigDict, name: str) -> config_dict.ConfigDict:
-    """The config with a recipe's changes; ValueError if there is no such recipe."""
-    if name not in RECIPES:
-        raise ValueError(f"recipe {name!r}; expected one of {', '.join(filter(None, RECIPES))}.")
-    RECIPES[name](config)
+def apply(
+    config: config_dict.ConfigDict, argument: str, recipe: str = ""
+) -> config_dict.ConfigDict:
+    """The config with what `argument` asks for; `recipe` is used where that names none.
+
+    Raises ValueError on a word that means nothing here, or two that contradict each other.
+    """
+    words = dict(word.partition("=")[::2] for word in filter(None, argument.split(",")))
+    names = [word for word in words if word in RECIPES] or [recipe]
+    if names[0]:
+        RECIPES[names[0]](config)
+    number = {
+        name: _value(words, name, form, default)
+        for name, form, default in (
+            ("k", r"[1-9]\d*", ""),
+            ("tang", "", ""),
+            ("entropy", r"\d*\.?\d+(e-?\d+)?", ""),
+            ("anneal", r"[1-9]\d*", str(ANNEAL_AT)),
+            ("explore", r"[1-9]\d*-[1-9]\d*", ""),
+        )
+        if name in words
+    }
+    unknown = [word for word in words if word not in RECIPES and word not in number]
+    if unknown or len(names) > 1 or sum(name in number for name in ("k", "tang", "entropy")) > 1:
+        raise ValueError(f"the argument {argument!r}; expected {_EXPECTED}.")
+    k = config.k
+    if "k" in number:
+        k = int(number["k"])
+    if "tang" in number:
+        k = config.rollout.n
+    if "entropy" in number:
+        k, config.loss.entropy_coef = 1, float(number["entropy"])
+    if "anneal" in number:
+        at = int(number["anneal"])
+        k = {0: k, at: 1}
+        # As many steps after as before, where there would be none: our choice.
+        config.train.steps = max(config.train.steps, 2 * at)
+    if "explore" in number:
+        start, end = map(int, number["explore"].split("-"))
+        if not start < end:
+            raise ValueError(
+                f"explore={number['explore']}; expected the first step before the second."
+            )
+        k = {0: 1, start: k, end: 1}
+    config.k = k
     return config
+
+
+def _value(words: dict[str, str], name: str, form: str, default: str) -> str:
+    value = words[name] or default
+    if not re.fullmatch(form, value):
+        raise ValueError(f"{name}={words[name]}; expected {_EXPECTED}.")
+    return value

@@ -42,6 +42,7 @@ def sample(
     n: int,
     max_response: int,
     stop_tokens: tuple[int, ...],
+    top_p: float = 1.0,
     rows: jax.Array | None = None,
 ) -> Rollout:
     """Draws n responses to each prompt. Jit it with the keyword-only arguments but `rows` static.
@@ -54,6 +55,8 @@ def sample(
       prompts: [P, L] int32, right-padded; lengths: [P] int32, at least 1 each.
       key: random key of this call.
       temperature: scalar > 0, may be traced; the policy is softmax(logits / temperature).
+      top_p: below 1, tokens are drawn from the likeliest ones that have this mass together (nucleus
+        sampling), for evaluation: log-probs and entropies stay those of the whole distribution.
       rows: [P] int32, the rows' numbers for `key`; 0..P-1 if None.
 
     Returns:
@@ -88,7 +91,8 @@ def sample(
         logits = model.apply({"params": params}, hidden[:, :, 0], method="logits")
         log_p, entropy = gemma2.log_probs_and_entropy(logits, temperature)
         step_keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))(keys, t)
-        token = jax.vmap(jax.vmap(jax.random.categorical))(step_keys, log_p).astype(jnp.int32)
+        drawn_from = log_p if top_p >= 1.0 else _nucleus(log_p, top_p)
+        token = jax.vmap(jax.vmap(jax.random.categorical))(step_keys, drawn_from).astype(jnp.int32)
         token = jnp.where(live, token, gemma2.PAD_ID)
         drawn = jnp.take_along_axis(log_p, token[..., None], -1)[..., 0]
         stopped = jnp.isin(token, jnp.array(stop_tokens))
@@ -110,3 +114,12 @@ def sample(
     s = jax.lax.while_loop(unfinished, step, state)
     mask = jnp.arange(max_response) < s["lengths"][..., None]
     return Rollout(s["tokens"], s["lengths"], mask, s["log_probs"], s["entropy"], s["finished"])
+
+
+def _nucleus(log_p: jax.Array, top_p: float) -> jax.Array:
+    """`log_p` [..., V], -inf off the smallest set of likeliest tokens with a mass of `top_p`."""
+    ordered = -jnp.sort(-log_p, axis=-1)
+    p = jnp.exp(ordered)
+    before = jnp.cumsum(p, -1) - p
+    least = jnp.min(ordered, -1, keepdims=True, initial=jnp.inf, where=before < top_p)
+    return jnp.where(log_p >= least, log_p, -jnp.inf)

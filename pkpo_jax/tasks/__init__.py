@@ -3,24 +3,54 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import importlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from pkpo_jax.tasks.base import Problem, Task
+from pkpo_jax.tasks.base import Grade, Problem, Status, Task
 from pkpo_jax.tasks.math import Math
 from pkpo_jax.tasks.maze import Maze
 
-TASKS = {"math": Math, "maze": Maze}
+TASKS: dict[str, Callable[..., Task]] = {"math": Math, "maze": Maze}
 
-__all__ = ["TASKS", "Math", "Maze", "Problem", "Task", "make", "options"]
+__all__ = ["TASKS", "Grade", "Math", "Maze", "Problem", "Status", "Task", "find", "make", "options"]
+
+
+def find(name: str) -> Callable[..., Task]:
+    """The class of a task: one of `TASKS`, or "module:Class", which is imported.
+
+    Raises ValueError if there is none.
+    """
+    if name in TASKS:
+        return TASKS[name]
+    module, _, attribute = str(name).partition(":")
+    if not attribute:
+        raise ValueError(
+            f"task.name={name!r}; expected one of {', '.join(TASKS)}, or a class of your own as "
+            "module:Class."
+        )
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as e:
+        raise ValueError(
+            f"task.name={name!r} cannot be imported ({e}); expected module:Class, found from the "
+            "directory that the command is started in, or on PYTHONPATH."
+        ) from e
+    missing = [method for method in ("problems", "grade") if not hasattr(found, method)]
+    if missing:
+        raise ValueError(
+            f"task.name={name!r} has no {' and no '.join(missing)}; see pkpo_jax.tasks.Task."
+        )
+    return found
 
 
 def options(name: str) -> dict[str, Any]:
-    """The options of a task, with their defaults."""
-    return dataclasses.asdict(TASKS[name]())
+    """The options of a task, with their defaults; ValueError if there is no such task."""
+    task = find(name)()
+    return dataclasses.asdict(task) if dataclasses.is_dataclass(task) else {}
 
 
 def make(config: Mapping[str, Any]) -> Task:
     """The task `config["name"]`, with the other keys as its options; ValueError on a bad one."""
     arguments = dict(config)
-    return TASKS[arguments.pop("name")](**arguments)
+    return find(arguments.pop("name"))(**arguments)

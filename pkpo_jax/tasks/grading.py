@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import ctypes
-import enum
 import math
 import multiprocessing
 import numbers
@@ -22,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
-from pkpo_jax.tasks.base import Problem, Task
+from pkpo_jax.tasks.base import Grade, Problem, Status, Task
 
 # A worker is replaced after this many answers, against what graders and their libraries leak.
 RECYCLE = 10_000
@@ -40,19 +39,11 @@ class StartError(RuntimeError):
     """Grading workers cannot start."""
 
 
-class Status(enum.IntEnum):
-    """How the grading of an answer ended."""
-
-    OK = 0
-    TIMEOUT = 1
-    ERROR = 2
-
-
 class Grades(NamedTuple):
     """The rewards of P problems with n responses each, and how each was come by.
 
     Attributes:
-      rewards: [P, n] float32; NaN where the status is not OK.
+      rewards: [P, n] float32; NaN for a response that could not be graded.
       statuses: [P, n] int8 of `Status`.
     """
 
@@ -216,9 +207,9 @@ class Grader:
                     '`if __name__ == "__main__":`.'
                 )
 
-    def _record(self, job: _Job, i: int, reward: float, error: str) -> None:
+    def _record(self, job: _Job, i: int, reward: float, status: int, error: str) -> None:
         job.rewards[i] = reward
-        job.statuses[i] = Status.ERROR if math.isnan(reward) else Status.OK
+        job.statuses[i] = status
         if error:
             self._say_once("task.grade failed", error)
 
@@ -351,17 +342,24 @@ def _work(pipe: connection.Connection, pickled: bytes) -> None:
 
 def _grade(
     task: Task, problem: Problem, response: str, caught: type[BaseException]
-) -> tuple[float, str]:
-    """The reward, NaN for none, and what went wrong, if anything is worth telling."""
+) -> tuple[float, int, str]:
+    """The reward, NaN for none, the status, and what went wrong, if anything is worth telling."""
     try:
-        reward = task.grade(problem, response)
+        grade = task.grade(problem, response)
+        if not isinstance(grade, Grade):
+            form = Status.WRONG_FORMAT if task.answer(response) is None else Status.OK
+            grade = Grade(grade, form)
+        reward, status = grade
         if not isinstance(reward, numbers.Real | np.bool_):
             raise TypeError(f"it gave a reward of type {type(reward).__name__}; expected float.")
-        reward = float(reward)
+        reward, status = float(reward), Status(status)
     except caught as e:
-        return math.nan, _describe(e)
+        return math.nan, Status.ERROR, _describe(e)
     # A larger one is not finite in float32.
-    return (reward if abs(reward) <= _LARGEST else math.nan), ""
+    if not abs(reward) <= _LARGEST:
+        ungraded = status if status is Status.TIMEOUT else Status.ERROR
+        return math.nan, ungraded, ""
+    return reward, status, ""
 
 
 def _describe(error: BaseException) -> str:

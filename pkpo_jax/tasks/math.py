@@ -13,17 +13,18 @@ import pathlib
 import random
 import re
 import string
-import textwrap
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pkpo_jax.tasks.base import Problem
+from pkpo_jax.tasks import drawing
+from pkpo_jax.tasks.base import Grade, Problem, Status, Task
 
 INSTRUCTION = r"Reason step by step, and put your final answer within \boxed{}."
 
-# An answer is compared for at most this many seconds; reading it may take as many again.
-TIMEOUT = 5
+# An answer is compared for at most this many seconds; reading it may take as many again, and so may
+# the problem's own: less in all than the default of grading.timeout.
+TIMEOUT = 3
 # Of a response longer than the first, only the end is read: as many characters as the second says.
 LONG_RESPONSE, END = 20_000, 2_000
 # Longer answers are wrong unread; in 100 problems of MATH none takes more than 23 characters.
@@ -31,7 +32,7 @@ LONGEST_ANSWER = 500
 
 
 @dataclasses.dataclass(frozen=True)
-class Math:
+class Math(Task):
     r"""Problems kept in a directory, right if the last box of a response holds their answer.
 
     Attributes:
@@ -70,7 +71,12 @@ class Math:
             for i, row in enumerate(rows)
         ]
 
-    def grade(self, problem: Problem, response: str) -> float:
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # In a worker, before the clock of its first answer runs.
+        self.__dict__.update(state)
+        _math_verify()
+
+    def grade(self, problem: Problem, response: str) -> float | Grade:
         """1 iff the last box of the response equals the answer; whatever goes wrong gives 0.
 
         In the main thread it takes at most about 3 times `TIMEOUT`. In others there is no limit,
@@ -87,8 +93,10 @@ class Math:
             right = library.verify(
                 _gold(problem["answer"]), _parse(answer), timeout_seconds=_timeout()
             )
-        # The library's timeout is no Exception, so that sympy's handlers do not swallow it.
-        except (Exception, library.errors.TimeoutException):
+        # It is no Exception, so that sympy's handlers do not swallow it.
+        except library.errors.TimeoutException:
+            return Grade(0.0, Status.TIMEOUT)
+        except Exception:
             return 0.0
         return float(right)
 
@@ -103,26 +111,8 @@ class Math:
     def draw(
         self, axes: Any, problem: Problem, responses: Sequence[str], rewards: Sequence[float]
     ) -> None:
-        """The problem, its answer, and the rewards and ends of the first responses, as text."""
-        ends = [r if len(r) <= 240 else "\N{HORIZONTAL ELLIPSIS}" + r[-240:] for r in responses[:3]]
-        ends = [f"[{reward:g}] {end}" for reward, end in zip(rewards, ends, strict=False)]
-        texts = [problem["problem"][:600], f"Answer: {problem['answer'][:200]}", *ends]
-        # Fonts cannot lay out half a surrogate pair, nor characters that do not print.
-        texts = ["".join(c if c.isprintable() else " " for c in text) for text in texts]
-        text = "\n\n".join(textwrap.fill(text, 60) for text in texts)
-        # Dollars are shown as they stand: sampled LaTeX is seldom such that matplotlib reads it.
-        axes.text(
-            0.02,
-            0.98,
-            text,
-            parse_math=False,
-            usetex=False,
-            size=5,
-            va="top",
-            transform=axes.transAxes,
-            clip_on=True,
-        )
-        axes.set(xticks=[], yticks=[])
+        """The problem, its answer, and the first responses, as text."""
+        drawing.draw_text(axes, problem["problem"], responses, rewards, problem["answer"])
 
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")

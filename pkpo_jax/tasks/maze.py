@@ -14,20 +14,27 @@ import functools
 import math
 import os
 import random
+import string
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from pkpo_jax.tasks.base import Problem
+from pkpo_jax.tasks.base import Problem, Task
+from pkpo_jax.tasks.math import boxed
 
 START, GOAL, WALL, FREE, HIDDEN = "SE*.?"
 MOVES = {"L": (0, -1), "R": (0, 1), "U": (-1, 0), "D": (1, 0)}
 SPLITS = ("train", "test")
+INSTRUCTION = r"""Find a walk from S to E in this maze. * is a wall, . is free and ? may be either.
+A step goes one cell left, right, up or down: write L, R, U or D for it. End your answer with the
+letters of the whole walk in \boxed{}, as in \boxed{RRDL}.
+
+"""
 
 
 @dataclasses.dataclass(frozen=True)
-class Maze:
+class Maze(Task):
     """Mazes drawn at random; those without a path of the asked length are drawn again.
 
     Attributes:
@@ -42,6 +49,8 @@ class Maze:
       seed: of the mazes; independent of a run's seed.
       demonstration_noise: a demonstration is a shortest path with each letter replaced by a random
         one with a probability drawn from these.
+      instruct: whether the prompt explains the task, and asks for the walk in \\boxed{}: for
+        language models.
       data_dir: where the mazes are kept; TFDS's default (~/tensorflow_datasets) if empty.
     """
 
@@ -56,9 +65,8 @@ class Maze:
     test_problems: int = 512
     seed: int = 0
     demonstration_noise: tuple[float, ...] = (0.0, 0.3, 1.0)
+    instruct: bool = False
     data_dir: str = ""
-
-    alphabet = START + GOAL + WALL + FREE + HIDDEN + "\n" + "".join(MOVES)
 
     def __post_init__(self) -> None:
         _require(2 <= self.min_side <= self.max_side, self, "min_side", "2 <= min_side <= max_side")
@@ -81,6 +89,11 @@ class Maze:
             "probabilities",
         )
 
+    @property
+    def alphabet(self) -> str:
+        grids = START + GOAL + WALL + FREE + HIDDEN + "\n" + "".join(MOVES)
+        return string.printable if self.instruct else grids
+
     def problems(self, split: str) -> Sequence[Problem]:
         """TFDS problems of the split "train" or "test", prepared on first use in a few seconds."""
         builder = _builder(self)
@@ -91,11 +104,12 @@ class Maze:
             if not os.path.exists(os.path.join(builder.data_path, "dataset_info.json")):
                 raise
             builder = _builder(self)
-        return _Problems(builder.as_data_source(split=split))
+        return _Problems(builder.as_data_source(split=split), INSTRUCTION if self.instruct else "")
 
     def grade(self, problem: Problem, response: str) -> float:
         """The reward of an answer in the letters L R U D; anything else in it makes it illegal."""
-        end = walk(problem["grid"], response)
+        moves = self.answer(response)
+        end = None if moves is None else walk(problem["grid"], moves)
         if end is None:
             return 0.0
         if self.reward == "solved":
@@ -104,15 +118,20 @@ class Maze:
         return max(0.0, 1.0 - distance[end] / distance[problem["grid"].index(START)])
 
     def answer(self, response: str) -> str | None:
-        """The walk, which is all of the response."""
-        return response
+        """The walk: all of the response, or its last box; None if there are other letters in it."""
+        moves = self._moves(response)
+        return moves if moves is not None and set(moves) <= set(MOVES) else None
+
+    def _moves(self, response: str) -> str | None:
+        return boxed(response) if self.instruct else response
 
     def demonstration(self, problem: Problem, rng: random.Random) -> str:
         """A shortest path, some of its letters replaced at random."""
         noise = rng.choice(self.demonstration_noise)
         letters = list(MOVES)
         path = shortest_path(problem["grid"], rng)
-        return "".join(rng.choice(letters) if rng.random() < noise else m for m in path)
+        moves = "".join(rng.choice(letters) if rng.random() < noise else m for m in path)
+        return f"\\boxed{{{moves}}}" if self.instruct else moves
 
     def draw(
         self, axes: Any, problem: Problem, responses: Sequence[str], rewards: Sequence[float]
@@ -122,7 +141,7 @@ class Maze:
         A walk ends where it makes its first illegal move; green ones end on E.
         """
         rows = problem["grid"].split("\n")
-        shown = problem["prompt"].split("\n")
+        shown = problem["prompt"].removeprefix(INSTRUCTION).split("\n")
         side = len(rows)
         shade = {WALL: 0.25, FREE: 1.0, START: 0.9, GOAL: 0.9}
         axes.imshow([[shade[c] for c in row] for row in rows], cmap="gray", vmin=0, vmax=1)
@@ -132,8 +151,9 @@ class Maze:
                     axes.text(x, y, rows[y][x], ha="center", va="center", weight="bold")
                 if shown[y][x] == HIDDEN:
                     axes.text(x, y, HIDDEN, ha="center", va="center", color="tab:blue", size=7)
-        reward_of = dict(zip(responses, rewards, strict=True))
-        answers = collections.Counter(responses).most_common()
+        walks = [self._moves(response) or "" for response in responses]
+        reward_of = dict(zip(walks, rewards, strict=True))
+        answers = collections.Counter(walks).most_common()
         for i, (answer, count) in enumerate(answers):
             # Walks are drawn a little apart, so that none hides another.
             shift = 0.5 * ((i + 1) / (len(answers) + 1) - 0.5)
@@ -249,8 +269,8 @@ def _require(holds: Any, task: Maze, name: str, expected: str) -> None:
 class _Problems(Sequence):
     """Rows of a TFDS data source, text decoded."""
 
-    def __init__(self, source: Sequence[Any]) -> None:
-        self._source = source
+    def __init__(self, source: Sequence[Any], instruction: str) -> None:
+        self._source, self._instruction = source, instruction
 
     def __len__(self) -> int:
         return len(self._source)
@@ -262,7 +282,7 @@ class _Problems(Sequence):
         return {
             "id": int(row["id"]),
             "grid": row["grid"].decode(),
-            "prompt": row["prompt"].decode(),
+            "prompt": self._instruction + row["prompt"].decode(),
         }
 
 

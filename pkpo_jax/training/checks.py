@@ -126,8 +126,10 @@ def _check_batches(config: config_dict.ConfigDict, devices: int) -> None:
 
 def _check_keys(config: config_dict.ConfigDict) -> None:
     task = config.get("task", {}).get("name")
-    if task not in tasks.TASKS:
-        raise ConfigError(f"task.name={task!r}; expected one of {', '.join(tasks.TASKS)}.")
+    try:
+        tasks.find(task)
+    except ValueError as e:
+        raise ConfigError(str(e)) from None
     given = [key for key, _ in config_lib.flatten(config.to_dict())]
     known = [key for key, _ in config_lib.flatten(config_lib.default(task).to_dict())]
     for key in given:
@@ -274,6 +276,7 @@ _NUMBERS = {
     "loss.kl_coef": (0, math.inf, False),
     "loss.entropy_coef": (-math.inf, math.inf, True),
     "loss.importance_cap": (0, math.inf, False),
+    "eval.top_p": (0, 1, True),
     "warm_start.learning_rate": (0, math.inf, False),
     "warm_start.decay_fraction": (0, 1, False),
     "train.learning_rate": (0, math.inf, False),

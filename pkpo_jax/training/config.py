@@ -137,6 +137,8 @@ def default(task: str = "maze") -> config_dict.ConfigDict:
     config.eval.problems = 512
     config.eval.n = 32
     config.eval.prompts = 64
+    # Below 1, samples are drawn from the likeliest tokens that have this mass together.
+    config.eval.top_p = 1.0
 
     config.checkpoint = config_dict.ConfigDict()
     # Steps between checkpoints, beside the one at the end; 0 for that one alone.

@@ -24,6 +24,7 @@ _NAMES = {
     "entropy": "entropy of a token, nats",
     "truncated": "responses cut off",
     "response_length": "tokens of a response",
+    "wrong_format": "responses without an answer",
     "invalid": "responses not graded",
 }
 

@@ -111,6 +111,7 @@ def evaluate(
         "entropy": (entropy, tokens),
         "truncated": (n - finished, n),
         "response_length": (tokens, n),
+        "wrong_format": (np.array([group.count(None) for group in answers], np.float64), n),
     }
     kinds = ("pass",) if is_binary(rewards) else ("pass", "max")
     named = {f"{kind}_at_{k}" for kind in kinds for k in reported_ks(rewards.shape[1])}

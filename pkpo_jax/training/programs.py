@@ -50,7 +50,7 @@ class Programs:
             self.model, self.optimizer, devices, micro_batches=config.train.micro_batches
         )
         self.scorer = step.make_scorer(self.model, devices)
-        self._samplers: dict[int, Any] = {}
+        self._samplers: dict[tuple[int, float], Any] = {}
 
     @property
     def needs_old(self) -> bool:
@@ -63,17 +63,18 @@ class Programs:
         """Whether an update is given the tokens' log-probs under the reference policy."""
         return self.recipe.loss.kl != "none"
 
-    def sampler(self, n: int) -> Any:
+    def sampler(self, n: int, top_p: float = 1.0) -> Any:
         """The compiled sampler of n responses a prompt."""
-        if n not in self._samplers:
-            self._samplers[n] = step.make_sampler(
+        if (n, top_p) not in self._samplers:
+            self._samplers[n, top_p] = step.make_sampler(
                 self.model,
                 self.devices,
                 n=n,
                 max_response=self.config.rollout.max_response,
                 stop_tokens=self._stop_tokens,
+                top_p=top_p,
             )
-        return self._samplers[n]
+        return self._samplers[n, top_p]
 
     def init_params(self, key: jax.Array) -> Any:
         """Random parameters, in `model.param_dtype`."""

@@ -400,8 +400,10 @@ def _samples(workdir: pathlib.Path) -> list[tuple[int, str, str, int]]:
 
 def _sections(settings: Mapping[str, Any]) -> dict[str, list[tuple[str, str, str | None]]]:
     """(key, value, default where that differs) of the config, by its first level."""
-    task = settings.get("task.name")
-    default = config_lib.default(*([task] if task in list(tasks.TASKS) else [])).to_dict()
+    try:
+        default = config_lib.default(settings.get("task.name")).to_dict()
+    except (TypeError, ValueError):  # A task that is there no more.
+        default = config_lib.default().to_dict()
     # As JSON has it, with lists for tuples.
     default = json.loads(json.dumps({**default, "k": str(default["k"])}))
     defaults = dict(config_lib.flatten(default))

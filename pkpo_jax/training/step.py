@@ -45,6 +45,7 @@ def make_sampler(
     n: int,
     max_response: int,
     stop_tokens: tuple[int, ...],
+    top_p: float = 1.0,
 ) -> Callable[..., sampling.Rollout]:
     """A compiled (params, (prompts, lengths, rows), (key, step, temperature)) -> Rollout."""
 
@@ -63,6 +64,7 @@ def make_sampler(
             n=n,
             max_response=max_response,
             stop_tokens=stop_tokens,
+            top_p=top_p,
             rows=rows,
         )
         return jax.tree.map(devices.place, rollout)

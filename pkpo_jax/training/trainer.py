@@ -190,7 +190,7 @@ class Trainer:
         figures = {name: float(value) for name, value in figures.items()}
         figures = {"k": k, "learning_rate": rate, **figures, **evaluation.summarize(curve)}
         figures = {f"train/{name}": value for name, value in figures.items()}
-        for status in (grading.Status.TIMEOUT, grading.Status.ERROR):
+        for status in tasks.Status:
             figures[f"grade/{status.name.lower()}"] = int((graded.statuses == status).sum())
         updated = time.perf_counter()
         figures["time/sample_s"] = sampled - started
@@ -226,10 +226,17 @@ class Trainer:
         return self.devices.put((*encoded, rows.astype(np.int32)), count)
 
     def _sample(
-        self, params: Any, batch: Sequence[jax.Array], n: int, stream: int, at: int
+        self,
+        params: Any,
+        batch: Sequence[jax.Array],
+        n: int,
+        stream: int,
+        at: int,
+        *,
+        top_p: float = 1.0,
     ) -> sampling.Rollout:
         """n responses to each prompt of a placed (prompts, lengths, rows)."""
-        return self.programs.sampler(n)(
+        return self.programs.sampler(n, top_p)(
             params, batch, (self.keys[stream], at, self.config.rollout.temperature)
         )
 
@@ -312,7 +319,8 @@ class Trainer:
         """Held-out problems, sampled with random numbers of their own."""
 
         def sample(*batch: jax.Array) -> sampling.Rollout:
-            return self._sample(params, batch, self.config.eval.n, _EVALUATE, at)
+            options = self.config.eval
+            return self._sample(params, batch, options.n, _EVALUATE, at, top_p=options.top_p)
 
         return evaluation.evaluate(
             sample,

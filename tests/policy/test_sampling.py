@@ -67,6 +67,27 @@ def test_samples_have_the_scored_distribution():
     assert (np.abs(drawn - p) <= 5 * np.sqrt(p * (1 - p) / 20_000) + 1e-9).all()
 
 
+def test_nucleus_sampling_draws_the_likeliest_tokens_alone():
+    model, params, _ = sampler()
+    prompts, lengths = small.prompts(rows=1)
+    options = dict(n=20_000, max_response=1, stop_tokens=STOP)
+    sample = jax.jit(partial(sampling.sample, model, top_p=0.6, **options))
+    r = sample(params, prompts, lengths, jax.random.key(5), 1.0)
+    every = jnp.arange(30)[None, :, None]
+    log_p, _ = scoring.score(model, params, prompts, lengths, every, 1.0)
+    p = np.exp(log_p[0, :, 0]) * (np.arange(30) != 0)
+    order = np.argsort(-p)
+    kept = order[: 1 + int((np.cumsum(p[order]) < 0.6).sum())]
+    assert 1 < len(kept) < 29
+    expected = np.zeros(30)
+    expected[kept] = p[kept] / p[kept].sum()
+    drawn = np.bincount(np.asarray(r.tokens).ravel(), minlength=30) / 20_000
+    assert (np.abs(drawn - expected) <= 5 * np.sqrt(expected * (1 - expected) / 20_000)).all()
+    # What is recorded is the policy's own.
+    tokens = np.asarray(r.tokens).ravel()
+    np.testing.assert_allclose(r.log_probs.ravel(), np.log(p)[tokens], atol=1e-5)
+
+
 def test_a_row_draws_the_same_whatever_the_batch_around_it():
     _, _, sample = sampler()
     prompts, lengths = small.prompts()

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from absl import logging
 
-from pkpo_jax.tasks import Math, Maze, grading, maze
+from pkpo_jax.tasks import Grade, Math, Maze, Task, grading, maze
 from pkpo_jax.tasks.grading import Grader, Status
 
-OK, TIMEOUT, ERROR = Status
+OK, WRONG_FORMAT, TIMEOUT, ERROR = Status
 # Long enough for any answer that does end, on a busy machine too.
 TIMEOUT_S = 1.5
 
 
-class Hostile:
+class Hostile(Task):
     """Does to its grader what the first word of the response says."""
 
     def grade(self, problem, response):
@@ -83,6 +83,15 @@ class Hostile:
     def numpy(self, problem, response):
         return np.float32(0.5)
 
+    def late(self, problem, response):
+        return Grade(0.0, TIMEOUT)
+
+    def given_up(self, problem, response):
+        return Grade(math.nan, TIMEOUT)
+
+    def no_status(self, problem, response):
+        return Grade(1.0, 7)
+
     def pid(self, problem, response):
         return os.getpid()
 
@@ -117,15 +126,6 @@ class Deadly(Unreadable):
 
     def __setstate__(self, state):
         os._exit(7)
-
-
-class Ready(Math):
-    """Imports math-verify before the clock runs, for these deadlines are short."""
-
-    def __setstate__(self, state):
-        import math_verify  # noqa: F401
-
-        self.__dict__.update(state)
 
 
 def problems(count):
@@ -166,7 +166,10 @@ def warnings(monkeypatch):
 RETURNS = {
     "ok": (2.0, OK),
     "numpy": (0.5, OK),
+    "late": (0.0, TIMEOUT),
+    "given_up": (math.nan, TIMEOUT),
     "fail": (math.nan, ERROR),
+    "no_status": (math.nan, ERROR),
     "raise_unprintable": (math.nan, ERROR),
     "nan": (math.nan, ERROR),
     "huge": (math.nan, ERROR),
@@ -322,11 +325,13 @@ def test_workers_give_the_rewards_of_the_calling_thread():
     assert len(np.unique(expected.rewards)) > 3
     np.testing.assert_array_equal(grades.rewards, expected.rewards)
     np.testing.assert_array_equal(grades.statuses, expected.statuses)
-    assert (grades.statuses == OK).all()
+    formless = np.zeros((12, 8), bool)
+    formless[3, 2] = True
+    np.testing.assert_array_equal(grades.statuses, np.where(formless, WRONG_FORMAT, OK))
 
 
 def test_towers_of_mathematics_are_bounded():
-    with Grader(Ready(), workers=1, timeout=2.0) as grader:
+    with Grader(Math(), workers=1, timeout=2.0) as grader:
         texts = [r"\boxed{\frac{1}{2}}", r"\boxed{2}", r"\boxed{10^{10^{10}}}"]
         grades = grader.grade([{"answer": "0.5"}], [texts])
     np.testing.assert_array_equal(grades.statuses, [[OK, OK, TIMEOUT]])

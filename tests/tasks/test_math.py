@@ -11,7 +11,7 @@ import matplotlib.figure
 import pytest
 
 from pkpo_jax import tasks
-from pkpo_jax.tasks import Math, math
+from pkpo_jax.tasks import Grade, Math, Status, math
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,8 @@ def short_timeout(monkeypatch):
 
 
 def grade(answer, response):
-    return Math().grade({"answer": answer}, response)
+    grade = Math().grade({"answer": answer}, response)
+    return grade.reward if isinstance(grade, Grade) else grade
 
 
 def write(path, *rows):
@@ -280,7 +281,7 @@ def test_a_timeout_of_the_answer_itself_is_not_kept(monkeypatch):
             raise library.errors.TimeoutException
 
         patch.setattr(library, "parse", late)
-        assert grade("7", r"\boxed{7.0}") == 0.0
+        assert Math().grade({"answer": "7"}, r"\boxed{7.0}") == (0.0, Status.TIMEOUT)
     assert grade("7", r"\boxed{7.0}") == 1.0
 
 

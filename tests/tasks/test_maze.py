@@ -155,6 +155,19 @@ def test_bad_options_raise(options, message):
         Maze(**options)
 
 
+def test_language_models_are_told_the_task_and_answer_in_a_box():
+    task = Maze(instruct=True, train_problems=1, test_problems=20, demonstration_noise=(0.0,))
+    plain = Maze(train_problems=1, test_problems=20)
+    for problem, other in zip(task.problems("test"), plain.problems("test"), strict=True):
+        assert problem["prompt"] == maze.INSTRUCTION + other["prompt"]
+        assert set(problem["prompt"]) <= set(task.alphabet)
+        response = "So:\n" + task.demonstration(problem, random.Random(0))
+        moves = task.answer(response)
+        assert task.grade(problem, response) == 1.0 == plain.grade(other, moves)
+        assert task.answer(moves) is None and task.grade(problem, moves) == 0.0
+        assert task.answer(r"\boxed{RX}") is None
+
+
 def test_mazes_that_do_not_exist_are_said_so():
     with pytest.raises(ValueError, match="no maze number 0 of 5 for the test split"):
         list(

@@ -88,6 +88,7 @@ def test_figures_by_hand():
             # Three tokens hold "wvv", and no end.
             "truncated": 1 / 12,
             "response_length": (2 * 9 + 1 * 2 + 3) / 12,
+            "wrong_format": 2 / 12,
         }
     )
 

@@ -1,0 +1,50 @@
+"""Problems and responses as text on matplotlib axes."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+# Characters that are shown of a problem, and of the end of a response.
+_PROBLEM, _RESPONSE = 600, 240
+_RESPONSES = 3
+
+
+def draw_text(
+    axes: Any,
+    problem: str,
+    responses: Sequence[str],
+    rewards: Sequence[float],
+    answer: str | None = None,
+) -> None:
+    """A problem, its answer if given, and the rewards and ends of the first responses."""
+    ends = [
+        r if len(r) <= _RESPONSE else "\N{HORIZONTAL ELLIPSIS}" + r[-_RESPONSE:]
+        for r in responses[:_RESPONSES]
+    ]
+    ends = [f"[{reward:g}] {end}" for reward, end in zip(rewards, ends, strict=False)]
+    answers = [] if answer is None else [f"Answer: {answer[:200]}"]
+    paragraphs = [problem[:_PROBLEM], *answers, *ends]
+    text = "\n\n".join(
+        "\n".join(textwrap.fill(_printable(line), 60) for line in paragraph.split("\n"))
+        for paragraph in paragraphs
+    )
+    # Dollars are shown as they stand: sampled LaTeX is seldom such that matplotlib reads it.
+    axes.text(
+        0.02,
+        0.98,
+        text,
+        parse_math=False,
+        usetex=False,
+        size=5,
+        va="top",
+        transform=axes.transAxes,
+        clip_on=True,
+    )
+    axes.set(xticks=[], yticks=[])
+
+
+def _printable(line: str) -> str:
+    """Fonts cannot lay out half a surrogate pair, nor characters that do not print."""
+    return "".join(c if c.isprintable() else " " for c in line)
