@@ -1,0 +1,126 @@
+"""Commands that are printed or run, and the commit that is launched."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+
+# The repository that is launched.
+ROOT = pathlib.Path(__file__).parents[2]
+# Where its commit is packed.
+PACKED = pathlib.Path("/tmp")
+
+
+class LaunchError(Exception):
+    """One line for the user; `code` is what the program exits with, 2 for what was asked."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """Words to run, and what for. As a string, bash that does the same."""
+
+    argv: tuple[str, ...]
+    why: str = ""
+    stdin: str = ""
+
+    def line(self) -> str:
+        return " ".join(map(quote, self.argv))
+
+    def __str__(self) -> str:
+        text, words = self.line(), [quote(word) for word in self.argv]
+        if len(text) > 100 and not self.stdin:
+            first = next((i for i, w in enumerate(words) if w.startswith("-")), len(words))
+            text = " \\\n    ".join([" ".join(words[:first]), *words[first:]])
+        return f"{text} <<'SCRIPT'\n{self.stdin}SCRIPT" if self.stdin else text
+
+    def show(self) -> None:
+        print(f"# {self.why}\n{self}\n" if self.why else f"{self}\n", flush=True)
+
+
+def quote(word: str) -> str:
+    """`word` for bash; of --flag=value, the value alone is quoted."""
+    flag = re.match(r"--[\w.-]+=|", word)[0]
+    return flag + shlex.quote(word[len(flag) :])
+
+
+class Shell:
+    """Runs commands, each shown before it runs for the first time."""
+
+    def __init__(self) -> None:
+        self._shown: set[Command] = set()
+
+    def run(self, command: Command, *, capture: bool = False) -> subprocess.CompletedProcess[str]:
+        """`capture` keeps what it says, for the caller to read; it may fail."""
+        if command not in self._shown:
+            self._shown.add(command)
+            command.show()
+        try:
+            # An empty input, so that nothing asks and waits.
+            return subprocess.run(
+                command.argv, input=command.stdin, text=True, capture_output=capture, cwd=ROOT
+            )
+        except FileNotFoundError:
+            raise LaunchError(f"{command.argv[0]} was not found; install it first.") from None
+
+    def do(self, command: Command) -> None:
+        """Runs what has to succeed."""
+        if code := self.run(command).returncode:
+            raise LaunchError(f"{' '.join(command.argv[:5])} ... failed with exit code {code}.")
+
+
+def commit(*, clean: bool) -> str:
+    """The commit that is checked out; with `clean`, a LaunchError if files differ from it."""
+
+    def git(*words: str) -> str:
+        try:
+            run = subprocess.run(["git", *words], capture_output=True, text=True, cwd=ROOT)
+        except FileNotFoundError:
+            raise LaunchError("git was not found; install it first.") from None
+        if run.returncode:
+            raise LaunchError(f"git {words[0]}: {run.stderr.strip()}")
+        return run.stdout.strip()
+
+    if changed := git("status", "--porcelain"):
+        paths = [line.split()[-1] for line in changed.splitlines()]
+        message = (
+            f"what runs is the last commit, and {len(paths)} file(s) differ from it, {paths[0]} "
+            "for one: commit, or stash."
+        )
+        if clean:
+            raise LaunchError(message, 2)
+        print(f"# Note: {message}\n")
+    return git("rev-parse", "--short=12", "HEAD")
+
+
+def show_or_do(plan: Sequence[Command], execute: bool) -> None:
+    """Prints the commands, or runs them."""
+    if not execute:
+        print("# Nothing is run: this is what --execute does.\n")
+    shell = Shell()
+    for command in plan:
+        if execute:
+            shell.do(command)
+        else:
+            command.show()
+
+
+def main(launch: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
+    """Runs a launcher: its exit code."""
+    try:
+        launch(argv)
+    except LaunchError as e:
+        print(f"error: {' '.join(str(e).split())}", file=sys.stderr)
+        return e.code
+    except KeyboardInterrupt:
+        print("\ninterrupted: what was created is still there.", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,165 @@
+"""Runs a config, or a sweep of k x seeds, on the TPUs of a GKE cluster, with xpk.
+
+python -m experiments.launch.xpk create --name=math-2b --cluster=C --project=P \\
+    --zone=us-west4-a --tpu_type=v5litepod-128 --bucket=gs://B --config=configs/gemma2_2b_math.py \\
+    --config.model.checkpoint=/mnt/pkpo/gemma2-2b-it --config.task.data_dir=/mnt/pkpo/MATH
+
+prints the commands, each of which can be pasted into a shell; --execute runs them. The other
+actions take the same flags. Each pair of --ks and --seeds is a workload, NAME-k8-seed0 for one,
+and is kept in SHARED_DIR/runs/NAME/k8_seed0. `attach` comes first, once a cluster: it has the
+cluster mount the bucket, which needs a hierarchical namespace as tpu_vm says.
+
+A workload that is preempted, or crashes, is started again on the cluster, up to --max_restarts
+times, and goes on from its newest checkpoint; not after the trainer's exit codes 2 and 3, which
+say that it would end so again. Each pod installs the packages when it starts, unless
+--docker_image has them: one that holds this repository in its working directory.
+
+None of this has been tried on Google Cloud; the flags are those of xpk 1.x.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+
+from experiments.launch import commands, sweeps
+from experiments.launch.commands import Command, LaunchError
+
+ACTIONS = {
+    "attach": "have the cluster mount the bucket; once a cluster",
+    "create": "create a workload for each run",
+    "status": "list the workloads",
+    "logs": "the last of what the first pods said",
+    "delete": "delete the workloads; what is in the bucket stays",
+}
+_STORAGE = "pkpo"
+
+
+def flags(argv: Sequence[str]) -> argparse.Namespace:
+    parser = sweeps.Parser("xpk", str(__doc__), ACTIONS)
+    add = parser.add_argument
+    add("--cluster", required=True, help="One that xpk has made.")
+    add("--project", required=True, help="Of Google Cloud.")
+    add("--zone", required=True, help="Of the cluster, as in us-west4-a.")
+    add("--tpu_type", type=sweeps.accelerator, default="v5litepod-128", help="Of a slice.")
+    add("--bucket", type=sweeps.bucket, help="With attach, what the pods share.")
+    add("--shared_dir", type=sweeps.directory, default="/mnt/pkpo", help="Where it is mounted.")
+    add("--base_docker_image", default="python:3.11", help="What the commit is laid upon.")
+    add("--docker_image", help="In its place, an image with everything installed.")
+    add("--extras", default="tpu,math,gemma", help="Of the package, to install.")
+    add("--max_restarts", type=int, default=50, help="Of one workload.")
+    add("--create_flags", default="", help="More flags of xpk workload create, in quotes.")
+    args = parser.read(argv)
+    if args.action == "attach" and not args.bucket:
+        parser.error("--bucket is missing: expected a bucket, as in --bucket=gs://my-bucket")
+    return args
+
+
+class Cluster:
+    """The xpk commands on a cluster."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        where = (f"--cluster={args.cluster}", f"--project={args.project}", f"--zone={args.zone}")
+        self._where = where
+
+    def attach(self) -> Command:
+        args = self.args
+        # As in worker.sh.
+        options = (
+            "implicit-dirs,rename-dir-limit=200000,metadata-cache-ttl-secs=0,"
+            "metadata-cache-negative-ttl-secs=0,enable-streaming-writes=false"
+        )
+        mount = (f"--mount-point={args.shared_dir}", "--readonly=false", "--auto-mount=false")
+        of = ("--type=gcsfuse", f"--bucket={args.bucket.removeprefix('gs://')}", "--size=1000")
+        rest = (*of, *mount, "--no-prefetch-metadata", f"--mount-options={options}")
+        why = "Have the cluster mount the bucket."
+        return Command(("xpk", "storage", "attach", _STORAGE, *self._where, *rest), why)
+
+    def pack(self, commit: str) -> list[Command]:
+        """What puts the commit where xpk takes it from."""
+        tree = f"{commands.PACKED}/pkpo_jax-{commit}"
+        archive = ("git", "archive", "--format=tar", f"--output={tree}.tar", commit)
+        return [
+            Command(archive, "Pack the commit, and unpack it by itself."),
+            Command(("mkdir", "-p", tree)),
+            Command(("tar", "-xf", f"{tree}.tar", "-C", tree)),
+        ]
+
+    def create(self, run: sweeps.Run, commit: str) -> Command:
+        args = self.args
+        words = sweeps.trainer_arguments(args, run, f"{args.shared_dir}/runs")
+        # The trainer takes the place of the shell, so that SIGTERM reaches it.
+        script = f"exec python -m pkpo_jax.main {shlex.join(words)}"
+        image = [f"--docker-image={args.docker_image}"]
+        if not args.docker_image:
+            package = shlex.quote(f".[{args.extras}]")
+            script = f"pip install uv && uv pip install --system -e {package} && {script}"
+            tree = f"{commands.PACKED}/pkpo_jax-{commit}"
+            image = [f"--base-docker-image={args.base_docker_image}", f"--script-dir={tree}"]
+        restarts = [
+            f"--max-restarts={args.max_restarts}",
+            # Of a crash, and of a directory that could not be written; signals are among xpk's own.
+            "--restart-on-exit-codes=1,4",
+            "--termination-grace-period-seconds=300",
+        ]
+        kind = (f"--tpu-type={args.tpu_type}", "--num-slices=1", f"--storage={_STORAGE}")
+        rest = (*kind, *image, *restarts, *shlex.split(args.create_flags))
+        return self._workload("create", run, *rest, f"--command={script}", why="Start the run.")
+
+    def status(self) -> Command:
+        words = ("xpk", "workload", "list", *self._where, f"--filter-by-job={self.args.name}")
+        return Command(words, "List the workloads.")
+
+    def credentials(self) -> Command:
+        args = self.args
+        words = ("gcloud", "container", "clusters", "get-credentials", args.cluster)
+        region = args.zone.rpartition("-")[0]  # Clusters of xpk are regional.
+        where = (f"--project={args.project}", f"--location={region}")
+        return Command((*words, *where), "Let kubectl reach the cluster.")
+
+    def logs(self, run: sweeps.Run) -> Command:
+        labels = f"jobset.sigs.k8s.io/jobset-name={self._name(run)}"
+        first = "batch.kubernetes.io/job-completion-index=0"
+        selector = f"--selector={labels},{first}"
+        return Command(("kubectl", "logs", selector, "--container=jax-tpu", "--tail=50"), "Say it.")
+
+    def delete(self, run: sweeps.Run) -> Command:
+        return self._workload("delete", run, "--force", why="Delete the workload.")
+
+    def _name(self, run: sweeps.Run) -> str:
+        name = "-".join(part for part in (self.args.name, run.name.replace("_", "-")) if part)
+        if len(name) > 40:
+            raise LaunchError(f"{name} is longer than the 40 letters of xpk; shorten --name.", 2)
+        return name
+
+    def _workload(self, verb: str, run: sweeps.Run, *rest: str, why: str) -> Command:
+        name = f"--workload={self._name(run)}"
+        return Command(("xpk", "workload", verb, name, *self._where, *rest), why)
+
+
+def plan(args: argparse.Namespace) -> list[Command]:
+    """The commands of an action."""
+    cluster, runs = Cluster(args), sweeps.sweep(args.ks, args.seeds)
+    if args.action == "attach":
+        return [cluster.attach()]
+    if args.action == "status":
+        return [cluster.status()]
+    if args.action == "logs":
+        return [cluster.credentials(), *map(cluster.logs, runs)]
+    if args.action == "delete":
+        return list(map(cluster.delete, runs))
+    sweeps.check_runs(args, runs, sweeps.devices(args.tpu_type))
+    commit = "" if args.docker_image else commands.commit(clean=args.execute)
+    packed = cluster.pack(commit) if commit else []
+    return [*packed, *(cluster.create(run, commit) for run in runs)]
+
+
+def launch(argv: Sequence[str]) -> None:
+    commands.show_or_do(plan(args := flags(argv)), args.execute)
+
+
+if __name__ == "__main__":
+    sys.exit(commands.main(launch, sys.argv[1:]))
