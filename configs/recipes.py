@@ -79,7 +79,8 @@ def apply(
         if name in words
     }
     unknown = [word for word in words if word not in RECIPES and word not in number]
-    if unknown or len(names) > 1 or sum(name in number for name in ("k", "tang", "entropy")) > 1:
+    apart = [("k", "tang", "entropy"), ("anneal", "explore", "entropy"), tuple(RECIPES)]
+    if unknown or any(sum(word in words for word in group) > 1 for group in apart):
         raise ValueError(f"the argument {argument!r}; expected {_EXPECTED}.")
     k = config.k
     if "k" in number:

@@ -72,7 +72,7 @@ def flags(argv: Sequence[str]) -> argparse.Namespace:
     add("--bucket", type=sweeps.bucket, help="What the workers share, mounted with gcsfuse.")
     add("--nfs", help="In its place, HOST:/EXPORT, mounted with NFS.")
     add("--shared_dir", type=sweeps.directory, default="/mnt/pkpo", help="Where it is mounted.")
-    add("--extras", default="tpu,math,gemma", help="Of the package, to install.")
+    add("--extras", default="tpu,gemma,math,code,arc", help="Of the package, to install.")
     add("--worker", default="0", help="With logs, a number or all.")
     add("--lines", type=int, default=50, help="With logs, how many.")
     add("--poll", type=float, default=30.0, help="Seconds between two looks.")

@@ -48,7 +48,7 @@ def flags(argv: Sequence[str]) -> argparse.Namespace:
     add("--shared_dir", type=sweeps.directory, default="/mnt/pkpo", help="Where it is mounted.")
     add("--base_docker_image", default="python:3.11", help="What the commit is laid upon.")
     add("--docker_image", help="In its place, an image with everything installed.")
-    add("--extras", default="tpu,math,gemma", help="Of the package, to install.")
+    add("--extras", default="tpu,gemma,math,code,arc", help="Of the package, to install.")
     add("--max_restarts", type=int, default=50, help="Of one workload.")
     add("--create_flags", default="", help="More flags of xpk workload create, in quotes.")
     args = parser.read(argv)

@@ -7,13 +7,39 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pkpo_jax.tasks.arc import Arc
+from pkpo_jax.tasks.arithmetic import Arithmetic
 from pkpo_jax.tasks.base import Grade, Problem, Status, Task
+from pkpo_jax.tasks.code import Code
 from pkpo_jax.tasks.math import Math
 from pkpo_jax.tasks.maze import Maze
+from pkpo_jax.tasks.puzzles import Puzzles
 
-TASKS: dict[str, Callable[..., Task]] = {"math": Math, "maze": Maze}
+TASKS: dict[str, Callable[..., Task]] = {
+    "arc": Arc,
+    "arithmetic": Arithmetic,
+    "code": Code,
+    "math": Math,
+    "maze": Maze,
+    "puzzles": Puzzles,
+}
 
-__all__ = ["TASKS", "Grade", "Math", "Maze", "Problem", "Status", "Task", "find", "make", "options"]
+__all__ = [
+    "TASKS",
+    "Arc",
+    "Arithmetic",
+    "Code",
+    "Grade",
+    "Math",
+    "Maze",
+    "Problem",
+    "Puzzles",
+    "Status",
+    "Task",
+    "find",
+    "make",
+    "options",
+]
 
 
 def find(name: str) -> Callable[..., Task]:

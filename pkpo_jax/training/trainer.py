@@ -82,10 +82,13 @@ class Trainer:
                 "directory that can be written."
             ) from None
         self.tokenizer = make_tokenizer(config, self.task)
-        if config.rollout.drop_long_prompts:
-            self.problems, held_out = self._without_long_prompts(self.problems, held_out)
-        self.held_out = evaluation.spread(held_out, config.eval.problems)
-        data.check_lengths(self.task, self.tokenizer, self.problems, self.held_out, config)
+        try:
+            if config.rollout.drop_long_prompts:
+                self.problems, held_out = self._without_long_prompts(self.problems, held_out)
+            self.held_out = evaluation.spread(held_out, config.eval.problems)
+            data.check_lengths(self.task, self.tokenizer, self.problems, self.held_out, config)
+        except ValueError as e:  # A character without a token, or a task without demonstrations.
+            raise config_lib.ConfigError(str(e)) from None
         self.order = data.in_training_order(self.problems, config.seed)
         self.schedule = schedules.from_spec(config_lib.k_spec(config))
         self.devices = make_devices(config)

@@ -1,0 +1,75 @@
+"""Tiny programming problems in MBPP's layout, for a character policy on a CPU.
+
+python -m experiments.toy_code DIR [--problems=1000] [--seed=0]
+
+Writes DIR/mbpp.jsonl, for task.data_dir=DIR with task.evaluate_on=mbpp and task.instruct=False: as
+many problems to train on as asked for, and a fifth of that, up to 500, to test on. A problem is a
+function of one integer, of which the prompt shows one value and the tests know two more:
+
+    Find f.                     def f(x): return 2*x+1
+    assert f(3) == 7
+
+So that several programs fit what is shown (x+4, 10-x, x*x-2) and few fit all: no single one is
+always right, and the policies that maximise pass@1 and pass@k differ. Both splits are drawn alike,
+and share prompts: what is held out is which function it is this time. Prompts have up to 26
+characters, solutions up to 22.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from absl import app, flags
+
+_PROBLEMS = flags.DEFINE_integer("problems", 1000, "Problems to train on.", lower_bound=5)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the problems.")
+
+# MBPP's test split, and where its training split starts, which has no end.
+TEST, TRAIN = range(11, 511), 511
+SHOWN, ARGUMENTS = range(2, 6), range(10)
+
+
+def functions() -> list[str]:
+    """All bodies of functions."""
+    forms = ("x+{a}", "x-{a}", "{a}-x", "{a}*x", "x*x+{a}")
+    return [form.format(a=a) for form in forms for a in range(1, 6)]
+
+
+def problem(rng: random.Random) -> dict[str, Any]:
+    """A function, with a value that is shown, and two more."""
+    body, shown = rng.choice(functions()), rng.choice(SHOWN)
+    function = eval(f"lambda x: {body}")
+    hidden = rng.sample([x for x in ARGUMENTS if x != shown], 2)
+    return {
+        "text": "Find f.",
+        "code": f"def f(x): return {body}",
+        "test_setup_code": "",
+        "test_list": [f"assert f({x}) == {function(x)}" for x in (shown, *hidden)],
+        "challenge_test_list": [],
+    }
+
+
+def problems(count: int, seed: int) -> list[dict[str, Any]]:
+    """Of both splits, the test split first."""
+    rng = random.Random(seed)
+    numbers = [*TEST[: count // 5], *range(TRAIN, TRAIN + count)]
+    return [{"task_id": number, **problem(rng)} for number in numbers]
+
+
+def main(argv: Sequence[str]) -> None:
+    if len(argv) != 2:
+        raise app.UsageError("expected the directory to write mbpp.jsonl to.")
+    directory = pathlib.Path(argv[1])
+    rows = problems(_PROBLEMS.value, _SEED.value)
+    directory.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (directory / "mbpp.jsonl").write_text(lines)
+    print(f"{len(rows)} problems in {directory / 'mbpp.jsonl'}, {_PROBLEMS.value} to train on.")
+
+
+if __name__ == "__main__":
+    app.run(main)

