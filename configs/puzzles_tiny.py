@@ -3,7 +3,8 @@
 python -m pkpo_jax.main --config=configs/puzzles_tiny.py --workdir=runs/puzzles
 
 3 minutes of processor time. Held out, of one seed, before and after RL: pass@1 .199 and .229,
-pass@8 .672 and .730. Most held-out puzzles stand in the train split with their numbers in another order.
+pass@8 .672 and .730. Most held-out puzzles stand in the train split with their numbers in another
+order.
 """
 
 from ml_collections import config_dict

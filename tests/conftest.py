@@ -14,8 +14,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
-# Unoptimised code compiles in half the time, and unfused in two thirds of that; XLA ends the process
-# on a flag that it does not know.
+# Unoptimised code compiles in half the time, and unfused in two thirds of that. XLA ends the
+# process on a flag that it does not know.
 _flags = ["--xla_backend_optimization_level=0"]
 if importlib.metadata.version("jaxlib").startswith(("0.9.", "0.10.")):
     _flags.append("--xla_cpu_use_fusion_emitters=false")
