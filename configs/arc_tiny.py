@@ -1,6 +1,11 @@
 """A tiny Gemma-2 learns what small grids of ARC-AGI-1 look like, with PKPO, k = 8, on two cores.
 
 python -m pkpo_jax.main --config=configs/arc_tiny.py --workdir=runs/arc
+
+3 minutes of processor time. It learns what a grid looks like, hardly the tasks' rules. Over 14
+held-out problems, of one seed, before and after RL: the share of right cells .053 and .121, the
+best of 8 .226 and .288; no grid in .667 and .442 of the responses. All cells are right in .018 and
+.017 of them: no change.
 """
 
 from ml_collections import config_dict
@@ -9,7 +14,7 @@ from configs import recipes
 from pkpo_jax.training import config as config_lib
 
 
-def get_config(recipe: str = "") -> config_dict.ConfigDict:
+def get_config(argument: str = "") -> config_dict.ConfigDict:
     config = config_lib.default(task="arc")
     config.k = 8
 
@@ -27,7 +32,7 @@ def get_config(recipe: str = "") -> config_dict.ConfigDict:
     config.rollout.n = 16
 
     config.warm_start.steps = 300
-    config.warm_start.batch = 32
+    config.warm_start.batch = 16
     config.warm_start.learning_rate = 3e-3
 
     config.train.steps = 100
@@ -40,4 +45,4 @@ def get_config(recipe: str = "") -> config_dict.ConfigDict:
     config.eval.problems = 64
     config.eval.n = 64
     config.eval.prompts = 16
-    return recipes.apply(config, recipe)
+    return recipes.apply(config, argument)

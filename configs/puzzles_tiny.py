@@ -13,7 +13,7 @@ from configs import recipes
 from pkpo_jax.training import config as config_lib
 
 
-def get_config(recipe: str = "") -> config_dict.ConfigDict:
+def get_config(argument: str = "") -> config_dict.ConfigDict:
     config = config_lib.default(task="puzzles")
     config.k = 8
 
@@ -43,4 +43,4 @@ def get_config(recipe: str = "") -> config_dict.ConfigDict:
     config.eval.every = 100
     config.eval.problems = 256
     config.eval.n = 32
-    return recipes.apply(config, recipe)
+    return recipes.apply(config, argument)
