@@ -63,7 +63,10 @@ def apply(
 
     Raises ValueError on a word that means nothing here, or two that contradict each other.
     """
-    words = dict(word.partition("=")[::2] for word in filter(None, argument.split(",")))
+    given = [word.partition("=") for word in filter(None, argument.split(","))]
+    words = {name: value for name, _, value in given}
+    repeated = len(words) < len(given)
+    valued = [name for name, equals, _ in given if equals and name in (*RECIPES, "tang")]
     names = [word for word in words if word in RECIPES] or [recipe]
     if names[0]:
         RECIPES[names[0]](config)
@@ -80,7 +83,12 @@ def apply(
     }
     unknown = [word for word in words if word not in RECIPES and word not in number]
     apart = [("k", "tang", "entropy"), ("anneal", "explore", "entropy"), tuple(RECIPES)]
-    if unknown or any(sum(word in words for word in group) > 1 for group in apart):
+    if (
+        unknown
+        or repeated
+        or valued
+        or any(sum(word in words for word in group) > 1 for group in apart)
+    ):
         raise ValueError(f"the argument {argument!r}; expected {_EXPECTED}.")
     k = config.k
     if "k" in number:
@@ -101,6 +109,8 @@ def apply(
                 f"explore={number['explore']}; expected the first step before the second."
             )
         k = {0: 1, start: k, end: 1}
+        # As many steps of pass@1 after as before, where there would be fewer: our choice.
+        config.train.steps = max(config.train.steps, end + start)
     config.k = k
     return config
 

@@ -46,7 +46,9 @@ def parse(argv: Sequence[str]) -> list[str]:
         flags.FLAGS.config.keys()  # A file that could not be read is reported on first use.
         return rest
     except (flags.Error, config_lib.ConfigError) as e:
-        stop(e)
+        # Of a config file with an argument that fails, absl tells the whole traceback.
+        said, failed = str(e).strip().splitlines(), "Traceback" in str(e)
+        stop(f"the file that --config names failed: {said[-1]}" if failed else e)
     except OSError:
         stop(
             "the file that --config names could not be read; give the path of one with "

@@ -42,9 +42,9 @@ config.parallel.mesh, config.parallel.mode = tuple(settings["mesh"]), settings["
 tokens, read, graded = [], [], []
 sample, grade = Trainer._sample, Maze.grade
 start, restore = Trainer.start, Trainer.restore
-def recording_sample(self, *arguments):
+def recording_sample(self, *arguments, **options):
     time.sleep(settings.get("pause", 0))
-    rollout = sample(self, *arguments)
+    rollout = sample(self, *arguments, **options)
     tokens.append(self.devices.fetch(rollout.tokens).tolist())
     return rollout
 def recording_grade(self, problem, response):

@@ -45,6 +45,11 @@ def main(*arguments, cwd=None):
         (["--workdir=x", "--mode=sample", "--ks=1;4"], "--ks=1;4; expected whole numbers"),
         (["--workdir=x", "--mode=report"], "so it is not a run's directory"),
         (["--mode=compile", "--topology=v7x:4x4"], "expected a chip (v4, v5e, v5p, v6e)"),
+        (
+            ["--workdir=x", "--config=configs/maze_tiny.py:kk=3"],
+            "error: the file that --config names failed: ValueError: the argument 'kk=3'; expected",
+        ),
+        (["--workdir=x", "--config=configs/code_tiny.py"], "set task.allow_code_execution=True"),
         (["--workdir=x", "--config=configs/gemma2_2b_math.py"], "error: model.checkpoint is empty"),
     ],
 )

@@ -53,8 +53,22 @@ def sweep(ks: Sequence[int], seeds: Sequence[int]) -> list[Run]:
 def trainer_arguments(args: argparse.Namespace, run: Run, directory: str) -> list[str]:
     """What pkpo_jax.main is given for `run`, all of whose runs are kept in `directory`."""
     workdir = "/".join(part for part in (directory.rstrip("/"), args.name, run.name) if part)
-    named = ["--distributed", f"--config={args.config}", f"--workdir={workdir}"]
-    return [*named, *args.overrides, *run.overrides]
+    config, overrides = described(args, run)
+    return ["--distributed", f"--config={config}", f"--workdir={workdir}", *overrides]
+
+
+def described(args: argparse.Namespace, run: Run) -> tuple[str, list[str]]:
+    """What --config is for a run, and what is set beside it.
+
+    A config that has an argument is told k in it, as in gemma2_2b_math.py:anneal,k=4: set beside
+    it, k would take the place of the schedule.
+    """
+    overrides = [*args.overrides, *run.overrides]
+    ks = [o for o in run.overrides if o.startswith("--config.k=")]
+    if not ks or ":" not in args.config:
+        return args.config, overrides
+    k = ks[0].removeprefix("--config.k=")
+    return f"{args.config},k={k}", [o for o in overrides if o not in ks]
 
 
 class Parser(argparse.ArgumentParser):
@@ -164,12 +178,22 @@ def check_runs(args: argparse.Namespace, runs: Sequence[Run], devices: int) -> N
             if (key := override[len("--config.") :].partition("=")[0]) not in known:
                 raise config_lib.unknown_key(key, known)
         for run in runs:
-            config = _read(args.config, (*args.overrides, *run.overrides))
+            config = _read(*described(args, run))
             checks.validate(config, devices, reads_weights=False)
             if config.model.size != "tiny" and not config.model.checkpoint:
                 raise config_lib.ConfigError(
                     "model.checkpoint is empty; set --config.model.checkpoint to official weights, "
                     "at a path that all hosts see."
+                )
+            if config.task.name in ("code", "math") and not config.task.data_dir:
+                raise config_lib.ConfigError(
+                    "task.data_dir is empty; set --config.task.data_dir to the problems, at a path "
+                    "that all hosts see."
+                )
+            if not config.task.get("allow_code_execution", True):
+                raise config_lib.ConfigError(
+                    "task.allow_code_execution is False; set it to True to let hosts run, in "
+                    "sandboxes, what the policy writes."
                 )
     except OSError:
         raise LaunchError(

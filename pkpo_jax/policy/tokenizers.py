@@ -40,8 +40,8 @@ class CharacterTokenizer:
             return [self._ids[c] for c in text]
         except KeyError as e:
             raise ValueError(
-                f"no token for the character {e.args[0]!r}; this tokenizer knows "
-                f"{self._characters!r}."
+                f"no token for the character {e.args[0]!r}; the tiny policy knows those of the "
+                f"task's alphabet, {self._characters!r}."
             ) from None
 
     def encode_prompt(self, text: str) -> list[int]:

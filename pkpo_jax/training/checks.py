@@ -11,6 +11,7 @@ from ml_collections import config_dict
 from pkpo_jax import parallel, tasks
 from pkpo_jax.estimators import schedules
 from pkpo_jax.policy import checkpoints, gemma2
+from pkpo_jax.tasks import sandbox
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import evaluation, losses, weights
 from pkpo_jax.training.config import ConfigError, get
@@ -57,6 +58,7 @@ def validate(config: config_dict.ConfigDict, devices: int, *, reads_weights: boo
         if get(config, key) not in choices:
             raise ConfigError(f"{key}={get(config, key)!r}; expected one of {', '.join(choices)}.")
     _check_estimator(config)
+    _check_grading(config)
     _check_loss(config)
     _check_model(config, reads_weights)
     _check_batches(config, devices)
@@ -127,17 +129,30 @@ def _check_batches(config: config_dict.ConfigDict, devices: int) -> None:
 def _check_keys(config: config_dict.ConfigDict) -> None:
     task = config.get("task", {}).get("name")
     try:
-        tasks.find(task)
+        default = config_lib.default(task).to_dict()
     except ValueError as e:
         raise ConfigError(str(e)) from None
     given = [key for key, _ in config_lib.flatten(config.to_dict())]
-    known = [key for key, _ in config_lib.flatten(config_lib.default(task).to_dict())]
+    known = [key for key, _ in config_lib.flatten(default)]
     for key in given:
         if key not in known:
             raise config_lib.unknown_key(key, known)
     for key in known:
         if key not in given:
             raise ConfigError(f"config key {key} is missing; start from config.default().")
+
+
+def _check_grading(config: config_dict.ConfigDict) -> None:
+    """A program that never ends is wrong; one that the pool has to end would be left out."""
+    if config.task.name != "code" or not config.grading.workers:
+        return
+    needed = config.task.timeout + sandbox.START_TIMEOUT
+    if config.grading.timeout < needed:
+        raise ConfigError(
+            f"grading.timeout={config.grading.timeout} with task.timeout={config.task.timeout}; a "
+            f"sandbox may take {sandbox.START_TIMEOUT:g} seconds to start: set grading.timeout to "
+            f"{needed:g} or more, or task.timeout lower."
+        )
 
 
 def _check_estimator(config: config_dict.ConfigDict) -> None:

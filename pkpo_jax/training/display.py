@@ -25,6 +25,8 @@ _NAMES = {
     "truncated": "responses cut off",
     "response_length": "tokens of a response",
     "wrong_format": "responses without an answer",
+    "timeout": "out of time in grading",
+    "error": "errors in grading",
     "invalid": "responses not graded",
 }
 

@@ -14,7 +14,7 @@ import tqdm
 from pkpo_jax import parallel
 from pkpo_jax.estimators import max_at_k, pass_at_k_curve
 from pkpo_jax.policy.sampling import Rollout
-from pkpo_jax.tasks import Problem, Task
+from pkpo_jax.tasks import Problem, Status, Task
 from pkpo_jax.training import data
 
 REPLICATES, CONFIDENCE = 2000, 0.95
@@ -62,8 +62,8 @@ def evaluate(
     Args:
       sample: from prompts [batch, max_prompt], lengths [batch] and row numbers [batch], placed on
         `devices`, to a Rollout.
-      grade: from P problems and n responses to each, to what has `rewards` [P, n] float32, not
-        finite for responses that could not be graded: they are left out, and counted.
+      grade: from P problems and n responses to each, to `grading.Grades`; responses whose reward
+        is not finite are left out, and counted.
       progress: whether the first process shows a bar.
     """
     problems = list(problems)
@@ -81,7 +81,7 @@ def evaluate(
             rollout = sample(*devices.put((*encoded, numbers[rows]), batch))
             yield chosen[: len(problems) - start], rollout._replace(log_probs=None)
 
-    responses, rewards, counts = [], [], []
+    responses, rewards, statuses, counts = [], [], [], []
     bar = tqdm.tqdm(
         total=len(problems),
         desc="evaluation",
@@ -98,11 +98,12 @@ def evaluate(
         graded = grade([chosen[i] for i in owned], [texts[i] for i in owned])
         responses += texts
         rewards.append(parallel.gather(owned, graded.rewards, rollout.lengths.shape))
+        statuses.append(parallel.gather(owned, graded.statuses, rollout.lengths.shape))
         entropy = rollout.entropy.sum((1, 2), dtype=np.float64)
         counts.append(np.stack([entropy, rollout.lengths.sum(1), rollout.finished.sum(1)]))
         bar.update(real)
     bar.close()
-    rewards = np.concatenate(rewards)
+    rewards, statuses = np.concatenate(rewards), np.concatenate(statuses)
     answers = [[task.answer(response) for response in group] for group in responses]
     entropy, tokens, finished = np.concatenate(counts, -1)
     n = np.full(len(problems), rewards.shape[1], np.float64)
@@ -111,7 +112,11 @@ def evaluate(
         "entropy": (entropy, tokens),
         "truncated": (n - finished, n),
         "response_length": (tokens, n),
-        "wrong_format": (np.array([group.count(None) for group in answers], np.float64), n),
+        **{
+            status.name.lower(): ((statuses == status).sum(-1, dtype=np.float64), n)
+            for status in Status
+            if status != Status.OK
+        },
     }
     kinds = ("pass",) if is_binary(rewards) else ("pass", "max")
     named = {f"{kind}_at_{k}" for kind in kinds for k in reported_ks(rewards.shape[1])}

@@ -73,6 +73,9 @@ class Trainer:
             with parallel.first_process_first("problems"):
                 self.problems = self.task.problems("train")
                 held_out = self.task.problems("test")
+            for split, found in (("train", self.problems), ("test", held_out)):
+                if not len(found):
+                    raise ValueError(f"the task {config.task.name} has no {split} problems.")
         except (TypeError, ValueError, ImportError) as e:
             raise config_lib.ConfigError(str(e)) from None
         except OSError as e:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 
-ROOT = pathlib.Path(os.environ["FAKE"])
+ROOT = pathlib.Path(os.environ.get("FAKE", ""))
 WORKERS = 2
 WHERE = {"--project", "--zone"}
 # By command: what it takes besides --project and --zone, what it needs, and how many words.

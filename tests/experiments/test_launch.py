@@ -1,5 +1,6 @@
 """Launchers: what they print, and from launch to resume against a gcloud that is not there."""
 
+import argparse
 import json
 import pathlib
 import re
@@ -28,6 +29,7 @@ PAPER = [
     "--config.task.data_dir=/mnt/pkpo/MATH",
 ]
 WEIGHTS = "--config.model.checkpoint=/w"
+PROBLEMS = "--config.task.data_dir=/m"
 XPK = ["--name=math-2b", "--cluster=c", "--project=p", "--zone=us-west4-a"]
 
 # What runs on a worker in the place of programs that would change the machine.
@@ -422,6 +424,21 @@ MISTAKES = [
     (tpu_vm, ["--config=/abs.py"], "expected a path in the repository"),
     (tpu_vm, ["--config=configs/gemma2_2b_math.py"], "model.checkpoint is empty"),
     (tpu_vm, ["--config=configs/gemma2_2b_math.py", "--accelerator=v6e-8"], "split 8 device(s)"),
+    (
+        tpu_vm,
+        ["--config=configs/gemma2_2b_math.py", WEIGHTS],
+        "task.data_dir is empty",
+    ),
+    (
+        tpu_vm,
+        ["--config=configs/gemma2_2b_code.py", WEIGHTS, PROBLEMS],
+        "task.allow_code_execution is False",
+    ),
+    (
+        tpu_vm,
+        ["--config=configs/gemma2_2b_math.py:k=8,anneal", WEIGHTS, PROBLEMS, "--ks=2"],
+        "the argument 'k=8,anneal,k=2'; expected",
+    ),
     (tpu_vm, ["--sport"], "unrecognized arguments: --sport"),
     (xpk, ["--tpu_type=h100-8"], "--tpu_type: 'h100-8'; expected one of v2, v3"),
     (
@@ -468,8 +485,28 @@ def test_devices_of_a_slice():
     assert [sweeps.devices(name) for name in names] == [128, 8, 64, 16, 32]
 
 
+def test_a_sweep_of_schedules_keeps_them():
+    args = argparse.Namespace(config="configs/maze_tiny.py:anneal", overrides=[], name="maze")
+    one, other = sweeps.sweep([2, 4], [0])
+    assert sweeps.described(args, one) == (
+        "configs/maze_tiny.py:anneal,k=2",
+        ["--config.seed=0"],
+    )
+    assert sweeps._read(*sweeps.described(args, other)).k.to_dict() == {0: 4, 1500: 1}
+    args.config = "configs/maze_tiny.py"
+    assert sweeps.described(args, one)[1] == ["--config.k=2", "--config.seed=0"]
+
+
 def test_xpk(a_commit, capfd):
-    argv = ["create", *XPK, "--config=configs/gemma2_2b_math.py", WEIGHTS, "--ks=8", "--seeds=0,1"]
+    argv = [
+        "create",
+        *XPK,
+        "--config=configs/gemma2_2b_math.py",
+        WEIGHTS,
+        PROBLEMS,
+        "--ks=8",
+        "--seeds=0,1",
+    ]
     code, out, _ = run(xpk, argv, capfd)
     assert code == 0
     assert out == (HERE / "launch_xpk.txt").read_text()
@@ -486,7 +523,7 @@ def test_xpk(a_commit, capfd):
     assert "git archive" not in out and "pip" not in out and "--docker-image=gcr.io/p/image" in out
 
 
-SLURM = ["submit", "--name=math-2b", "--nodes=2", "--runs_dir=/shared/runs", WEIGHTS]
+SLURM = ["submit", "--name=math-2b", "--nodes=2", "--runs_dir=/shared/runs", WEIGHTS, PROBLEMS]
 
 
 def test_slurm(capfd):

@@ -168,6 +168,15 @@ def programs(site: Site) -> list[Program]:
             works=True,
         ),
         _does("device", "os.mknod('/tmp/disk', 0o60666, os.makedev(254, 0))"),
+        _does(
+            "solutions of others",
+            """
+            roots = [sys.prefix + '/lib', '/usr/lib', '/usr/local/lib']
+            next(f for r in roots for f in glob.iglob(r + '/python*/*-packages/*'))
+            """,
+            "glob, sys",
+            works=True,
+        ),
         _does("/etc/passwd", "open('/etc/passwd').read()", works=True),
         # Network.
         _does("internet", "socket.create_connection(('1.1.1.1', 53), 0.5)", "socket"),

@@ -105,9 +105,9 @@ def test_one_that_does_not_start_is_no_answers_fault(tmp_path, monkeypatch):
     ("argument", "failing"),
     [
         (["--setenv", "TOKEN", "/tmp"], "the environment is visible"),
-        (["--ro-bind", "/etc", "/etc"], "files of the system are visible"),
-        (["--dir", "/tmp/something"], "files of the system are visible"),
-        (["--dir", "/home/somebody"], "files of the system are visible"),
+        (["--ro-bind", "/etc", "/etc"], "/etc is visible"),
+        (["--dir", "/tmp/something"], "/tmp/something is visible"),
+        (["--dir", "/home/somebody"], "/home is visible"),
     ],
 )
 def test_the_probe_finds_what_is_not_isolated(monkeypatch, argument, failing):
@@ -117,6 +117,31 @@ def test_the_probe_finds_what_is_not_isolated(monkeypatch, argument, failing):
         sandbox, "_arguments", lambda limits: [*first, *arguments(limits)[:-1], *last, "--"]
     )
     assert failing in obstacle()
+
+
+@needs_sandbox
+def test_a_python_may_be_anywhere(monkeypatch, tmp_path):
+    """Its parents are in the sandbox then, and nothing beside it."""
+    visible = {**sandbox._visible(), str(tmp_path): "/home/somebody/python/lib"}
+    monkeypatch.setattr(sandbox, "_visible", lambda: visible)
+    sandbox._obstacle.cache_clear()
+    assert sandbox._obstacle() == ""
+
+
+@needs_sandbox
+def test_packages_are_hidden(monkeypatch):
+    listing = (
+        "import glob, os, sys\n"
+        "roots = [sys.prefix + '/lib', '/usr/lib', '/lib']\n"
+        "paths = [p for r in roots for p in glob.glob(r + '/python*/*-packages/*')]\n"
+        "if paths: found = True"
+    )
+    with running(listing, names=["found"]) as (_, told):
+        assert wire.decode(wire.receive(told), None) == []
+    # The base Python has pip at least.
+    monkeypatch.setattr(sandbox, "_hidden", lambda: [])
+    with running(listing, names=["found"]) as (_, told):
+        assert wire.decode(wire.receive(told), None) == ["found"]
 
 
 @needs_sandbox

@@ -1,12 +1,19 @@
+import dataclasses
+
 import pytest
 
+from pkpo_jax.tasks import Task
 from pkpo_jax.training import checks
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training.trainer import Trainer
 
 
 def changed(**changes):
-    config = config_lib.default()
+    name = changes.get("task__name", "maze")
+    try:
+        config = config_lib.default(name)
+    except ValueError:
+        config = config_lib.default()
     config.rollout.max_prompt = 21
     for key, value in changes.items():
         *path, name = key.split("__")
@@ -16,6 +23,24 @@ def changed(**changes):
         with section.unlocked():
             section[name] = value
     return config
+
+
+@dataclasses.dataclass(frozen=True)
+class Unfinished(Task):
+    length: int
+
+    def problems(self, split):
+        return []
+
+
+class Empty(Task):
+    def problems(self, split):
+        return [{"id": 0, "prompt": "\u00e9"}] if split == "train" else []
+
+
+class French(Empty):
+    def problems(self, split):
+        return [{"id": 0, "prompt": "\u00e9"}]
 
 
 PMAP = dict(parallel__mode="pmap", parallel__mesh=(-1, 1, 1))
@@ -30,6 +55,11 @@ PMAP = dict(parallel__mode="pmap", parallel__mesh=(-1, 1, 1))
         (dict(task__name="chess"), "task.name='chess'; expected one of .*math, maze.*, or a class"),
         (dict(task__name="chess:Chess"), "'chess:Chess' cannot be imported .No module named 'ch"),
         (dict(task__name="random:Random"), "'random:Random' has no problems and no grade; see"),
+        (dict(task__name="tests.training.test_config:Unfinished"), "give every option a default"),
+        (
+            dict(task__name="code", grading__workers=1, grading__timeout=8.0),
+            "grading.timeout=8.0 with task.timeout=4.0; .* set grading.timeout to 9 or more",
+        ),
         (dict(k=0), "k=0"),
         (dict(k=17), "k=17: 17 is above 16, the largest k that rollout.n=16 samples serve"),
         (dict(k={0: 8, 100: 20}), "20 is above 16"),
@@ -129,12 +159,15 @@ def test_the_default_is_valid_and_so_are_schedules():
             "rollout.max_response=5, but a demonstration has 6 tokens",
         ),
         (dict(task__fog=3.0), "task.fog=3.0; expected"),
+        (dict(task__name="tests.training.test_config:Empty"), "Empty has no test problems"),
+        (dict(task__name="tests.training.test_config:French"), "character '\u00e9'; the tiny pol"),
         (dict(model__checkpoint="/no"), "model.checkpoint: no checkpoint at /no; expected a dir"),
         (dict(task__max_path=90, task__min_path=80), "no maze number 0"),
     ],
 )
 def test_what_the_task_cannot_serve_is_said_before_anything_compiles(changes, message):
     config = changed(**changes)
-    config.task.train_problems, config.task.test_problems = 200, 20
+    if config.task.name == "maze":
+        config.task.train_problems, config.task.test_problems = 200, 20
     with pytest.raises(config_lib.ConfigError, match=message):
         Trainer(config)

@@ -35,8 +35,8 @@ class Letters:
     def grade(self, problems, responses):
         self.events.append(("grade", [problem["id"] for problem in problems]))
         rewards = [[REWARDS[text[:1]] for text in group] for group in responses]
-        rewards = np.array(rewards, np.float32)
-        return Grades(rewards, np.zeros(rewards.shape, np.int8))
+        statuses = [[0 if text[:1] else 1 for text in group] for group in responses]
+        return Grades(np.array(rewards, np.float32), np.array(statuses, np.int8))
 
     def evaluate(self, batch=2):
         tokenizer = CharacterTokenizer(self.alphabet)
@@ -89,6 +89,8 @@ def test_figures_by_hand():
             "truncated": 1 / 12,
             "response_length": (2 * 9 + 1 * 2 + 3) / 12,
             "wrong_format": 2 / 12,
+            "timeout": 0.0,
+            "error": 0.0,
         }
     )
 

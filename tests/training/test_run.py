@@ -131,7 +131,9 @@ def test_rewards_that_are_not_finite_are_left_out_and_counted(tmp_path, monkeypa
     loop.train(config, tmp_path / "maze")
     lines = metrics.read(tmp_path / "maze")
     assert lines[0]["eval/invalid"] == 0.5
-    assert all(np.isfinite(v) for line in lines for v in line.values())
+    # Of answers there may be none.
+    figures = [v for line in lines for k, v in line.items() if "distinct_" not in k]
+    assert np.isfinite(figures).all()
     assert sum(line["train/invalid"] for line in lines[1:]) > 0
 
 

@@ -6,7 +6,6 @@ import mmap
 import os
 import resource
 import socket
-import sys
 from collections.abc import Callable
 
 from pkpo_jax.tasks.sandboxed import confine
@@ -25,16 +24,29 @@ def main(job_fd: int) -> None:
         job["report"],
     ]:
         found.append("descriptors are inherited")
-    # But for a Python that is installed there.
-    left = set(os.listdir("/tmp")) - set(sys.prefix.split("/")[2:3])
-    if left or any(os.path.exists(path) for path in ("/etc", "/proc", "/dev", "/sys", "/home")):
-        found.append("files of the system are visible")
+    if left := _unexpected("/", set(job["visible"])):
+        found.append(f"{left} is visible")
+    if any(os.listdir(path) for path in job["hidden"]):
+        found.append("packages are visible")
     if os.getpid() > 9:
         found.append("processes of the system are visible")
     for name, value in job["limits"].items():
         if resource.getrlimit(getattr(resource, name)) != (value, value):
             found.append(f"{name} is not set")
     os.write(job["report"], "\n".join([*found, "probed"]).encode())
+
+
+def _unexpected(directory: str, expected: set[str]) -> str:
+    """What there is beside the expected paths and the directories that lead to them, or ""."""
+    for name in os.listdir(directory):
+        path = os.path.join(directory, name)
+        if path in expected:
+            continue
+        if path != "/tmp" and not any(e.startswith(path + "/") for e in expected):
+            return path
+        if left := _unexpected(path, expected):
+            return left
+    return ""
 
 
 def _succeeds(attempt: Callable[[], object]) -> bool:
