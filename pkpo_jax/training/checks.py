@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from ml_collections import config_dict
 
-from pkpo_jax import parallel, tasks
+from pkpo_jax import parallel
 from pkpo_jax.estimators import schedules
 from pkpo_jax.policy import checkpoints, gemma2
 from pkpo_jax.tasks import sandbox

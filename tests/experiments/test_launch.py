@@ -492,7 +492,7 @@ def test_a_sweep_of_schedules_keeps_them():
         "configs/maze_tiny.py:anneal,k=2",
         ["--config.seed=0"],
     )
-    assert sweeps._read(*sweeps.described(args, other)).k.to_dict() == {0: 4, 1500: 1}
+    assert dict(sweeps._read(*sweeps.described(args, other)).k) == {0: 4, 1500: 1}
     args.config = "configs/maze_tiny.py"
     assert sweeps.described(args, one)[1] == ["--config.k=2", "--config.seed=0"]
 
