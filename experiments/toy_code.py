@@ -6,10 +6,10 @@ Writes DIR/mbpp.jsonl, for task.data_dir=DIR with task.evaluate_on=mbpp and task
 many problems to train on as asked for, and a fifth of that, up to 500, to test on. A problem is a
 function of one integer, of which the prompt shows one value and the tests know two more:
 
-    Find f.                     def f(x): return 2*x+1
-    assert f(3) == 7
+    Find f.                     def f(x): return x+4
+    assert f(2) == 6
 
-So that several programs fit what is shown (x+4, 10-x, x*x-2) and few fit all: no single one is
+So that several programs can fit what is shown (x+4, 3*x, x*x+2) and few fit all: no single one is
 always right, and the policies that maximise pass@1 and pass@k differ. Both splits are drawn alike,
 and share prompts: what is held out is which function it is this time. Prompts have up to 26
 characters, solutions up to 22.
