@@ -254,6 +254,7 @@ _SWITCHES = (
     "loss.kl_in_reward",
     "loss.drop_equal_groups",
     "loss.mask_truncated",
+    "log.report",
 )
 _WHOLE_NUMBERS = {
     "seed": 0,

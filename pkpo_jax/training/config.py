@@ -152,6 +152,8 @@ def default(task: str = "maze") -> config_dict.ConfigDict:
     # Steps between rollout samples in DIR/samples (0 for none), and prompts of each.
     config.log.samples_every = 100
     config.log.samples = 4
+    # Whether the run ends with plots and report.html; sweeps of many short runs can do without.
+    config.log.report = True
     # Project of Weights & Biases to log to as well, if it is installed; "" for none.
     config.log.wandb = ""
 

@@ -263,7 +263,7 @@ def train(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
             run_directory.claim(workdir, config, create=parallel.is_first_process())
         with Termination() as termination:
             evaluated = _train(Run(trainer, workdir), termination)
-        if parallel.is_first_process():
+        if config.log.report and parallel.is_first_process():
             with run_directory.writing("the report"):
                 report.write(workdir, trainer.task, evaluated, n=config.rollout.n)
     except run_directory.WriteError as e:

@@ -1,0 +1,1 @@
+"""The papers' claims, tested: python -m experiments.study; what came out is in RESULTS.md."""

@@ -1,0 +1,234 @@
+"""What training for pass@k costs in time, for several k, beside training for pass@1 without it.
+
+python -m experiments.study.cost [--config=configs/maze_tiny.py] [--steps=300] [--output=FILE.json]
+
+In one process and in rounds, each in an order drawn anew: a whole training step (sample, grade,
+update), an update alone, and the weights of a batch alone, for every k and with RLOO's weights in
+the place of the transform. All start from the same policy, and those of a round have the same
+prompts, responses and rewards. Medians over rounds, for other work may run on the machine; ratios
+are of times of the same round, with 95% intervals by bootstrap over rounds. The policy has had no
+warm start: what it knows changes no shape. About a minute and a half on one core.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import json
+import pathlib
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import rich.console
+import rich.table
+import tqdm
+from absl import app, flags, logging
+from ml_collections import config_dict, config_flags
+
+import experiments
+from experiments.study import design, variance
+from pkpo_jax import command_line
+from pkpo_jax.estimators import schedules
+from pkpo_jax.policy import checkpoints
+from pkpo_jax.training import metrics, step
+from pkpo_jax.training import weights as weights_lib
+from pkpo_jax.training.state import TrainState
+from pkpo_jax.training.trainer import Trainer
+
+BASE, PLAIN = "k = 1", "RLOO"
+KINDS = ("step", "update", "weights")
+_RESAMPLES = 2000
+# Calls of the weights alone, of which a round's time is the median: one call is too short.
+_CALLS = 21
+
+
+def measure(
+    config: config_dict.ConfigDict, *, steps: int = 300, seed: int = 0, progress: bool = False
+) -> dict[str, Any]:
+    """Times of steps of `config`, for every k of the study that its estimator serves.
+
+    Args:
+      config: of the estimator whose k changes; its k, schedules and warm start are not used.
+      steps: whole steps to time, of all variants together, and as many updates.
+      seed: of the order.
+
+    Returns:
+      {"rounds", "prompts", "n", "compilations" (while timed: after one call of every program, with
+      k = 1), "variants": {"k = 1": {"step", "update", "weights" (the estimator alone, jitted):
+      {"seconds": median, "ratio": median over that of k = 1, "interval": [low, high] of the
+      ratio}}, ..., "RLOO": ...}}.
+
+    Raises:
+      ConfigError: the config cannot run.
+      ValueError: fewer steps than variants.
+    """
+    n = config.rollout.n
+    ks = [k for k in design.KS if k <= min(n, weights_lib.largest_k(config.estimator, n))]
+    rounds = steps // (len(ks) + 1)
+    if not rounds:
+        raise ValueError(f"steps={steps}; expected one of each variant at least, {len(ks) + 1}.")
+    with contextlib.ExitStack() as stack:
+        ours = _trainer(config, rounds, {}, stack)
+        plain = _trainer(config, rounds, {"name": "rloo"}, stack)
+        workdir = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        state = ours.start(workdir)
+        for trainer in (ours, plain):
+            trainer.read_reference(workdir)
+        batch = graded_batch(ours, state.params)
+        variants = {f"k = {k}": _calls(ours, k, state, batch) for k in ks}
+        variants[PLAIN] = _calls(plain, 1, state, batch)
+        for name in (BASE, PLAIN):
+            for kind in KINDS:
+                variants[name][kind](0)
+        counter = metrics.CompilationCounter()
+        stack.callback(counter.close)
+        times = {name: {kind: np.empty(rounds) for kind in KINDS} for name in variants}
+        order, rng = [(name, kind) for name in variants for kind in KINDS], random.Random(seed)
+        for at in tqdm.trange(rounds, unit="round", disable=not progress):
+            rng.shuffle(order)
+            for name, kind in order:
+                times[name][kind][at] = variants[name][kind](at)
+    return {
+        "rounds": rounds,
+        "prompts": config.train.prompts,
+        "n": n,
+        "compilations": counter.count,
+        "variants": {
+            name: {kind: _figures(taken[kind], times[BASE][kind]) for kind in KINDS}
+            for name, taken in times.items()
+        },
+    }
+
+
+def _trainer(
+    config: config_dict.ConfigDict,
+    rounds: int,
+    estimator: Mapping[str, Any],
+    stack: contextlib.ExitStack,
+) -> Trainer:
+    config = copy.deepcopy(config)
+    config.k, config.warm_start.steps = 1, 0
+    config.estimator.update(estimator)
+    # Drawn ahead, a step's samples would be of the variant before it.
+    config.rollout.ahead = False
+    config.train.steps = max(config.train.steps, rounds)
+    return stack.enter_context(contextlib.closing(Trainer(config)))
+
+
+def graded_batch(trainer: Trainer, params: Any) -> step.Batch:
+    """The first batch of a run with these parameters, as an update is given it."""
+    config, programs = trainer.config, trainer.programs
+    prompts, temperature = variance.first_prompts(trainer), config.rollout.temperature
+    key = jax.random.key(config.seed)
+    rollout = programs.sampler(config.rollout.n)(params, prompts, (key, 0, temperature))
+    rewards = variance.grade(trainer, rollout)
+    fed = trainer.devices.put((rewards, np.isfinite(rewards)), config.train.prompts)
+    old = reference = None
+    if programs.needs_old or programs.needs_reference:
+        scored = programs.scorer(params, (*prompts[:2], rollout.tokens), (temperature,))
+        old = scored if programs.needs_old else None
+        reference = scored if programs.needs_reference else None
+    return step.Batch(*prompts, rollout, *fed, old, reference)
+
+
+def _calls(
+    trainer: Trainer, k: int, state: TrainState, batch: step.Batch
+) -> dict[str, Callable[[int], float]]:
+    """{kind: (round) -> seconds}, for this k; `state` is kept."""
+    config, key = trainer.config, jax.random.key(0)
+    scalars = (k, key, config.rollout.temperature, config.train.learning_rate)
+    weigh = jax.jit(trainer.programs.recipe.weigh)
+    more = {"rows": batch.rows, "key": key, "entropy": jnp.zeros(batch.rows.shape)}
+
+    def copied() -> TrainState:
+        # An update is given its state for good.
+        return jax.block_until_ready(jax.tree.map(jnp.copy, state))
+
+    def whole(at: int) -> float:
+        given, trainer.schedule = copied(), schedules.constant(k)
+        return _seconds(lambda: trainer.step(given, at)[0])
+
+    def update(at: int) -> float:
+        del at
+        given = copied()
+        return _seconds(lambda: trainer.programs.update(given, batch, scalars))
+
+    def weights(at: int) -> float:
+        del at
+        call = functools.partial(weigh, batch.rewards, k, batch.valid, **more)
+        return statistics.median(_seconds(call) for _ in range(_CALLS))
+
+    return {"step": whole, "update": update, "weights": weights}
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - started
+
+
+def _figures(taken: np.ndarray, base: np.ndarray) -> dict[str, Any]:
+    """Of seconds [rounds], beside those of the base."""
+    ratios = taken / base
+    drawn = np.random.default_rng(0).integers(len(ratios), size=(_RESAMPLES, len(ratios)))
+    low, high = np.quantile(np.median(ratios[drawn], axis=-1), (0.025, 0.975))
+    return {
+        "seconds": float(np.median(taken)),
+        "ratio": float(np.median(ratios)),
+        "interval": [float(low), float(high)],
+    }
+
+
+def table(results: Mapping[str, Any]) -> rich.table.Table:
+    """What `measure` found, a variant a row."""
+    title = f"{results['prompts']} prompts x {results['n']}, medians of {results['rounds']} rounds"
+    columns = ("step, ms", f"/ {BASE} (95%)", "update, ms", f"/ {BASE} (95%)")
+    made = rich.table.Table("", *columns, "weights, us", "of a step", title=title)
+    for name, row in results["variants"].items():
+        cells = []
+        for kind in ("step", "update"):
+            low, high = row[kind]["interval"]
+            ratio = f"{row[kind]['ratio']:.3f} ({low:.3f}, {high:.3f})" if name != BASE else ""
+            cells += [f"{1e3 * row[kind]['seconds']:.1f}", ratio]
+        alone, whole = row["weights"]["seconds"], row["step"]["seconds"]
+        made.add_row(name, *cells, f"{1e6 * alone:.0f}", f"{alone / whole:.2%}")
+    return made
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    # Not at the top: other scripts import this one, and have flags of the same names.
+    config_flags.DEFINE_config_file("config", "configs/maze_tiny.py", "What is trained.")
+    flags.DEFINE_integer("steps", 300, "Whole steps, and updates, that are timed.")
+    flags.DEFINE_string("output", None, "A file that the figures are written to, as JSON.")
+    return flags.FLAGS(argv)
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    options = flags.FLAGS
+    try:
+        results = measure(options.config, steps=options.steps, progress=True)
+    except (ValueError, checkpoints.CheckpointError) as e:  # A ConfigError is a ValueError.
+        command_line.stop(e)
+    if options.output:
+        path = pathlib.Path(options.output)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
+        temporary.replace(path)
+    console = rich.console.Console(width=120)
+    console.print(table(results))
+    console.print(f"programs compiled while k changed: {results['compilations']}", highlight=False)
+    console.print(experiments.machine(), highlight=False)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=_parse)

@@ -1,0 +1,196 @@
+"""The order of a study: policies before RL, rates tuned on some seeds, reports on others."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import pathlib
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from experiments.study import design, results
+from experiments.study.runs import Job, Measurement, Run
+
+# Takes jobs and a title, and returns when they are complete.
+RunAll = Callable[[Sequence[Job], str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """The runs on one set of problems, in `folder`."""
+
+    folder: pathlib.Path
+    problems: design.Problems
+    run_all: RunAll
+
+    def before(self, seeds: Sequence[int], *, tuning: bool = False) -> list[Run]:
+        """The policies before RL, evaluated."""
+        runs = [self._before(seed, tuning) for seed in seeds]
+        self.run_all(runs, f"{self.problems.title}: before RL")
+        return runs
+
+    def report(self, rates: dict[str, float], seeds: Sequence[int]) -> dict[str, list[Run]]:
+        """The runs that are reported, of every method at its rate."""
+        runs = {
+            method: [self._run(method, rate, seed, False, self._every(method)) for seed in seeds]
+            for method, rate in rates.items()
+        }
+        self.run_all([*itertools.chain(*runs.values())], f"{self.problems.title}: reported seeds")
+        return runs
+
+    def tune(self, methods: Sequence[str]) -> dict[str, dict[float, list[Run]]]:
+        """{method: {rate: a run a seed}} of the grid, grown where the best rate is at its end."""
+        self.before(self.problems.tuning_seeds, tuning=True)
+        grids = {m: {rate: self._at(m, rate) for rate in design.RATES} for m in methods}
+        for growth in range(design.EXTENSIONS + 1):
+            title = f"{self.problems.title}: rates" + (f", grown {growth}x" if growth else "")
+            self.run_all([r for grid in grids.values() for at in grid.values() for r in at], title)
+            if growth == design.EXTENSIONS:
+                break
+            for method, grid in grids.items():
+                best = self.choose(grid)
+                if best == min(grid):
+                    grid[best / 2] = self._at(method, best / 2)
+                elif best == max(grid):
+                    grid[best * 2] = self._at(method, best * 2)
+        return grids
+
+    def choose(self, grid: dict[float, list[Run]]) -> float:
+        """The rate whose mean score over seeds is the highest."""
+        return max(grid, key=lambda rate: self.score(grid[rate]))
+
+    def score(self, runs: Sequence[Run]) -> float:
+        """What a rate is chosen by: pass@k, the mean over the study's k and over these seeds."""
+        return statistics.fmean(results.score(run, self.problems.fixed) for run in runs)
+
+    def _every(self, method: str) -> int:
+        watched = design.METHODS[method].watched
+        return self.problems.evaluate_every if watched else self.problems.steps
+
+    def _at(self, method: str, rate: float) -> list[Run]:
+        every = self.problems.steps
+        return [self._run(method, rate, seed, True, every) for seed in self.problems.tuning_seeds]
+
+    def _before(self, seed: int, tuning: bool) -> Run:
+        changes = {**self.problems.base(seed), **_split(tuning)}
+        return Run(self._folder(tuning) / f"base_seed{seed}", self.problems.config, changes)
+
+    def _run(self, method: str, rate: float, seed: int, tuning: bool, every: int) -> Run:
+        start = self._before(seed, tuning).workdir / "warm_start"
+        keys = self.problems.run(design.METHODS[method], seed, rate, str(start))
+        return Run(
+            self._folder(tuning) / f"{method}_lr{rate:g}_seed{seed}",
+            self.problems.config,
+            {**keys, **_split(tuning), "eval.every": every},
+        )
+
+    def _folder(self, tuning: bool) -> pathlib.Path:
+        return self.folder / ("tuning" if tuning else "reported")
+
+
+def _split(tuning: bool) -> dict[str, int]:
+    return {"task.seed": design.TUNING_PROBLEMS if tuning else 0}
+
+
+def run(
+    workdir: pathlib.Path,
+    scope: design.Scope,
+    names: Sequence[str],
+    seeds: Sequence[int],
+    run_all: RunAll,
+) -> dict[str, Any]:
+    """Does what is not done yet; what all of it left, as JSON."""
+    problems = {}
+    for name in names:
+        sweep = Sweep(workdir / name, design.PROBLEMS[name], run_all)
+        problems[name] = _of_problems(sweep, scope, name, seeds)
+    found: dict[str, Any] = {"problems": problems, "seeds": list(seeds)}
+    found["tuned"] = scope.tuned
+    if scope.measured and "fog" in names:
+        found |= _measurements(workdir, problems["fog"], seeds[0], run_all)
+    return found
+
+
+def _of_problems(
+    sweep: Sweep, scope: design.Scope, name: str, seeds: Sequence[int]
+) -> dict[str, Any]:
+    methods = scope.methods[name]
+    grids = sweep.tune(methods) if scope.tuned else {}
+    rates = {m: sweep.choose(grids[m]) if scope.tuned else scope.rate for m in methods}
+    for group in design.ONE_OF:
+        # Variants of one method, tuned as its rate is: the best alone is reported.
+        variants = [m for m in methods if m in group]
+        for loser in sorted(variants, key=lambda m: sweep.score(grids[m][rates[m]]))[:-1]:
+            del rates[loser]
+    before = sweep.before(seeds)
+    reported = sweep.report(rates, seeds)
+    spread = _pass_rates(before[0])
+    sweep.run_all([spread], f"{sweep.problems.title}: pass rates before RL")
+    return {
+        "base": [results.of_run(run) for run in before],
+        "pass_rates": results.of_pass_rates(spread.output),
+        "methods": {
+            method: {
+                "grid": results.of_grid(grids[method], sweep.problems.fixed) if grids else {},
+                "rate": rates.get(method),
+                "runs": [results.of_run(run) for run in reported.get(method, [])],
+            }
+            for method in methods
+        },
+    }
+
+
+def _pass_rates(before: Run) -> Measurement:
+    """Pass rates of the training problems under a policy before RL, from 1024 samples of each."""
+    return Measurement(
+        before.workdir / "eval" / "train_step0" / "problems.jsonl",
+        "pkpo_jax.main",
+        [
+            "--mode=eval",
+            f"--workdir={before.workdir}",
+            "--split=train",
+            "--step=0",
+            "--config.eval.n=1024",
+            "--config.eval.problems=128",
+            "--config.eval.prompts=16",
+        ],
+    )
+
+
+def _measurements(
+    workdir: pathlib.Path, fog: dict[str, Any], seed: int, run_all: RunAll
+) -> dict[str, Any]:
+    """The exact optimum, the variance of gradients, and what the transform costs."""
+    folder, problems = workdir / "measured", design.PROBLEMS["fog"]
+    trained = workdir / "fog" / "reported" / f"k4_lr{fog['methods']['k4']['rate']:g}_seed{seed}"
+    best = Measurement(
+        folder / "optimum.json", "experiments.study.optimum", [f"--config={problems.config}"]
+    )
+    noise = {
+        policy: Measurement(
+            folder / f"variance_{step}.json",
+            "experiments.study.variance",
+            [f"--workdir={run}", f"--step={step}", "--k=4"],
+        )
+        for policy, run, step in (
+            ("before RL", workdir / "fog" / "reported" / f"base_seed{seed}", 0),
+            ("after RL with k = 4", trained, problems.steps),
+        )
+    }
+    cost = Measurement(
+        folder / "cost.json", "experiments.study.cost", [f"--config={problems.config}"]
+    )
+    with_output = {
+        job: dataclasses.replace(job, arguments=(*job.arguments, f"--output={job.output}"))
+        for job in (best, *noise.values(), cost)
+    }
+    run_all([with_output[job] for job in (best, *noise.values())], "optimum and variance")
+    # Alone, for it is a matter of time.
+    run_all([with_output[cost]], "what the transform costs")
+    return {
+        "optimum": {"fog": json.loads(best.output.read_text())},
+        "variance": {policy: json.loads(job.output.read_text()) for policy, job in noise.items()},
+        "cost": json.loads(cost.output.read_text()),
+    }

@@ -1,0 +1,89 @@
+"""Results to a page: tables, verdicts and figures of every claim that the results serve."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.study import claims, design, figures, page, tables
+from experiments.study.results import Set, estimate
+
+
+def write(results: Mapping[str, Any], folder: pathlib.Path) -> None:
+    """Writes results.json, figures/ and RESULTS.md; what people wrote in that page stays."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / "results.tmp"
+    temporary.write_text(json.dumps(results, sort_keys=True) + "\n")
+    temporary.replace(folder / "results.json")
+    drawn = figures.draw(results, folder / "figures")
+    page.write(folder / "RESULTS.md", blocks(results, drawn), "What came out of the study")
+
+
+def blocks(results: Mapping[str, Any], drawn: list[str]) -> dict[str, str]:
+    """{name: Markdown} of the page: a summary, the set-up, a claim each, and the rates."""
+    findings = claims.findings(results)
+    summary = [[f.letter, f.claim, f"**{f.verdict}**"] for f in findings]
+    made = {
+        "summary": tables.markdown(["claim", "what it says", "here"], summary),
+        "set-up": _setup(results),
+    }
+    for finding in findings:
+        pictures = [
+            f"![claim {finding.letter}](figures/{name})"
+            for name in drawn
+            if name.startswith(f"{finding.letter}_")
+        ]
+        made[f"claim {finding.letter}"] = "\n\n".join(
+            [
+                f"**{finding.verdict.capitalize()}.** {finding.reasons}",
+                f"The rule: {finding.rule}",
+                *pictures,
+                finding.shown,
+            ]
+        )
+    if results["tuned"]:
+        made["rates"] = _rates(results)
+    return made
+
+
+def _setup(results: Mapping[str, Any]) -> str:
+    rows = []
+    for name, data in results["problems"].items():
+        problems, base = Set(data), Set(data).data["base"]
+        spread = data.get("pass_rates", {})
+        rows.append(
+            [
+                design.PROBLEMS[name].title,
+                str(design.PROBLEMS[name].steps),
+                str(len(base)),
+                *(tables.cell(estimate(problems.pass_at("base", k))) for k in (1, 16)),
+                *(
+                    f"{spread[q]:.3f}" if spread else "-"
+                    for q in ("5%", "25%", "50%", "75%", "95%")
+                ),
+            ]
+        )
+    header = ["problems", "steps of RL", "seeds", "pass@1 before RL", "pass@16 before RL"]
+    quantiles = ["5%", "25%", "50%", "75%", "95%"]
+    return tables.markdown([*header, *quantiles], rows) + f"\n\n{results['machine']}"
+
+
+def _rates(results: Mapping[str, Any]) -> str:
+    parts = []
+    for name, data in results["problems"].items():
+        problems, rows = Set(data), []
+        for method in data["methods"]:
+            grid = problems.grid(method)
+            for rate, row in grid.items():
+                chosen = data["methods"][method]["rate"] is not None and float(rate) == float(
+                    f"{problems.rate(method):g}"
+                )
+                score = f"**{row['score']:.3f}**" if chosen else f"{row['score']:.3f}"
+                figures_ = [f"{row[f'pass_at_{k}']:.3f}" for k in design.KS]
+                rows.append([design.METHODS[method].label, rate, score, *figures_])
+        if rows:
+            header = ["", "rate", "mean", *(f"pass@{k}" for k in design.KS)]
+            parts += [f"{design.PROBLEMS[name].title}:", tables.markdown(header, rows)]
+    return "\n\n".join(parts)
