@@ -121,7 +121,7 @@ def share_of_update(console: rich.console.Console) -> None:
         state = trainer.start(pathlib.Path(workdir))
     updates = []
     for at in range(40):
-        state, figures, _, _ = trainer.step(state, at)
+        state, figures, _ = trainer.step(state, at)
         updates.append(figures["time/update_s"])
     update = statistics.median(updates[5:])
     kernel = kernel_seconds(config.train.prompts, config.rollout.n)

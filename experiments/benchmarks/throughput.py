@@ -102,13 +102,13 @@ def main(argv: Sequence[str]) -> None:
     rollout = sampler(state.params, batch, scalars)
     rewards = jnp.arange(count * n, dtype=jnp.float32).reshape(count, n) % 3
     valid = jnp.ones((count, n), bool)
-    graded = step.Batch(batch[0], batch[1], rollout, rewards, valid)
+    graded = step.Batch(*batch, rollout, rewards, valid)
     arguments = compile_lib.update_arguments(built)
     operations = compile_lib.matmul_flops(built.update.trace(*arguments).jaxpr.jaxpr, 1)
 
     def update() -> Any:
         nonlocal state
-        state, metrics = built.update(state, graded, (2, 1.0, 1e-6))
+        state, metrics = built.update(state, graded, (2, jax.random.key(2), 1.0, 1e-6))
         return metrics
 
     updating = seconds(update)

@@ -6,8 +6,9 @@ In one process and in rounds, each in an order drawn anew: a whole training step
 update), an update alone, and the weights of a batch alone, for every k and with RLOO's weights in
 the place of the transform. All start from the same policy, and those of a round have the same
 prompts, responses and rewards. Medians over rounds, for other work may run on the machine; ratios
-are of times of the same round, with 95% intervals by bootstrap over rounds. The policy has had no
-warm start: what it knows changes no shape. About a minute and a half on one core.
+are of times of the same round, with 95% intervals by bootstrap over rounds. All k share a compiled
+program; RLOO has its own, and two copies of the same program can differ by some percent. The policy
+has had no warm start: what it knows changes no shape. About a minute and a half on one core.
 """
 
 from __future__ import annotations
