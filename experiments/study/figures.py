@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.study import claims, claims_of_methods, design
+from experiments.study import claims, claims_of_k, claims_of_methods, design
 from experiments.study.finding import KS, PKPO
 from experiments.study.results import Set, estimate
 
@@ -40,8 +40,7 @@ def draw(results: Mapping[str, Any], folder: pathlib.Path) -> list[str]:
 
 def diagonal(results: Mapping[str, Any]) -> Figure:
     """pass@k_eval of each k_opt, less the best of its column."""
-    sets = {name: s for name in results["problems"] if (s := _set(results, name)).has(*PKPO)}
-    sets.pop("hard", None)
+    sets = claims_of_k.measured_sets(results, *PKPO)
     figure = Figure(figsize=(4.4 * len(sets) + 0.6, 3.9), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(sets)))
     for ax, (name, s) in zip(axes, sets.items(), strict=True):
@@ -159,10 +158,6 @@ def cost(measured: Mapping[str, Any]) -> Figure:
     ax.axhline(1, color="black", linewidth=0.8)
     ax.set(ylabel="time of an update / that at k = 1", ylim=(0.9, 1.1))
     return figure
-
-
-def _set(results: Mapping[str, Any], name: str) -> Set:
-    return Set(results["problems"][name])
 
 
 def _band(ax: Axes, curve: tuple[Sequence[float], Any], color: str, label: str) -> None:

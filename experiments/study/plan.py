@@ -57,6 +57,18 @@ class Sweep:
                     grid[best * 2] = self._at(method, best * 2)
         return grids
 
+    def pass_rates(self, before: Run) -> Measurement:
+        """Of the training problems, under a policy before RL, from 1024 samples of each."""
+        keys = {**self.problems.changes, "eval.n": 1024, "eval.problems": 128, "eval.prompts": 16}
+        return Measurement(
+            before.workdir / "eval" / "train_step0" / "problems.jsonl",
+            "pkpo_jax.main",
+            [
+                *("--mode=eval", f"--workdir={before.workdir}", "--split=train", "--step=0"),
+                *(f"--config.{key}={value}" for key, value in keys.items()),
+            ],
+        )
+
     def choose(self, grid: dict[float, list[Run]]) -> float:
         """The rate whose mean score over seeds is the highest."""
         return max(grid, key=lambda rate: self.score(grid[rate]))
@@ -126,10 +138,9 @@ def _of_problems(
             del rates[loser]
     before = sweep.before(seeds)
     reported = sweep.report(rates, seeds)
-    spread = _pass_rates(before[0])
+    spread = sweep.pass_rates(before[0])
     sweep.run_all([spread], f"{sweep.problems.title}: pass rates before RL")
     return {
-        "base": [results.of_run(run) for run in before],
         "pass_rates": results.of_pass_rates(spread.output),
         "methods": {
             method: {
@@ -142,53 +153,31 @@ def _of_problems(
     }
 
 
-def _pass_rates(before: Run) -> Measurement:
-    """Pass rates of the training problems under a policy before RL, from 1024 samples of each."""
-    return Measurement(
-        before.workdir / "eval" / "train_step0" / "problems.jsonl",
-        "pkpo_jax.main",
-        [
-            "--mode=eval",
-            f"--workdir={before.workdir}",
-            "--split=train",
-            "--step=0",
-            "--config.eval.n=1024",
-            "--config.eval.problems=128",
-            "--config.eval.prompts=16",
-        ],
-    )
-
-
 def _measurements(
     workdir: pathlib.Path, fog: dict[str, Any], seed: int, run_all: RunAll
 ) -> dict[str, Any]:
     """The exact optimum, the variance of gradients, and what the transform costs."""
-    folder, problems = workdir / "measured", design.PROBLEMS["fog"]
-    trained = workdir / "fog" / "reported" / f"k4_lr{fog['methods']['k4']['rate']:g}_seed{seed}"
-    best = Measurement(
-        folder / "optimum.json", "experiments.study.optimum", [f"--config={problems.config}"]
-    )
-    noise = {
-        policy: Measurement(
-            folder / f"variance_{step}.json",
-            "experiments.study.variance",
-            [f"--workdir={run}", f"--step={step}", "--k=4"],
+
+    def measurement(name: str, module: str, *arguments: str) -> Measurement:
+        output = workdir / "measured" / f"{name}.json"
+        return Measurement(
+            output, f"experiments.study.{module}", [*arguments, f"--output={output}"]
         )
-        for policy, run, step in (
-            ("before RL", workdir / "fog" / "reported" / f"base_seed{seed}", 0),
-            ("after RL with k = 4", trained, problems.steps),
-        )
-    }
-    cost = Measurement(
-        folder / "cost.json", "experiments.study.cost", [f"--config={problems.config}"]
-    )
-    with_output = {
-        job: dataclasses.replace(job, arguments=(*job.arguments, f"--output={job.output}"))
-        for job in (best, *noise.values(), cost)
-    }
-    run_all([with_output[job] for job in (best, *noise.values())], "optimum and variance")
+
+    config = f"--config={design.PROBLEMS['fog'].config}"
+    best = measurement("optimum", "optimum", config)
+    noise = {}
+    reported, rate = workdir / "fog" / "reported", fog["methods"]["k4"]["rate"]
+    for policy, folder, step in (
+        ("before RL", f"base_seed{seed}", 0),
+        ("after RL with k = 4", f"k4_lr{rate:g}_seed{seed}", design.PROBLEMS["fog"].steps),
+    ):
+        where = (f"--workdir={reported / folder}", f"--step={step}", "--k=4")
+        noise[policy] = measurement(f"variance_step{step}", "variance", *where)
+    cost = measurement("cost", "cost", config)
+    run_all([best, *noise.values()], "optimum and variance")
     # Alone, for it is a matter of time.
-    run_all([with_output[cost]], "what the transform costs")
+    run_all([cost], "what the transform costs")
     return {
         "optimum": {"fog": json.loads(best.output.read_text())},
         "variance": {policy: json.loads(job.output.read_text()) for policy, job in noise.items()},

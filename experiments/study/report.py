@@ -15,7 +15,7 @@ def write(results: Mapping[str, Any], folder: pathlib.Path) -> None:
     """Writes results.json, figures/ and RESULTS.md; what people wrote in that page stays."""
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / "results.tmp"
-    temporary.write_text(json.dumps(results, sort_keys=True) + "\n")
+    temporary.write_text(json.dumps(results) + "\n")
     temporary.replace(folder / "results.json")
     drawn = figures.draw(results, folder / "figures")
     page.write(folder / "RESULTS.md", blocks(results, drawn), "What came out of the study")
@@ -26,7 +26,7 @@ def blocks(results: Mapping[str, Any], drawn: list[str]) -> dict[str, str]:
     findings = claims.findings(results)
     summary = [[f.letter, f.claim, f"**{f.verdict}**"] for f in findings]
     made = {
-        "summary": tables.markdown(["claim", "what it says", "here"], summary),
+        "summary": tables.markdown(["claim", "what it says", "here"], summary, words=3),
         "set-up": _setup(results),
     }
     for finding in findings:
@@ -51,18 +51,15 @@ def blocks(results: Mapping[str, Any], drawn: list[str]) -> dict[str, str]:
 def _setup(results: Mapping[str, Any]) -> str:
     rows = []
     for name, data in results["problems"].items():
-        problems, base = Set(data), Set(data).data["base"]
-        spread = data.get("pass_rates", {})
+        problems = Set(data)
+        spread = data["pass_rates"]
         rows.append(
             [
                 design.PROBLEMS[name].title,
                 str(design.PROBLEMS[name].steps),
-                str(len(base)),
+                str(len(problems.pass_at("base", 1))),
                 *(tables.cell(estimate(problems.pass_at("base", k))) for k in (1, 16)),
-                *(
-                    f"{spread[q]:.3f}" if spread else "-"
-                    for q in ("5%", "25%", "50%", "75%", "95%")
-                ),
+                *(tables.number(spread[q]) for q in ("5%", "25%", "50%", "75%", "95%")),
             ]
         )
     header = ["problems", "steps of RL", "seeds", "pass@1 before RL", "pass@16 before RL"]
@@ -80,9 +77,10 @@ def _rates(results: Mapping[str, Any]) -> str:
                 chosen = data["methods"][method]["rate"] is not None and float(rate) == float(
                     f"{problems.rate(method):g}"
                 )
-                score = f"**{row['score']:.3f}**" if chosen else f"{row['score']:.3f}"
-                figures_ = [f"{row[f'pass_at_{k}']:.3f}" for k in design.KS]
-                rows.append([design.METHODS[method].label, rate, score, *figures_])
+                score = tables.number(row["score"])
+                score = f"**{score}**" if chosen else score
+                at = [tables.number(row[f"pass_at_{k}"]) for k in design.KS]
+                rows.append([design.METHODS[method].label, rate, score, *at])
         if rows:
             header = ["", "rate", "mean", *(f"pass@{k}" for k in design.KS)]
             parts += [f"{design.PROBLEMS[name].title}:", tables.markdown(header, rows)]

@@ -18,6 +18,12 @@ from pkpo_jax.training import metrics
 
 # Points of a learning curve, each the mean over the steps since the one before.
 POINTS = 20
+_EVALUATED = (
+    *(f"eval/pass_at_{k}" for k in design.KS),
+    "eval/entropy",
+    "eval/distinct_wrong",
+    "eval/majority",
+)
 _AVERAGED = ("train/entropy", "train/grad_norm", *(f"train/pass_at_{k}" for k in design.KS))
 
 
@@ -25,11 +31,7 @@ def of_run(run: Run) -> dict[str, Any]:
     """Evaluations by step, learning curves and the time of a step, of a complete run."""
     lines = metrics.read(run.workdir)
     evaluations = {
-        str(line["step"]): {
-            name.removeprefix("eval/"): round(value, 5)
-            for name, value in line.items()
-            if name.startswith("eval/")
-        }
+        str(line["step"]): {name.removeprefix("eval/"): round(line[name], 5) for name in _EVALUATED}
         for line in lines
         if "eval/entropy" in line
     }
@@ -38,8 +40,6 @@ def of_run(run: Run) -> dict[str, Any]:
 
 def _curves(lines: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     steps = [line for line in lines if "train/entropy" in line]
-    if not steps:
-        return {}
     width = max(len(steps) // POINTS, 1)
     windows = [steps[i : i + width] for i in range(0, len(steps), width)]
     curves = {
@@ -149,11 +149,15 @@ class Set:
         return self.data["methods"][method].get("grid", {})
 
     def runs(self, method: str) -> list[Mapping[str, Any]]:
-        """In the order of seeds; "base" is the policy before RL."""
-        return self.data["base"] if method == "base" else self.data["methods"][method]["runs"]
+        """In the order of seeds."""
+        return self.data["methods"][method]["runs"]
 
     def final(self, method: str, name: str) -> list[float]:
-        """A figure of the last evaluation, for each seed."""
+        """A figure of the last evaluation, for each seed; of the first, if `method` is "base"."""
+        if method == "base":
+            # All methods start from the same policies, and evaluate them.
+            method = next(method for method in self.data["methods"] if self.has(method))
+            return [run["eval"]["0"][name] for run in self.runs(method)]
         return [list(run["eval"].values())[-1][name] for run in self.runs(method)]
 
     def evaluated(self, method: str, name: str) -> tuple[list[int], list[list[float]]]:

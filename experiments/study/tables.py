@@ -15,9 +15,9 @@ def cell(e: Estimate, *, bold: bool = False) -> str:
     >>> cell(estimate([0.1, 0.2, 0.3])), cell(estimate([0.5]), bold=True)
     ('.200 ± .058', '**.500**')
     """
-    mean = _number(e.mean)
+    mean = number(e.mean)
     mean = f"**{mean}**" if bold else mean
-    return mean if math.isnan(e.se) else f"{mean} ± {_number(e.se)}"
+    return mean if math.isnan(e.se) else f"{mean} ± {number(e.se)}"
 
 
 def interval(e: Estimate) -> str:
@@ -29,12 +29,13 @@ def interval(e: Estimate) -> str:
     return f"{mean} ({e.low:+.3f} to {e.high:+.3f})"
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; all columns but the first are right-aligned."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
+    """A table; all columns but the first `words` are right-aligned."""
+    lines = [header, ["---"] * words + ["---:"] * (len(header) - words), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Three places, no zero before the point."""
     text = f"{value:.3f}"
     return text.removeprefix("0") if text.startswith("0.") else text
