@@ -13,6 +13,7 @@ command goes on where it was stopped. WORKDIR gets results.json, figures/ and RE
 from __future__ import annotations
 
 import pathlib
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -37,7 +38,9 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; flags start with --.")
     logging.set_verbosity(logging.WARNING)
-    # Imported here, so that --help answers at once.
+    # As Ctrl-C does it: nothing that was started is left running.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Here, so that --help answers at once.
     import experiments
     from experiments.study import design, plan, report, runs
 
@@ -49,8 +52,14 @@ def main(argv: Sequence[str]) -> None:
         )
     try:
         seeds = [int(seed) for seed in _SEEDS.value or scope.seeds]
+        tuning = {seed for name in names for seed in design.PROBLEMS[name].tuning_seeds}
+        if min(seeds) < 0 or len(set(seeds)) < len(seeds) or tuning & set(seeds):
+            raise ValueError
     except ValueError:
-        raise app.UsageError(f"--seeds={','.join(_SEEDS.value)}; expected whole numbers.") from None
+        raise app.UsageError(
+            f"--seeds={','.join(_SEEDS.value)}; expected different whole numbers, none of "
+            f"those that rates are tuned on ({', '.join(map(str, sorted(tuning)))})."
+        ) from None
     workdir = pathlib.Path(_WORKDIR.value).expanduser().absolute()
     workers = _WORKERS.value or runs.count_cores()
 
@@ -62,7 +71,10 @@ def main(argv: Sequence[str]) -> None:
         results["machine"] = experiments.machine()
     except runs.JobError as e:
         sys.exit(f"stopped: {e}")
-    folder = pathlib.Path(_PAGE.value) if _PAGE.value else workdir
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on from here.", file=sys.stderr)
+        sys.exit(130)
+    folder = pathlib.Path(_PAGE.value).expanduser() if _PAGE.value else workdir
     report.write(results, folder)
     print(f"{folder / 'RESULTS.md'}, with figures/ and results.json beside it")
 

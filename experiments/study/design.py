@@ -31,6 +31,7 @@ class Problems:
       steps: of RL.
       evaluate_every: steps between evaluations of the runs that are reported, and watched.
       tuning_seeds: of the runs that rates are chosen by; all methods have the same ones.
+      one_rate: a rate at which all k of PKPO are reported too, beside their own; 0 for none.
       fixed: whether a few problems are gone through again and again. Rates are chosen by pass@k in
         training then, and by that of unseen problems otherwise.
     """
@@ -41,24 +42,28 @@ class Problems:
     evaluate_every: int
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     warm_start: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    tuning_seeds: tuple[int, ...] = (100,)
+    tuning_seeds: tuple[int, ...] = (100, 101)
+    one_rate: float = 0.0
     fixed: bool = False
 
     def base(self, seed: int) -> dict[str, Any]:
         """The policy before RL: all methods of a seed start from the same one."""
         return {**self.changes, **self.warm_start, "train.steps": 0, "seed": seed, **_LEAN}
 
-    def run(self, method: Method, seed: int, rate: float, start: str) -> dict[str, Any]:
-        """Keys of one RL run from the policy in `start`."""
+    def run(
+        self, method: Method, seed: int, rate: float, start: str, steps: int = 0
+    ) -> dict[str, Any]:
+        """Keys of one RL run from the policy in `start`, of `steps` in place of all runs' own."""
+        steps = steps or self.steps
         return {
             **self.changes,
             "model.checkpoint": start,
             "warm_start.steps": 0,
-            "train.steps": self.steps,
+            "train.steps": steps,
             "train.learning_rate": rate,
             "seed": seed,
             **_LEAN,
-            **method.changes(self.steps),
+            **method.changes(steps),
         }
 
 
@@ -76,7 +81,7 @@ PROBLEMS = {
         "configs/maze_tiny.py",
         steps=200,
         evaluate_every=50,
-        tuning_seeds=(100, 101),
+        one_rate=6e-4,
     ),
     "plain": Problems(
         "plain mazes, 4x4 and 5x5",
@@ -93,7 +98,7 @@ PROBLEMS = {
     "arithmetic": Problems(
         "sums of three digits", "configs/arithmetic_tiny.py", steps=200, evaluate_every=200
     ),
-    # What is longer than all that the policy has seen a demonstration of.
+    # Half of them are longer than all that the policy has seen a demonstration of.
     "hard": Problems(
         "128 hard mazes, 5x5",
         "configs/maze_tiny.py",
@@ -161,7 +166,7 @@ METHODS = {
     "loo": Method("loo, k = 4", 4, _pkpo("loo")),
     "none": Method("no baseline, k = 4", 4, _pkpo("none")),
     "disjoint": Method(
-        "disjoint groups, k = 4",
+        "disjoint groups, baseline, k = 4",
         4,
         {"estimator.name": "experiments.study.estimators:disjoint_groups"},
     ),
@@ -185,10 +190,12 @@ ONE_OF = (("entropy_.01", "entropy_.05"),)
 @dataclasses.dataclass(frozen=True)
 class Scope:
     """What is run: methods on each set of problems, on which seeds, at a tuned rate or at `rate`;
-    and whether optimum, variance and cost are measured."""
+    which of them for longer too, as {problems: (steps, methods)}; and whether optimum, variance and
+    cost are measured."""
 
     methods: Mapping[str, tuple[str, ...]]
     seeds: tuple[int, ...]
+    longer: Mapping[str, tuple[int, tuple[str, ...]]] = dataclasses.field(default_factory=dict)
     tuned: bool = True
     measured: bool = True
     rate: float = 0.0
@@ -203,5 +210,7 @@ FULL = Scope(
         "hard": ("k1", "k4", "k8"),
     },
     SEEDS,
+    # To tell what k does from how fast it does it.
+    longer={"fog": (1000, ("k1", "k8")), "hard": (1500, ("k1", "k4", "k8"))},
 )
 QUICK = Scope({"fog": _FIVE_K}, (0, 1, 2), tuned=False, measured=False, rate=6e-4)

@@ -10,6 +10,8 @@ from experiments.study.results import Estimate, Set, estimate, paired
 
 KS, PKPO = design.KS, [f"k{k}" for k in design.KS]
 REPRODUCED, PARTLY, NOT = "reproduced", "partly reproduced", "not reproduced"
+# Of one seed there is no interval.
+UNTESTED = "not tested: one seed"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +41,8 @@ def pass_table(problems: Set, methods: Sequence[str]) -> str:
         rows[label(method)] = [estimate(problems.pass_at(method, k)) for k in KS]
     best = [max(row[i].mean for row in rows.values()) for i in range(len(KS))]
     cells = [
-        [label, *(tables.cell(e, bold=e.mean == best[i]) for i, e in enumerate(row))]
-        for label, row in rows.items()
+        [name, *(tables.cell(e, bold=e.mean == best[i]) for i, e in enumerate(row))]
+        for name, row in rows.items()
     ]
     return tables.markdown(["", *(f"pass@{k}" for k in KS)], cells)
 

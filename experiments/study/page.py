@@ -8,15 +8,20 @@ from collections.abc import Mapping
 
 _BLOCK = "<!-- {name}: made by a command -->\n\n{text}\n\n<!-- end of {name} -->"
 
+_NAME = re.compile(r"<!-- (.*?): made by a command -->")
+
 
 def update(page: str, blocks: Mapping[str, str]) -> str:
     """The page with every block of these names replaced, and those it lacks added at its end.
+
+    Blocks of other names are of results that these are not: they are emptied.
 
     >>> page = update("Before.", {"a": "one"})
     >>> update(page, {"a": "two"}) == page.replace("one", "two")
     True
     """
-    for name, text in blocks.items():
+    others = [name for name in _NAME.findall(page) if name not in blocks]
+    for name, text in {**dict.fromkeys(others, "Not run."), **blocks}.items():
         block = _BLOCK.format(name=name, text=text.strip())
         there = re.compile(
             re.escape(f"<!-- {name}:") + ".*?" + re.escape(f"<!-- end of {name} -->"), re.DOTALL

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from experiments.study import design, results
+from experiments.study.finding import PKPO
 from experiments.study.runs import Job, Measurement, Run
 
 # Takes jobs and a title, and returns when they are complete.
@@ -31,13 +32,19 @@ class Sweep:
         self.run_all(runs, f"{self.problems.title}: before RL")
         return runs
 
-    def report(self, rates: dict[str, float], seeds: Sequence[int]) -> dict[str, list[Run]]:
-        """The runs that are reported, of every method at its rate."""
+    def report(
+        self, rates: dict[str, float], seeds: Sequence[int], *, steps: int = 0
+    ) -> dict[str, list[Run]]:
+        """The runs that are reported, of every method at its rate; of more steps, if these are."""
         runs = {
-            method: [self._run(method, rate, seed, False, self._every(method)) for seed in seeds]
+            method: [
+                self._run(method, rate, seed, steps or self._every(method), steps=steps)
+                for seed in seeds
+            ]
             for method, rate in rates.items()
         }
-        self.run_all([*itertools.chain(*runs.values())], f"{self.problems.title}: reported seeds")
+        title = f"{self.problems.title}: reported seeds" + (f", {steps} steps" if steps else "")
+        self.run_all([*itertools.chain(*runs.values())], title)
         return runs
 
     def tune(self, methods: Sequence[str]) -> dict[str, dict[float, list[Run]]]:
@@ -61,7 +68,7 @@ class Sweep:
         """Of the training problems, under a policy before RL, from 1024 samples of each."""
         keys = {**self.problems.changes, "eval.n": 1024, "eval.problems": 128, "eval.prompts": 16}
         return Measurement(
-            before.workdir / "eval" / "train_step0" / "problems.jsonl",
+            before.workdir / "eval" / "train_step0" / "summary.json",
             "pkpo_jax.main",
             [
                 *("--mode=eval", f"--workdir={before.workdir}", "--split=train", "--step=0"),
@@ -83,17 +90,28 @@ class Sweep:
 
     def _at(self, method: str, rate: float) -> list[Run]:
         every = self.problems.steps
-        return [self._run(method, rate, seed, True, every) for seed in self.problems.tuning_seeds]
+        seeds = self.problems.tuning_seeds
+        return [self._run(method, rate, seed, every, tuning=True) for seed in seeds]
 
     def _before(self, seed: int, tuning: bool) -> Run:
         changes = {**self.problems.base(seed), **_split(tuning)}
         return Run(self._folder(tuning) / f"base_seed{seed}", self.problems.config, changes)
 
-    def _run(self, method: str, rate: float, seed: int, tuning: bool, every: int) -> Run:
+    def _run(
+        self,
+        method: str,
+        rate: float,
+        seed: int,
+        every: int,
+        *,
+        tuning: bool = False,
+        steps: int = 0,
+    ) -> Run:
         start = self._before(seed, tuning).workdir / "warm_start"
-        keys = self.problems.run(design.METHODS[method], seed, rate, str(start))
+        keys = self.problems.run(design.METHODS[method], seed, rate, str(start), steps)
+        longer = f"_steps{steps}" if steps else ""
         return Run(
-            self._folder(tuning) / f"{method}_lr{rate:g}_seed{seed}",
+            self._folder(tuning) / f"{method}_lr{rate:g}{longer}_seed{seed}",
             self.problems.config,
             {**keys, **_split(tuning), "eval.every": every},
         )
@@ -140,17 +158,29 @@ def _of_problems(
     reported = sweep.report(rates, seeds)
     spread = sweep.pass_rates(before[0])
     sweep.run_all([spread], f"{sweep.problems.title}: pass rates before RL")
-    return {
+    found: dict[str, Any] = {
         "pass_rates": results.of_pass_rates(spread.output),
         "methods": {
             method: {
                 "grid": results.of_grid(grids[method], sweep.problems.fixed) if grids else {},
                 "rate": rates.get(method),
-                "runs": [results.of_run(run) for run in reported.get(method, [])],
+                **_read({method: reported.get(method, [])})[method],
             }
             for method in methods
         },
     }
+    if rate := sweep.problems.one_rate:
+        same = sweep.report({m: rate for m in methods if m in PKPO}, seeds)
+        found["one_rate"] = {"rate": rate, "methods": _read(same)}
+    if name in scope.longer:
+        steps, which = scope.longer[name]
+        longer = sweep.report({m: rates[m] for m in which}, seeds, steps=steps)
+        found["longer"] = {"steps": steps, "methods": _read(longer)}
+    return found
+
+
+def _read(runs: dict[str, list[Run]]) -> dict[str, dict[str, Any]]:
+    return {m: {"runs": [results.of_run(run) for run in of]} for m, of in runs.items()}
 
 
 def _measurements(
@@ -173,8 +203,8 @@ def _measurements(
         ("after RL with k = 4", f"k4_lr{rate:g}_seed{seed}", design.PROBLEMS["fog"].steps),
     ):
         where = (f"--workdir={reported / folder}", f"--step={step}", "--k=4")
-        noise[policy] = measurement(f"variance_step{step}", "variance", *where)
-    cost = measurement("cost", "cost", config)
+        noise[policy] = measurement(f"variance_{folder}_step{step}", "variance", *where)
+    cost = measurement("cost", "cost", config, "--steps=600")
     run_all([best, *noise.values()], "optimum and variance")
     # Alone, for it is a matter of time.
     run_all([cost], "what the transform costs")

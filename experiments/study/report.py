@@ -17,6 +17,8 @@ def write(results: Mapping[str, Any], folder: pathlib.Path) -> None:
     temporary = folder / "results.tmp"
     temporary.write_text(json.dumps(results) + "\n")
     temporary.replace(folder / "results.json")
+    for old in (folder / "figures").glob("*.png"):
+        old.unlink()
     drawn = figures.draw(results, folder / "figures")
     page.write(folder / "RESULTS.md", blocks(results, drawn), "What came out of the study")
 
@@ -83,5 +85,7 @@ def _rates(results: Mapping[str, Any]) -> str:
                 rows.append([design.METHODS[method].label, rate, score, *at])
         if rows:
             header = ["", "rate", "mean", *(f"pass@{k}" for k in design.KS)]
-            parts += [f"{design.PROBLEMS[name].title}:", tables.markdown(header, rows)]
+            of = "in training" if design.PROBLEMS[name].fixed else "held out"
+            title = f"{design.PROBLEMS[name].title}, {of}:"
+            parts += [title, tables.markdown(header, rows)]
     return "\n\n".join(parts)

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import json
 import os
 import pathlib
 import queue
+import runpy
 import shlex
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import tqdm
+from ml_collections import config_dict
 
 from pkpo_jax.training import config as config_lib
-from pkpo_jax.training import metrics
+from pkpo_jax.training import metrics, stored
 
 
 class JobError(RuntimeError):
@@ -37,6 +41,9 @@ class Job(Protocol):
     def complete(self) -> bool:
         """Whether it is done; a JobError if something else was done in its place."""
 
+    def finish(self) -> None:
+        """Called once the program has ended well."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -48,7 +55,7 @@ class Run:
 
     @property
     def log(self) -> pathlib.Path:
-        return self.workdir.with_suffix(self.workdir.suffix + ".log")
+        return self.workdir.with_name(f"{self.workdir.name}.log")
 
     def command(self) -> list[str]:
         keys = [f"--config.{key}={value}" for key, value in self.changes.items()]
@@ -63,18 +70,20 @@ class Run:
         path = self.workdir / "config.json"
         if not path.exists():
             return False
-        # The steps of a schedule are strings in JSON.
-        asked = json.loads(json.dumps(dict(self.changes)))
-        stored = dict(config_lib.flatten({**json.loads(path.read_text()), "k": None}))
-        stored["k"] = json.loads(path.read_text())["k"]
-        for key, value in asked.items():
-            if not key.startswith("log.") and stored.get(key) != value:
+        wanted = _leaves(stored.override(_config(self.config), self.changes).to_dict())
+        there = _leaves(json.loads(path.read_text()))
+        for key, value in wanted.items():
+            # What is logged, and which checkpoints are kept, changes no result.
+            if not key.startswith(("log.", "checkpoint.")) and there.get(key) != value:
                 raise JobError(
-                    f"{self.workdir} holds a run with {key}={stored.get(key)!r}, and this study "
+                    f"{self.workdir} holds a run with {key}={there.get(key)!r}, and this study "
                     f"has {value!r}; give another --workdir, or remove that directory."
                 )
         lines = metrics.read(self.workdir)
         return bool(lines) and lines[-1]["step"] == self.steps and self._saved()
+
+    def finish(self) -> None:
+        """Nothing is left to do."""
 
     def _saved(self) -> bool:
         if not self.steps:
@@ -98,13 +107,38 @@ class Measurement:
         return [sys.executable, "-m", self.module, *self.arguments]
 
     def complete(self) -> bool:
-        return self.output.exists()
+        return self._done_with.exists() and self._done_with.read_text() == self._arguments
+
+    def finish(self) -> None:
+        self._done_with.write_text(self._arguments)
+
+    @property
+    def _done_with(self) -> pathlib.Path:
+        """Written last: what the output was made with."""
+        return self.output.with_suffix(".arguments")
+
+    @property
+    def _arguments(self) -> str:
+        return shlex.join(self.arguments)
+
+
+def _leaves(config: Mapping[str, Any]) -> dict[str, Any]:
+    """{key: value} as JSON holds them: tuples are lists, the steps of a schedule strings."""
+    config = json.loads(json.dumps(config))
+    return {**dict(config_lib.flatten({**config, "k": None})), "k": config["k"]}
+
+
+@functools.cache
+def _config(path: str) -> config_dict.ConfigDict:
+    return runpy.run_path(path)["get_config"]()
 
 
 def run_all(
     jobs: Sequence[Job], *, workers: int, cache: pathlib.Path, title: str, attempts: int = 2
 ) -> None:
     """Does those that are not complete, `workers` at a time; what they compile is kept in `cache`.
+
+    Interrupted, it ends the programs that it has started.
 
     Raises:
       JobError: one failed `attempts` times; the others are finished first.
@@ -115,11 +149,14 @@ def run_all(
     cores: queue.Queue[int] = queue.Queue()
     for core in (_cores() * workers)[:workers]:
         cores.put(core)
+    running, stopped = set(), threading.Event()
 
     def attempt(job: Job) -> bool:
         core = cores.get()
         try:
-            return any(_done(job, core, cache) for _ in range(attempts))
+            return any(
+                not stopped.is_set() and _done(job, core, cache, running) for _ in range(attempts)
+            )
         finally:
             cores.put(core)
 
@@ -133,7 +170,10 @@ def run_all(
                 if not done.result():
                     failed.append(waiting[done])
         except BaseException:
+            stopped.set()
             pool.shutdown(cancel_futures=True, wait=False)
+            for process in list(running):
+                process.kill()
             raise
     if failed:
         raise JobError(
@@ -154,19 +194,33 @@ def count_cores() -> int:
     return len(_cores())
 
 
-def _done(job: Job, core: int, cache: pathlib.Path) -> bool:
+def _done(job: Job, core: int, cache: pathlib.Path, running: set[subprocess.Popen]) -> bool:
     """Whether the job ended well."""
     job.log.parent.mkdir(parents=True, exist_ok=True)
     environment = {
+        # One core each: jobs side by side cannot share an accelerator.
+        "JAX_PLATFORMS": "cpu",
         **os.environ,
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    with job.log.open("w") as log:
+    with job.log.open("a") as log:
+        # In a session of its own: Ctrl-C is for the study, which ends its programs itself.
         process = subprocess.Popen(
-            job.command(), stdout=log, stderr=subprocess.STDOUT, env=environment
+            job.command(),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
         )
-        if hasattr(os, "sched_setaffinity"):
-            # Before it imports JAX, which starts a thread for each core it may use.
-            os.sched_setaffinity(process.pid, {core})
-        return process.wait() == 0 and job.complete()
+        running.add(process)
+        try:
+            if hasattr(os, "sched_setaffinity"):
+                # Before it imports JAX, which starts a thread for each core it may use.
+                os.sched_setaffinity(process.pid, {core})
+            if process.wait() != 0:
+                return False
+        finally:
+            running.discard(process)
+    job.finish()
+    return job.complete()

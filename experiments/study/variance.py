@@ -360,6 +360,7 @@ def main(argv: Sequence[str]) -> None:
         command_line.stop(e)
     if options.output:
         path = pathlib.Path(options.output)
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
         temporary.replace(path)

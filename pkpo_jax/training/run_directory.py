@@ -45,6 +45,7 @@ _FREE = (
     "grading.workers",
     "log.samples_every",
     "log.samples",
+    "log.report",
     "log.wandb",
 )
 

@@ -201,9 +201,16 @@ def small_run(tmp_path, **changes):
 
 @pytest.fixture(scope="module")
 def six_steps(tmp_path_factory):
-    config, workdir = small_run(tmp_path_factory.mktemp("six"))
+    config, workdir = small_run(tmp_path_factory.mktemp("six"), **{"log.report": False})
     loop.train(config, workdir)
     return workdir
+
+
+def test_a_run_can_do_without_a_report_and_make_it_later(six_steps, tmp_path):
+    workdir = shutil.copytree(six_steps, tmp_path / "run")
+    assert not (workdir / "report.html").exists() and not (workdir / "plots").exists()
+    loop.train(small_run(tmp_path)[0], workdir)
+    assert (workdir / "report.html").exists() and (workdir / "plots").exists()
 
 
 def test_a_run_whose_gradient_stays_infinite_stops_and_keeps_the_batch(tmp_path, monkeypatch):

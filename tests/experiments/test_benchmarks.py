@@ -1,0 +1,13 @@
+"""Benchmarks follow the package: the one that calls its programs itself runs, if small."""
+
+import re
+import subprocess
+import sys
+
+
+def test_throughput_runs():
+    command = [sys.executable, "-m", "experiments.benchmarks.throughput", "--prompts=2"]
+    result = subprocess.run([*command, "--lengths=8,4"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    for program in ("sampling", "update"):
+        assert re.search(rf"{program} +│ \d+\.\d+ +│", result.stdout)
