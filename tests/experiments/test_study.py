@@ -174,9 +174,11 @@ def test_an_interrupt_ends_what_was_started_and_starts_nothing(tmp_path):
     program = tmp_path / "study.py"
     program.write_text(
         """
-import pathlib, sys
+import pathlib, signal, sys
 from experiments.study import runs
 from tests.experiments.test_study import _job
+# A test session in the background of a shell has it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 here = pathlib.Path(sys.argv[1])
 line = "import os, time; p.with_name(f'{p.stem}.{os.getpid()}').touch(); time.sleep(60)"
 jobs = [_job(here / f"{i}.json", line) for i in range(4)]
