@@ -35,7 +35,7 @@ from absl import app, flags, logging
 from ml_collections import config_dict, config_flags
 
 import experiments
-from experiments.study import design, variance
+from experiments.study import design, files, variance
 from pkpo_jax import command_line
 from pkpo_jax.estimators import schedules
 from pkpo_jax.policy import checkpoints
@@ -221,11 +221,7 @@ def main(argv: Sequence[str]) -> None:
     except (ValueError, checkpoints.CheckpointError) as e:  # A ConfigError is a ValueError.
         command_line.stop(e)
     if options.output:
-        path = pathlib.Path(options.output)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
-        temporary.replace(path)
+        files.write(options.output, json.dumps(results, indent=2, allow_nan=False) + "\n")
     console = rich.console.Console(width=120)
     console.print(table(results))
     console.print(f"programs compiled while k changed: {results['compilations']}", highlight=False)

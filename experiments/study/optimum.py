@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,7 +27,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 from scipy import optimize
 
-from experiments.study import design
+from experiments.study import design, files
 from pkpo_jax import tasks
 from pkpo_jax.tasks import Maze, maze
 
@@ -281,11 +280,7 @@ def main(argv: Sequence[str]) -> None:
     except ValueError as e:
         raise app.UsageError(str(e)) from e
     if output:
-        path = pathlib.Path(output)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(results) + "\n")
-        temporary.replace(path)
+        files.write(output, json.dumps(results) + "\n")
     print_table(results, f"the best pass@k on {flags.FLAGS.problems} held-out mazes")
 
 

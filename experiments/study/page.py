@@ -6,6 +6,8 @@ import pathlib
 import re
 from collections.abc import Mapping
 
+from experiments.study import files
+
 _BLOCK = "<!-- {name}: made by a command -->\n\n{text}\n\n<!-- end of {name} -->"
 
 _NAME = re.compile(r"<!-- (.*?): made by a command -->")
@@ -36,6 +38,4 @@ def update(page: str, blocks: Mapping[str, str]) -> str:
 def write(path: pathlib.Path, blocks: Mapping[str, str], title: str) -> None:
     """Updates the page at `path`; where there is none, one of the blocks alone."""
     page = path.read_text() if path.exists() else f"# {title}\n"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(update(page, blocks))
-    temporary.replace(path)
+    files.write(path, update(page, blocks))

@@ -7,16 +7,13 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.study import claims, design, figures, page, tables
+from experiments.study import claims, design, figures, files, page, tables
 from experiments.study.results import Set, estimate
 
 
 def write(results: Mapping[str, Any], folder: pathlib.Path) -> None:
     """Writes results.json, figures/ and RESULTS.md; what people wrote in that page stays."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / "results.tmp"
-    temporary.write_text(json.dumps(results) + "\n")
-    temporary.replace(folder / "results.json")
+    files.write(folder / "results.json", json.dumps(results) + "\n")
     for old in (folder / "figures").glob("*.png"):
         old.unlink()
     drawn = figures.draw(results, folder / "figures")

@@ -42,6 +42,7 @@ from absl import app, flags, logging
 
 import experiments
 import pkpo_jax as pkpo
+from experiments.study import files
 from experiments.study.estimators import disjoint_groups
 from pkpo_jax import command_line
 from pkpo_jax.estimators.pkpo import Baseline
@@ -359,11 +360,7 @@ def main(argv: Sequence[str]) -> None:
     except (ValueError, checkpoints.CheckpointError) as e:  # A ConfigError is a ValueError.
         command_line.stop(e)
     if options.output:
-        path = pathlib.Path(options.output)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
-        temporary.replace(path)
+        files.write(options.output, json.dumps(results, indent=2, allow_nan=False) + "\n")
     console = rich.console.Console(width=120)
     console.print(table(results))
     console.print(experiments.machine(), highlight=False)
