@@ -155,7 +155,7 @@ def _of_problems(
         for loser in sorted(variants, key=lambda m: sweep.score(grids[m][rates[m]]))[:-1]:
             del rates[loser]
     before = sweep.before(seeds)
-    reported = sweep.report(rates, seeds)
+    reported = _read(sweep.report(rates, seeds))
     spread = sweep.pass_rates(before[0])
     sweep.run_all([spread], f"{sweep.problems.title}: pass rates before RL")
     found: dict[str, Any] = {
@@ -164,7 +164,7 @@ def _of_problems(
             method: {
                 "grid": results.of_grid(grids[method], sweep.problems.fixed) if grids else {},
                 "rate": rates.get(method),
-                **_read({method: reported.get(method, [])})[method],
+                **reported.get(method, {"runs": []}),
             }
             for method in methods
         },

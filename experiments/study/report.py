@@ -71,13 +71,10 @@ def _rates(results: Mapping[str, Any]) -> str:
     for name, data in results["problems"].items():
         problems, rows = Set(data), []
         for method in data["methods"]:
-            grid = problems.grid(method)
-            for rate, row in grid.items():
-                chosen = data["methods"][method]["rate"] is not None and float(rate) == float(
-                    f"{problems.rate(method):g}"
-                )
+            chosen = data["methods"][method]["rate"]
+            for rate, row in problems.grid(method).items():
                 score = tables.number(row["score"])
-                score = f"**{score}**" if chosen else score
+                score = f"**{score}**" if chosen and rate == f"{chosen:g}" else score
                 at = [tables.number(row[f"pass_at_{k}"]) for k in design.KS]
                 rows.append([design.METHODS[method].label, rate, score, *at])
         if rows:

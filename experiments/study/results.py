@@ -22,7 +22,6 @@ _EVALUATED = (
     *(f"eval/pass_at_{k}" for k in design.KS),
     "eval/entropy",
     "eval/distinct_wrong",
-    "eval/majority",
 )
 _AVERAGED = ("train/entropy", *(f"train/pass_at_{k}" for k in design.KS))
 
@@ -62,7 +61,6 @@ def _curves(lines: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     return {
         "train": curves,
         "step_s": round(statistics.median(sum(line[p] for p in parts) for line in steps), 5),
-        "update_s": round(statistics.median(line["time/update_s"] for line in steps), 5),
     }
 
 
@@ -147,9 +145,6 @@ class Set:
     def has(self, *methods: str) -> bool:
         """Whether these have runs that are reported."""
         return all(self.data["methods"].get(method, {}).get("runs") for method in methods)
-
-    def rate(self, method: str) -> float:
-        return self.data["methods"][method]["rate"]
 
     def grid(self, method: str) -> Mapping[str, Mapping[str, float]]:
         return self.data["methods"][method].get("grid", {})
