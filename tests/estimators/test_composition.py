@@ -112,7 +112,8 @@ def test_results_are_float32_when_jax_has_float64():
 
 
 def test_pmap_and_shard_map_over_prompts_without_collectives():
-    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    env = {**os.environ, "XLA_FLAGS": flags}
     result = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=env
     )
