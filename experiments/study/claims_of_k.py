@@ -22,6 +22,7 @@ from experiments.study.finding import (
     difference_table,
     label,
     listed,
+    longer_tables,
     paragraphs,
     pass_table,
     verdict,
@@ -55,14 +56,7 @@ def diagonal(results: Mapping[str, Any]) -> Finding:
                 "optimal for one k gives at another:",
                 _optimum_table(results["optimum"][name]),
             ]
-        if "longer" in problems.data:
-            longer, methods = Set(problems.data["longer"]), list(problems.data["longer"]["methods"])
-            pairs = [(m, "k1") for m in methods if m != "k1"]
-            shown += [
-                f"After {longer.data['steps']} steps in place of {problems.last_step}:",
-                pass_table(longer, ["base", *methods]),
-                difference_table(longer, pairs),
-            ]
+        shown += longer_tables(problems, [(m, "k1") for m in PKPO[1:]])
         falls = [f"{difference(problems, f'k{k}', 'k1', 1).mean:+.3f}" for k in KS[1:]]
         shown.append(f"pass@1 less that of k_opt = 1, for k_opt {listed(KS[1:])}: {listed(falls)}.")
     return Finding(
@@ -125,6 +119,7 @@ def throughout(results: Mapping[str, Any]) -> Finding:
 def annealing(results: Mapping[str, Any]) -> Finding:
     problems = Set(results["problems"]["fog"])
     methods = ["anneal_third", "anneal_two_thirds"]
+    pairs = [(m, "k1") for m in methods]
     holds, reasons = [], []
     for method in methods:
         above = [difference(problems, method, "k1", k).above for k in KS[1:]]
@@ -149,7 +144,8 @@ def annealing(results: Mapping[str, Any]) -> Finding:
         paragraphs(
             [
                 pass_table(problems, ["base", "k1", "k8", *methods]),
-                difference_table(problems, [(m, "k1") for m in methods]),
+                difference_table(problems, pairs),
+                *longer_tables(problems, pairs),
             ]
         ),
     )
@@ -224,6 +220,7 @@ def exploring(results: Mapping[str, Any]) -> Finding:
     problems = Set(results["problems"]["fog"])
     at_1 = difference(problems, "explore", "k1", 1)
     at_8 = difference(problems, "explore", "k8", 8)
+    pairs = [("explore", "k1"), ("explore", "k8")]
     return Finding(
         "g",
         "pass@1, then pass@k, then pass@1 again (paper B's schedule) beats each alone.",
@@ -234,7 +231,8 @@ def exploring(results: Mapping[str, Any]) -> Finding:
         paragraphs(
             [
                 pass_table(problems, ["base", "k1", "k8", "explore"]),
-                difference_table(problems, [("explore", "k1"), ("explore", "k8")]),
+                difference_table(problems, pairs),
+                *longer_tables(problems, pairs),
             ]
         ),
     )

@@ -210,7 +210,10 @@ FULL = Scope(
         "hard": ("k1", "k4", "k8"),
     },
     SEEDS,
-    # To tell what k does from how fast it does it.
-    longer={"fog": (1000, ("k1", "k8")), "hard": (1500, ("k1", "k4", "k8"))},
+    # To tell what k does from how fast it does it: they change no verdict.
+    longer={
+        "fog": (1000, ("k1", "k8", "anneal_third", "explore")),
+        "hard": (1500, ("k1", "k4", "k8")),
+    },
 )
 QUICK = Scope({"fog": _FIVE_K}, (0, 1, 2), tuned=False, measured=False, rate=6e-4)

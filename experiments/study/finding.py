@@ -59,6 +59,22 @@ def difference_table(problems: Set, pairs: Sequence[tuple[str, str]]) -> str:
     return tables.markdown(["", *(f"pass@{k}" for k in KS)], cells)
 
 
+def longer_tables(problems: Set, pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Of those pairs whose methods were trained for longer too: what came of that."""
+    if "longer" not in problems.data:
+        return []
+    longer = Set(problems.data["longer"])
+    pairs = [pair for pair in pairs if longer.has(*pair)]
+    methods = [m for m in longer.data["methods"] if any(m in pair for pair in pairs)]
+    if not pairs:
+        return []
+    return [
+        f"After {longer.data['steps']} steps in place of {problems.last_step}:",
+        pass_table(longer, ["base", *methods]),
+        difference_table(longer, pairs),
+    ]
+
+
 def difference(problems: Set, a: str, b: str, k: int) -> Estimate:
     """Of held-out pass@k, paired by seed."""
     return paired(problems.pass_at(a, k), problems.pass_at(b, k))

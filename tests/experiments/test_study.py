@@ -1,4 +1,4 @@
-"""The study: its estimators, its order of work, and how it reads results."""
+"""The study: its estimators, jobs, order of work, page and flags."""
 
 import itertools
 import json
@@ -14,13 +14,7 @@ import numpy as np
 import pytest
 
 from experiments import toy_gaussian
-from experiments.study import (
-    design,
-    estimators,
-    page,
-    plan,
-    runs,
-)
+from experiments.study import design, estimators, page, plan, runs
 from pkpo_jax.training import checks, stored
 
 FOLDER = pathlib.Path(design.__file__).parent

@@ -99,7 +99,8 @@ def _everything():
     grid = {f"{r:g}": {"score": 0.7, **_run([0.7] * 5, 0)["eval"]["200"]} for r in design.RATES}
     for method in fog["methods"].values():
         method["grid"] = grid
-    fog["longer"] = {"steps": 1000, "methods": {m: fog["methods"][m] for m in ("k1", "k8")}}
+    steps, longer = design.FULL.longer["fog"]
+    fog["longer"] = {"steps": steps, "methods": {m: fog["methods"][m] for m in longer}}
     hard = {m: _DIAGONAL[m] for m in ("k1", "k4", "k8")} | {"k4": (0.70, 0.7, 0.8, 0.9, 0.9)}
     hard["k8"] = (0.65, 0.7, 0.8, 0.9, 0.95)
     found["problems"]["hard"] = {**_set(hard), "longer": {"steps": 1500, **_set(hard)}}
@@ -140,6 +141,12 @@ def test_a_method_that_is_too_good_or_too_bad_tells(letter, method, at, outcome)
     runs_ = [_run(at, seed) for seed in range(5)]
     found["problems"]["fog"]["methods"][method]["runs"] = runs_
     assert _verdicts(found)[letter] == outcome
+
+
+def test_longer_training_is_shown_where_it_was_done():
+    shown = {f.letter: f.shown for f in claims.findings(_everything())}
+    after = {letter: "After 1000 steps in place of 200:" in shown[letter] for letter in "aceg"}
+    assert after == {"a": True, "c": True, "e": False, "g": True}
 
 
 def test_a_hard_set_where_plain_rl_goes_on_is_not_the_claims():
