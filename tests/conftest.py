@@ -24,6 +24,15 @@ os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_flags])
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile("ci")
 
+# Modules of minutes go first: one of them left to the end keeps the other workers waiting.
+_LONG = {
+    f"test_{name}.py" for name in ("parallel", "processes", "run", "step", "survival", "configs")
+}
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in _LONG)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def data_dir(tmp_path_factory):
