@@ -44,6 +44,11 @@ def main(argv: Sequence[str]) -> None:
     import experiments
     from experiments.study import design, plan, report, runs
 
+    if _PAGE.value and (_QUICK.value or _PROBLEMS.value or _SEEDS.value):
+        raise app.UsageError(
+            "--page with a part of the study would drop the rest from that page; leave it out, "
+            "and the page goes to WORKDIR."
+        )
     scope = design.QUICK if _QUICK.value else design.FULL
     names = _PROBLEMS.value or list(scope.methods)
     if unknown := [name for name in names if name not in scope.methods]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,7 +23,7 @@ def draw(results: Mapping[str, Any], folder: pathlib.Path) -> list[str]:
     letters = {finding.letter for finding in claims.findings(results)}
     figures = {
         "a_diagonal": lambda: diagonal(results),
-        "b_throughout": lambda: throughout(Set(results["problems"]["fog"]["one_rate"])),
+        "b_throughout": lambda: throughout(fog.at_rate(design.ONE_RATE)),
         "c_schedules": lambda: schedules(fog),
         "d_hard": lambda: hard(Set(results["problems"]["hard"])),
         "e_variance": lambda: variance(results["variance"]),
@@ -108,13 +107,13 @@ def variance(measured: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(6, 3.4), layout="constrained")
     ax = figure.subplots()
     width = 0.8 / len(measured)
-    for i, (policy, data) in enumerate(measured.items()):
-        # The others estimate the gradient of another objective.
-        rows = {n: row for n, row in data["estimators"].items() if row["k"] == data["k"]}
-        ratio = [math.exp(row["log_ratio"]) for row in rows.values()]
-        at = np.arange(len(rows)) + i * width
-        ax.bar(at, ratio, width, label=policy)
-    ax.set_xticks(np.arange(len(rows)) + 0.4 - width / 2, list(rows), rotation=20, ha="right")
+    for i, (policy, seeds) in enumerate(measured.items()):
+        ratios = claims_of_methods.log_ratios(seeds)
+        middle = np.exp([e.mean for e in ratios.values()])
+        ends = np.exp([[e.low for e in ratios.values()], [e.high for e in ratios.values()]])
+        at = np.arange(len(ratios)) + i * width
+        ax.bar(at, middle, width, yerr=np.abs(ends - middle), capsize=2, label=policy)
+    ax.set_xticks(np.arange(len(ratios)) + 0.4 - width / 2, list(ratios), rotation=20, ha="right")
     ax.axhline(1, color="black", linewidth=0.8)
     ax.set(ylabel="variance / that of loo_minus_one", yscale="log")
     ax.legend(fontsize=8)

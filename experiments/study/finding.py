@@ -16,11 +16,13 @@ UNTESTED = "not tested: one seed"
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """A claim, the rule for it, how it came out, and Markdown that shows it."""
+    """A claim, the rule for it, which of the rule's conditions were met, how it came out, and
+    Markdown that shows it."""
 
     letter: str
     claim: str
     rule: str
+    met: Sequence[bool]
     verdict: str
     reasons: str
     shown: str
@@ -59,20 +61,23 @@ def difference_table(problems: Set, pairs: Sequence[tuple[str, str]]) -> str:
     return tables.markdown(["", *(f"pass@{k}" for k in KS)], cells)
 
 
-def longer_tables(problems: Set, pairs: Sequence[tuple[str, str]]) -> list[str]:
-    """Of those pairs whose methods were trained for longer too: what came of that."""
-    if "longer" not in problems.data:
-        return []
-    longer = Set(problems.data["longer"])
-    pairs = [pair for pair in pairs if longer.has(*pair)]
-    methods = [m for m in longer.data["methods"] if any(m in pair for pair in pairs)]
-    if not pairs:
-        return []
-    return [
-        f"After {longer.data['steps']} steps in place of {problems.last_step}:",
-        pass_table(longer, ["base", *methods]),
-        difference_table(longer, pairs),
-    ]
+def further_tables(problems: Set, pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Of those pairs whose methods were trained at one rate too, or for longer: what came of it."""
+    runs = {
+        f"All with a learning rate of {rate}:": Set(data)
+        for rate, data in problems.data.get("at_rates", {}).items()
+    }
+    if "longer" in problems.data:
+        longer = Set(problems.data["longer"])
+        runs[f"After {longer.data['steps']} steps in place of {problems.last_step}:"] = longer
+    shown = []
+    for title, of in runs.items():
+        served = [pair for pair in pairs if of.has(*pair)]
+        methods = [m for m in of.data["methods"] if any(m in pair for pair in served)]
+        if served:
+            tables_ = [pass_table(of, ["base", *methods]), difference_table(of, served)]
+            shown += [title, *tables_]
+    return shown
 
 
 def difference(problems: Set, a: str, b: str, k: int) -> Estimate:

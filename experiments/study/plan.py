@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from experiments.study import design, results
-from experiments.study.finding import PKPO
 from experiments.study.runs import Job, Measurement, Run
 
 # Takes jobs and a title, and returns when they are complete.
@@ -139,7 +138,7 @@ def run(
     found: dict[str, Any] = {"problems": problems, "seeds": list(seeds)}
     found["tuned"] = scope.tuned
     if scope.measured and "fog" in names:
-        found |= _measurements(workdir, problems["fog"], seeds[0], run_all)
+        found |= _measurements(workdir, problems["fog"], seeds, run_all)
     return found
 
 
@@ -148,18 +147,24 @@ def _of_problems(
 ) -> dict[str, Any]:
     methods = scope.methods[name]
     grids = sweep.tune(methods) if scope.tuned else {}
-    rates = {m: sweep.choose(grids[m]) if scope.tuned else scope.rate for m in methods}
+    rates = {m: sweep.choose(grids[m]) if scope.tuned else design.ONE_RATE for m in methods}
     for group in design.ONE_OF:
         # Variants of one method, tuned as its rate is: the best alone is reported.
         variants = [m for m in methods if m in group]
         for loser in sorted(variants, key=lambda m: sweep.score(grids[m][rates[m]]))[:-1]:
             del rates[loser]
     before = sweep.before(seeds)
-    reported = _read(sweep.report(rates, seeds))
-    spread = sweep.pass_rates(before[0])
-    sweep.run_all([spread], f"{sweep.problems.title}: pass rates before RL")
+    runs = sweep.report(rates, seeds)
+    reported = _read(runs)
+    spread = [sweep.pass_rates(run) for run in before]
+    sweep.run_all(spread, f"{sweep.problems.title}: pass rates before RL")
     found: dict[str, Any] = {
-        "pass_rates": results.of_pass_rates(spread.output),
+        "pass_rates": [results.of_pass_rates(job.output) for job in spread],
+        # One run of each, for the page.
+        "commands": {
+            method: _shown(of[0].command(), sweep.folder.parent)
+            for method, of in {"base": before, **runs}.items()
+        },
         "methods": {
             method: {
                 "grid": results.of_grid(grids[method], sweep.problems.fixed) if grids else {},
@@ -169,9 +174,9 @@ def _of_problems(
             for method in methods
         },
     }
-    if rate := sweep.problems.one_rate:
-        same = sweep.report({m: rate for m in methods if m in PKPO}, seeds)
-        found["one_rate"] = {"rate": rate, "methods": _read(same)}
+    for rate, which in scope.at_rates.get(name, {}).items():
+        same = sweep.report(dict.fromkeys(which, rate), seeds)
+        found.setdefault("at_rates", {})[f"{rate:g}"] = {"methods": _read(same)}
     if name in scope.longer:
         steps, which = scope.longer[name]
         longer = sweep.report({m: rates[m] for m in which}, seeds, steps=steps)
@@ -179,14 +184,19 @@ def _of_problems(
     return found
 
 
+def _shown(command: Sequence[str], workdir: pathlib.Path) -> list[str]:
+    """As anyone would give it: of any Python, in the directory that the page speaks of."""
+    return ["python", *(word.replace(str(workdir), "runs/study") for word in command[1:])]
+
+
 def _read(runs: dict[str, list[Run]]) -> dict[str, dict[str, Any]]:
     return {m: {"runs": [results.of_run(run) for run in of]} for m, of in runs.items()}
 
 
 def _measurements(
-    workdir: pathlib.Path, fog: dict[str, Any], seed: int, run_all: RunAll
+    workdir: pathlib.Path, fog: dict[str, Any], seeds: Sequence[int], run_all: RunAll
 ) -> dict[str, Any]:
-    """The exact optimum, the variance of gradients, and what the transform costs."""
+    """The exact optimum, the variance of gradients for each seed, and what the transform costs."""
 
     def measurement(name: str, module: str, *arguments: str) -> Measurement:
         output = workdir / "measured" / f"{name}.json"
@@ -196,20 +206,26 @@ def _measurements(
 
     config = f"--config={design.PROBLEMS['fog'].config}"
     best = measurement("optimum", "optimum", config)
-    noise = {}
     reported, rate = workdir / "fog" / "reported", fog["methods"]["k4"]["rate"]
-    for policy, folder, step in (
-        ("before RL", f"base_seed{seed}", 0),
-        ("after RL with k = 4", f"k4_lr{rate:g}_seed{seed}", design.PROBLEMS["fog"].steps),
-    ):
+
+    def variance(folder: str, step: int) -> Measurement:
         where = (f"--workdir={reported / folder}", f"--step={step}", "--k=4")
-        noise[policy] = measurement(f"variance_{folder}_step{step}", "variance", *where)
+        return measurement(f"variance_{folder}_step{step}", "variance", *where)
+
+    steps = design.PROBLEMS["fog"].steps
+    noise = {
+        "before RL": [variance(f"base_seed{seed}", 0) for seed in seeds],
+        "after RL with k = 4": [variance(f"k4_lr{rate:g}_seed{seed}", steps) for seed in seeds],
+    }
     cost = measurement("cost", "cost", config, "--steps=600")
-    run_all([best, *noise.values()], "optimum and variance")
+    run_all([best, *itertools.chain(*noise.values())], "optimum and variance")
     # Alone, for it is a matter of time.
     run_all([cost], "what the transform costs")
     return {
         "optimum": {"fog": json.loads(best.output.read_text())},
-        "variance": {policy: json.loads(job.output.read_text()) for policy, job in noise.items()},
+        "variance": {
+            policy: [json.loads(job.output.read_text()) for job in jobs]
+            for policy, jobs in noise.items()
+        },
         "cost": json.loads(cost.output.read_text()),
     }

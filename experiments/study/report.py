@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import pathlib
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
 from experiments.study import claims, design, figures, files, page, tables
+from experiments.study.finding import label
 from experiments.study.results import Set, estimate
 
 
@@ -23,9 +25,12 @@ def write(results: Mapping[str, Any], folder: pathlib.Path) -> None:
 def blocks(results: Mapping[str, Any], drawn: list[str]) -> dict[str, str]:
     """{name: Markdown} of the page: a summary, the set-up, a claim each, and the rates."""
     findings = claims.findings(results)
-    summary = [[f.letter, f.claim, f"**{f.verdict}**"] for f in findings]
+    summary = [
+        [f.letter, f.claim, f"**{f.verdict}**", f"{sum(f.met)} of {len(f.met)}"] for f in findings
+    ]
+    header = ["claim", "what it says", "here", "conditions met"]
     made = {
-        "summary": tables.markdown(["claim", "what it says", "here"], summary, words=3),
+        "summary": tables.markdown(header, summary, words=3),
         "set-up": _setup(results),
     }
     for finding in findings:
@@ -44,11 +49,12 @@ def blocks(results: Mapping[str, Any], drawn: list[str]) -> dict[str, str]:
         )
     if results["tuned"]:
         made["rates"] = _rates(results)
+    made["commands"] = _commands(results)
     return made
 
 
 def _setup(results: Mapping[str, Any]) -> str:
-    rows = []
+    rows, quantiles = [], ["5%", "25%", "50%", "75%", "95%", "within"]
     for name, data in results["problems"].items():
         problems = Set(data)
         spread = data["pass_rates"]
@@ -58,12 +64,14 @@ def _setup(results: Mapping[str, Any]) -> str:
                 str(design.PROBLEMS[name].steps),
                 str(len(problems.pass_at("base", 1))),
                 *(tables.cell(estimate(problems.pass_at("base", k))) for k in (1, 16)),
-                *(tables.number(spread[q]) for q in ("5%", "25%", "50%", "75%", "95%")),
+                *(tables.number(estimate([s[q] for s in spread]).mean) for q in quantiles),
             ]
         )
     header = ["problems", "steps of RL", "seeds", "pass@1 before RL", "pass@16 before RL"]
-    quantiles = ["5%", "25%", "50%", "75%", "95%"]
-    return tables.markdown([*header, *quantiles], rows) + f"\n\n{results['machine']}"
+    return (
+        tables.markdown([*header, *quantiles[:-1], ".1% to 60%"], rows)
+        + f"\n\n{results['machine']}"
+    )
 
 
 def _rates(results: Mapping[str, Any]) -> str:
@@ -83,3 +91,24 @@ def _rates(results: Mapping[str, Any]) -> str:
             title = f"{design.PROBLEMS[name].title}, {of}:"
             parts += [title, tables.markdown(header, rows)]
     return "\n\n".join(parts)
+
+
+def _commands(results: Mapping[str, Any]) -> str:
+    """Of one seed: the policy before RL, a run from there, and what the other methods' change."""
+    parts = []
+    for name, data in results["problems"].items():
+        commands = {label(method): command for method, command in data["commands"].items()}
+        base, first, *others = commands
+        parts += [f"{design.PROBLEMS[name].title}, {base}, and then {first}:"]
+        parts += ["    " + shlex.join(commands[m]) for m in (base, first)]
+        rows = [[m, _changed(commands[first], commands[m])] for m in others]
+        parts.append(tables.markdown(["", f"keys that are not those of {first}"], rows, words=2))
+    return "\n\n".join(parts)
+
+
+def _changed(before: list[str], after: list[str]) -> str:
+    return ", ".join(
+        f"`{word.removeprefix('--config.')}`"
+        for word in after
+        if word not in before and not word.startswith("--workdir=")
+    )

@@ -23,7 +23,12 @@ _EVALUATED = (
     "eval/entropy",
     "eval/distinct_wrong",
 )
-_AVERAGED = ("train/entropy", *(f"train/pass_at_{k}" for k in design.KS))
+_AVERAGED = (
+    "train/entropy",
+    "train/dead_groups",
+    "train/equal_groups",
+    *(f"train/pass_at_{k}" for k in design.KS),
+)
 
 
 def of_run(run: Run) -> dict[str, Any]:
@@ -89,12 +94,14 @@ def of_grid(grid: Mapping[float, Sequence[Run]], fixed: bool) -> dict[str, dict[
 
 def of_pass_rates(path: pathlib.Path) -> dict[str, float]:
     """Of what `--mode=eval` found of each problem, in the folder of its summary: quantiles of pass
-    rates over problems, their mean, and the share of problems solved by any sample."""
+    rates over problems, their mean, the share of them within .1% and 60%, and the share of problems
+    solved by any sample."""
     lines = (path.parent / "problems.jsonl").read_text().splitlines()
     rates = [json.loads(line)["pass_at_1"] for line in lines]
     found = {f"{q}%": float(np.quantile(rates, q / 100)) for q in (5, 25, 50, 75, 95)}
     solved = statistics.fmean(rate > 0 for rate in rates)
-    return {**found, "mean": statistics.fmean(rates), "solved": solved}
+    within = statistics.fmean(0.001 <= rate <= 0.6 for rate in rates)
+    return {**found, "mean": statistics.fmean(rates), "within": within, "solved": solved}
 
 
 class Estimate(NamedTuple):
@@ -176,6 +183,10 @@ class Set:
         """Of a training step: the median over steps, of the seed for which it is the least. What
         else runs on the machine slows single runs by half, and speeds up none."""
         return min(run["step_s"] for run in self.runs(method))
+
+    def at_rate(self, rate: float) -> Set:
+        """The runs of methods that were all given this rate."""
+        return Set(self.data["at_rates"][f"{rate:g}"])
 
     @property
     def last_step(self) -> int:

@@ -214,6 +214,7 @@ class Trainer:
             value = self.of_rate(job.changes.get("train.learning_rate", 0.0))
             value += job.changes.get("loss.entropy_coef", 0.0)
             figures = {"entropy": 0.5, "distinct_wrong": None, "cumulative_solve_rate": 0.5}
+            figures |= {"dead_groups": 0.5, "equal_groups": 0.5}
             figures |= {f"pass_at_{k}": value for k in design.KS}
             line = {
                 f"{when}/{name}": v for when in ("eval", "train") for name, v in figures.items()
@@ -255,8 +256,8 @@ def test_tuning_and_report_share_neither_seeds_nor_problems(tmp_path):
 
 def test_a_study_is_tuned_then_reported_then_measured(tmp_path):
     methods = ("k1", "k4", "centered", "entropy_.01", "entropy_.05")
-    longer = {"fog": (1000, ("k1",))}
-    scope = design.Scope({"fog": methods}, (0, 1), longer=longer)
+    rates, longer = {"fog": {6e-4: ("k1", "k4")}}, {"fog": (1000, ("k1",))}
+    scope = design.Scope({"fog": methods}, (0, 1), rates, longer)
     trainer = Trainer(lambda rate: -abs(rate - 1.2e-3))
     found = plan.run(tmp_path, scope, ["fog"], (0, 1), trainer)
     fog = found["problems"]["fog"]
@@ -266,12 +267,18 @@ def test_a_study_is_tuned_then_reported_then_measured(tmp_path):
     for method in kept:
         assert fog["methods"][method]["rate"] == 1.2e-3
         assert [run["seed"] for run in fog["methods"][method]["runs"]] == [0, 1]
-    # At one rate for all: PKPO alone. For longer: those that are named, at their own rates.
-    assert fog["one_rate"]["rate"] == 6e-4 and list(fog["one_rate"]["methods"]) == ["k1", "k4"]
+    # At another rate, and for longer at their own: those that are named.
+    assert list(fog["at_rates"]["0.0006"]["methods"]) == ["k1", "k4"]
     assert [list(run["eval"]) for run in fog["longer"]["methods"]["k1"]["runs"]] == [["1000"]] * 2
-    assert set(found["variance"]) == {"before RL", "after RL with k = 4"}
-    after = " ".join(found["variance"]["after RL with k = 4"])
-    assert "fog/reported/k4_lr0.0012_seed0 --step=200" in after
+    assert len(found["variance"]["before RL"]) == 2
+    after = [" ".join(arguments) for arguments in found["variance"]["after RL with k = 4"]]
+    for seed, arguments in enumerate(after):
+        assert f"fog/reported/k4_lr0.0012_seed{seed} --step=200" in arguments
+    # For a reader: no directory of this machine.
+    shown = fog["commands"]["k4"]
+    assert shown[:3] == ["python", "-m", "pkpo_jax.main"] and "--config.k=4" in shown
+    assert "--workdir=runs/study/fog/reported/k4_lr0.0012_seed0" in shown
+    assert str(tmp_path) not in " ".join(shown)
     assert trainer.done[-1] == tmp_path / "measured" / "cost.log"
     # All of it again is read, and not repeated.
     done = len(trainer.done)
@@ -290,15 +297,16 @@ def test_paragraphs_that_people_wrote_stay():
 
 
 @pytest.mark.parametrize(
-    ("flag", "message"),
+    ("flags", "message"),
     [
         ("--problems=chess", "expected some of fog, plain"),
         ("--seeds=0,0", "expected different whole numbers"),
         ("--seeds=1,100", "none of those that rates are tuned on (100, 101)"),
+        ("--quick --page=here", "would drop the rest from that page"),
     ],
 )
-def test_bad_flags_answer_at_once(flag, message):
-    wrong = _say(flag)
+def test_bad_flags_answer_at_once(flags, message):
+    wrong = _say(*flags.split())
     assert wrong.returncode and message in wrong.stdout + wrong.stderr
 
 

@@ -13,6 +13,7 @@ def _run(at, seed, jitter=0.0, steps=200):
     last |= {"entropy": at[-1], "distinct_wrong": at[-1], "majority": at[0]}
     train = {"step": [steps // 4 * i for i in (1, 2, 3, 4)]}
     train |= {name: [v] * 4 for name, v in last.items()}
+    train |= {"dead_groups": [0.4] * 4, "equal_groups": [0.2] * 4}
     # What is solved grows by as much as pass@16 is high.
     train["cumulative_solve_rate"] = [at[-1] * i / 4 + jitter for i in (1, 2, 3, 4)]
     first = {name: value / 2 for name, value in last.items()}
@@ -30,8 +31,13 @@ def _set(finals, seeds=5, noise=0.0):
         }
         for m, at in finals.items()
     }
-    rates = dict.fromkeys(("5%", "25%", "50%", "75%", "95%", "mean", "solved"), 0.1)
-    return {"methods": methods, "pass_rates": rates, "one_rate": {"rate": 6e-4, "methods": methods}}
+    names = ("5%", "25%", "50%", "75%", "95%", "mean", "within", "solved")
+    return {
+        "methods": methods,
+        "pass_rates": [dict.fromkeys(names, 0.1)] * seeds,
+        "at_rates": {f"{design.ONE_RATE:g}": {"methods": methods}},
+        "commands": {m: ["python", f"--config.k={m}"] for m in ("base", *finals)},
+    }
 
 
 _DIAGONAL = {
@@ -105,11 +111,13 @@ def _everything():
     hard["k8"] = (0.65, 0.7, 0.8, 0.9, 0.95)
     found["problems"]["hard"] = {**_set(hard), "longer": {"steps": 1500, **_set(hard)}}
     names = ["none", "loo", "centered", "disjoint groups", "loo_minus_one"]
-    row = {"k": 4, "noise": 2.0, "noise_to_signal": None, "log_ratio": 0.7, "log_ratio_error": 0.1}
-    rows = {name: dict(row) for name in names}
-    rows["loo_minus_one"] |= {"log_ratio": 0.0, "log_ratio_error": 0.0}
-    rows["rloo"] = {**row, "k": 1, "log_ratio": -1.0}
-    found["variance"] = {"before RL": {"k": 4, "estimators": rows}}
+    row = {"k": 4, "noise": 2.0, "signal": 1.0}
+    found["variance"] = {"before RL": []}
+    for seed in range(5):
+        rows = {name: {**row, "log_ratio": 0.7 + seed / 50} for name in names}
+        rows["loo_minus_one"]["log_ratio"] = 0.0
+        rows["rloo"] = {**row, "k": 1, "log_ratio": -1.0}
+        found["variance"]["before RL"].append({"k": 4, "estimators": rows})
     kind = {"seconds": 0.1, "ratio": 1.0, "interval": [0.99, 1.01]}
     variant = {"step": kind, "update": kind, "weights": {**kind, "seconds": 1e-5}}
     variants = {name: variant for name in ("k = 1", "k = 2", "RLOO")}
@@ -158,7 +166,7 @@ def test_a_hard_set_where_plain_rl_goes_on_is_not_the_claims():
 
 def test_variance_and_cost_within_their_errors_are_no_evidence():
     found = _everything()
-    found["variance"]["before RL"]["estimators"]["centered"]["log_ratio_error"] = 0.4
+    found["variance"]["before RL"][0]["estimators"]["centered"]["log_ratio"] = -1.0
     found["cost"]["variants"]["k = 2"] = {
         **found["cost"]["variants"]["k = 2"],
         "update": {"seconds": 0.1, "ratio": 1.0, "interval": [0.7, 1.4]},
