@@ -42,8 +42,8 @@ def diagonal(results: Mapping[str, Any]) -> Finding:
         little = at_1 == sorted(at_1)[::-1] and at_1[0] - at_1[KS.index(8)] <= 0.05
         holds += [all(near), all(beats), little]
         reasons.append(
-            f"{name}: the best k_opt for k_eval {listed(KS)} is {listed(best.values())} "
-            f"({sum(near)} of {len(KS)} on the diagonal or beside it); k_opt = k_eval is higher "
+            f"{design.PROBLEMS[name].title}: the best k_opt for k_eval {listed(KS)} is "
+            f"{listed(best.values())} ({sum(near)} of {len(KS)} on the diagonal or beside it); k_opt = k_eval is higher "
             f"than k_opt = 1 at {sum(beats)} of k_eval 4, 8, 16; pass@1 is "
             f"{at_1[KS.index(8)]:.3f} at k_opt = 8 and {at_1[0]:.3f} at 1"
         )
