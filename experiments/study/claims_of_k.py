@@ -43,9 +43,9 @@ def diagonal(results: Mapping[str, Any]) -> Finding:
         holds += [all(near), all(beats), little]
         reasons.append(
             f"{design.PROBLEMS[name].title}: the best k_opt for k_eval {listed(KS)} is "
-            f"{listed(best.values())} ({sum(near)} of {len(KS)} on the diagonal or beside it); k_opt = k_eval is higher "
-            f"than k_opt = 1 at {sum(beats)} of k_eval 4, 8, 16; pass@1 is "
-            f"{at_1[KS.index(8)]:.3f} at k_opt = 8 and {at_1[0]:.3f} at 1"
+            f"{listed(best.values())} ({sum(near)} of {len(KS)} on the diagonal or "
+            f"beside it); k_opt = k_eval is higher than k_opt = 1 at {sum(beats)} of k_eval 4, 8, "
+            f"16; pass@1 is {at_1[KS.index(8)]:.3f} at k_opt = 8 and {at_1[0]:.3f} at 1"
         )
         shown += [
             f"{design.PROBLEMS[name].title}, held out:",
