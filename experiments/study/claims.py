@@ -30,5 +30,8 @@ def findings(results: Mapping[str, Any]) -> list[Finding]:
     found = [find(results) for find, served in enough.items() if served]
     if len(results["seeds"]) < 2:
         # Without a spread nothing is higher than anything; a cost has no seeds.
-        found = [f if f.letter == "i" else dataclasses.replace(f, verdict=UNTESTED) for f in found]
+        found = [
+            f if f.letter == "i" else dataclasses.replace(f, verdict=UNTESTED, met=())
+            for f in found
+        ]
     return found

@@ -45,7 +45,7 @@ def diagonal(results: Mapping[str, Any]) -> Finding:
             f"{design.PROBLEMS[name].title}: the best k_opt for k_eval {listed(KS)} is "
             f"{listed(best.values())} ({sum(near)} of {len(KS)} on the diagonal or "
             f"beside it); k_opt = k_eval is higher than k_opt = 1 at {sum(beats)} of k_eval 4, 8, "
-            f"16; pass@1 is {at_1[KS.index(8)]:.3f} at k_opt = 8 and {at_1[0]:.3f} at 1"
+            f"16; pass@1 for k_opt {listed(KS)} is {listed(map(tables.number, at_1))}"
         )
         shown += [
             f"{design.PROBLEMS[name].title}, held out:",
@@ -117,13 +117,12 @@ def throughout(results: Mapping[str, Any]) -> Finding:
             f"{measure} ({rates}): k_opt = 8 above 1 at {sum(higher)} of 4 quarters, {names} at "
             f"{sum(ordered)}"
         )
-        if rates == one_rate or problems is not fog:
-            rows = [[label(m), *(tables.cell(estimate(v)) for v in values[m])] for m in methods]
-            if not of_steps:
-                before = tables.cell(estimate(problems.final("base", name)))
-                rows.insert(0, ["before RL", before, "", "", ""])
-            header = [f"{measure} ({rates})", *(f"step {at}" for at in quarters)]
-            shown.append(tables.markdown(header, rows))
+        rows = [[label(m), *(tables.cell(estimate(v)) for v in values[m])] for m in methods]
+        if not of_steps:
+            before = tables.cell(estimate(problems.final("base", name)))
+            rows.insert(0, ["before RL", before, "", "", ""])
+        header = [f"{measure} ({rates})", *(f"step {at}" for at in quarters)]
+        shown.append(tables.markdown(header, rows))
     return Finding(
         "b",
         "Higher k_opt keeps entropy, answer diversity and cumulative solve rate higher throughout.",

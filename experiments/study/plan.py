@@ -185,8 +185,8 @@ def _of_problems(
 
 
 def _shown(command: Sequence[str], workdir: pathlib.Path) -> list[str]:
-    """As anyone would give it: of any Python, in the directory that the page speaks of."""
-    return ["python", *(word.replace(str(workdir), "runs/study") for word in command[1:])]
+    """As anyone would give it: of any Python, and in a directory that is not the study's own."""
+    return ["python", *(word.replace(str(workdir), "runs/by_hand") for word in command[1:])]
 
 
 def _read(runs: dict[str, list[Run]]) -> dict[str, dict[str, Any]]:

@@ -26,8 +26,10 @@ def blocks(results: Mapping[str, Any], drawn: list[str]) -> dict[str, str]:
     """{name: Markdown} of the page: a summary, the set-up, a claim each, and the rates."""
     findings = claims.findings(results)
     summary = [
-        [f.letter, f.claim, f"**{f.verdict}**", f"{sum(f.met)} of {len(f.met)}"] for f in findings
+        [f.letter, f.claim, f"**{f.verdict}**", f"{sum(f.met)} of {len(f.met)}" if f.met else ""]
+        for f in findings
     ]
+    whole = results["tuned"] and set(results["problems"]) == set(design.FULL.methods)
     header = ["claim", "what it says", "here", "conditions met"]
     made = {
         "summary": tables.markdown(header, summary, words=3),
@@ -42,7 +44,7 @@ def blocks(results: Mapping[str, Any], drawn: list[str]) -> dict[str, str]:
         made[f"claim {finding.letter}"] = "\n\n".join(
             [
                 f"**{finding.verdict.capitalize()}.** {finding.reasons}",
-                f"The rule: {finding.rule}",
+                f"The rule: {finding.rule}" + ("" if whole else " (Of it, what was run.)"),
                 *pictures,
                 finding.shown,
             ]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from experiments import toy_gaussian
-from experiments.study import design, estimators, page, plan, runs
+from experiments.study import design, estimators, page, plan, report, runs
 from pkpo_jax.training import checks, stored
 
 FOLDER = pathlib.Path(design.__file__).parent
@@ -213,17 +213,16 @@ class Trainer:
             job.workdir.mkdir(parents=True)
             value = self.of_rate(job.changes.get("train.learning_rate", 0.0))
             value += job.changes.get("loss.entropy_coef", 0.0)
-            figures = {"entropy": 0.5, "distinct_wrong": None, "cumulative_solve_rate": 0.5}
+            figures = {"entropy": 0.5, "distinct_wrong": 0.5, "cumulative_solve_rate": 0.5}
             figures |= {"dead_groups": 0.5, "equal_groups": 0.5}
             figures |= {f"pass_at_{k}": value for k in design.KS}
             line = {
                 f"{when}/{name}": v for when in ("eval", "train") for name, v in figures.items()
             }
-            line |= {
-                "step": job.steps,
-                **{f"time/{p}_s": 0.1 for p in ("sample", "grade", "update")},
-            }
-            (job.workdir / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+            line |= {f"time/{part}_s": 0.1 for part in ("sample", "grade", "update")}
+            lines = [{"step": at, **line} for at in sorted({0, job.steps // 2, job.steps})]
+            text = "".join(json.dumps(one) + "\n" for one in lines)
+            (job.workdir / "metrics.jsonl").write_text(text)
 
 
 def _sweep(tmp_path, of_rate):
@@ -262,14 +261,15 @@ def test_a_study_is_tuned_then_reported_then_measured(tmp_path):
     found = plan.run(tmp_path, scope, ["fog"], (0, 1), trainer)
     fog = found["problems"]["fog"]
     # Of the two bonuses, the one that tuning finds better; both outcomes are kept.
-    assert fog["methods"]["entropy_.01"]["runs"] == [] != fog["methods"]["entropy_.01"]["grid"]
+    assert fog["methods"]["entropy_.01"]["runs"] == [] and fog["methods"]["entropy_.01"]["grid"]
     kept = [m for m in methods if m != "entropy_.01"]
     for method in kept:
         assert fog["methods"][method]["rate"] == 1.2e-3
         assert [run["seed"] for run in fog["methods"][method]["runs"]] == [0, 1]
     # At another rate, and for longer at their own: those that are named.
     assert list(fog["at_rates"]["0.0006"]["methods"]) == ["k1", "k4"]
-    assert [list(run["eval"]) for run in fog["longer"]["methods"]["k1"]["runs"]] == [["1000"]] * 2
+    for run in fog["longer"]["methods"]["k1"]["runs"]:
+        assert list(run["eval"]) == ["0", "500", "1000"]
     assert len(found["variance"]["before RL"]) == 2
     after = [" ".join(arguments) for arguments in found["variance"]["after RL with k = 4"]]
     for seed, arguments in enumerate(after):
@@ -277,13 +277,20 @@ def test_a_study_is_tuned_then_reported_then_measured(tmp_path):
     # For a reader: no directory of this machine.
     shown = fog["commands"]["k4"]
     assert shown[:3] == ["python", "-m", "pkpo_jax.main"] and "--config.k=4" in shown
-    assert "--workdir=runs/study/fog/reported/k4_lr0.0012_seed0" in shown
+    assert "--workdir=runs/by_hand/fog/reported/k4_lr0.0012_seed0" in shown
     assert str(tmp_path) not in " ".join(shown)
     assert trainer.done[-1] == tmp_path / "measured" / "cost.log"
-    # All of it again is read, and not repeated.
+    # All of it again is the same jobs, and the same results.
     done = len(trainer.done)
     assert plan.run(tmp_path, scope, ["fog"], (0, 1), trainer) == found
     assert len(trainer.done) == done
+
+
+def test_the_quick_form_makes_a_page_of_claims_a_and_b(tmp_path):
+    found = plan.run(tmp_path, design.QUICK, ["fog"], (0, 1), Trainer(lambda rate: rate))
+    made = report.blocks({**found, "machine": "here"}, [])
+    assert list(made) == ["summary", "set-up", "claim a", "claim b", "commands"]
+    assert "(Of it, what was run.)" in made["claim b"]
 
 
 # -- the page -------------------------------------------------------------------------------------

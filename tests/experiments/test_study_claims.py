@@ -1,6 +1,7 @@
 """The study's claims: each can be reproduced, and each can fail."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -79,6 +80,21 @@ def test_one_seed_is_no_evidence_either_way():
     assert set(_verdicts(_results(_DIAGONAL, seeds=1)).values()) == {finding.UNTESTED}
 
 
+def test_of_one_seed_no_spread_is_shown():
+    found = _everything()
+    found["seeds"] = [0]
+    for problems in found["problems"].values():
+        sets = [problems, problems.get("longer"), *problems.get("at_rates", {}).values()]
+        for methods in (of["methods"] for of in sets if of):
+            for name, method in methods.items():
+                methods[name] = {**method, "runs": method["runs"][:1]}
+        problems["pass_rates"] = problems["pass_rates"][:1]
+    found["variance"] = {policy: of[:1] for policy, of in found["variance"].items()}
+    page = "\n".join(report.blocks(found, []).values())
+    assert "±" not in page and not re.search(r"\b(nan|inf)\b", page)
+    assert page.count(finding.UNTESTED) == 8
+
+
 _METHODS = {
     **_DIAGONAL,
     "anneal_third": (0.60, 0.66, 0.70, 0.74, 0.78),
@@ -109,7 +125,10 @@ def _everything():
     fog["longer"] = {"steps": steps, "methods": {m: fog["methods"][m] for m in longer}}
     hard = {m: _DIAGONAL[m] for m in ("k1", "k4", "k8")} | {"k4": (0.70, 0.7, 0.8, 0.9, 0.9)}
     hard["k8"] = (0.65, 0.7, 0.8, 0.9, 0.95)
-    found["problems"]["hard"] = {**_set(hard), "longer": {"steps": 1500, **_set(hard)}}
+    found["problems"]["hard"] = {
+        **_set(hard),
+        "longer": {"steps": 1500, "methods": _set(hard)["methods"]},
+    }
     names = ["none", "loo", "centered", "disjoint groups", "loo_minus_one"]
     row = {"k": 4, "noise": 2.0, "signal": 1.0}
     found["variance"] = {"before RL": []}
