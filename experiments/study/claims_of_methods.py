@@ -8,6 +8,7 @@ of its benchmark, and reviews made those of variance and cost harder to meet.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -208,14 +209,15 @@ def _variance_table(seeds: Sequence[Mapping[str, Any]]) -> str:
         noise = estimate([row["noise"] for row in by_seed])
         # Of one gradient there is one expectation: that of least variance tells it best.
         means = of["loo_minus_one"] if name in ratios else by_seed
-        signal = estimate([row["signal"] for row in means])
+        signal = statistics.fmean(row["signal"] for row in means)
+        error = math.hypot(*(row["signal_error"] for row in means)) / len(means)
         spread = "" if math.isnan(noise.se) else f" ± {noise.se:.2g}"
         shown = [f"max@{by_seed[0]['k']}", f"{noise.mean:.3g}{spread}", "", ""]
         if name in ratios:
             middle, _, low, high = map(math.exp, ratios[name])
             shown[2] = f"{middle:.2f}" + (f" ({low:.2f} to {high:.2f})" if spread else "")
         # Where noise drowns it, there is no telling.
-        if not spread or signal.mean > 2 * signal.se:
-            shown[3] = f"{noise.mean / signal.mean:.3g}"
+        if signal > 2 * error:
+            shown[3] = f"{noise.mean / signal:.3g}"
         rows.append([name, *shown])
     return tables.markdown(header, rows)

@@ -217,7 +217,7 @@ def _measurements(
         "before RL": [variance(f"base_seed{seed}", 0) for seed in seeds],
         "after RL with k = 4": [variance(f"k4_lr{rate:g}_seed{seed}", steps) for seed in seeds],
     }
-    cost = measurement("cost", "cost", config, "--steps=600")
+    cost = measurement("cost", "cost", config, "--steps=2400")
     run_all([best, *itertools.chain(*noise.values())], "optimum and variance")
     # Alone, for it is a matter of time.
     run_all([cost], "what the transform costs")

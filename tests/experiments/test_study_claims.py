@@ -130,7 +130,7 @@ def _everything():
         "longer": {"steps": 1500, "methods": _set(hard)["methods"]},
     }
     names = ["none", "loo", "centered", "disjoint groups", "loo_minus_one"]
-    row = {"k": 4, "noise": 2.0, "signal": 1.0}
+    row = {"k": 4, "noise": 2.0, "signal": 1.0, "signal_error": 0.1}
     found["variance"] = {"before RL": []}
     for seed in range(5):
         rows = {name: {**row, "log_ratio": 0.7 + seed / 50} for name in names}
