@@ -66,8 +66,6 @@ def diagonal(results: Mapping[str, Any]) -> Finding:
                 _no_gradient(problems),
                 *further_tables(problems, [(m, "k1") for m in PKPO[1:]]),
             ]
-        falls = [f"{difference(problems, f'k{k}', 'k1', 1).mean:+.3f}" for k in KS[1:]]
-        shown.append(f"pass@1 less that of k_opt = 1, for k_opt {listed(KS[1:])}: {listed(falls)}.")
     return Finding(
         "a",
         "The best k_opt for each k_eval is k_eval itself or its neighbour; pass@1 falls a little "

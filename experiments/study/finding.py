@@ -75,8 +75,7 @@ def further_tables(problems: Set, pairs: Sequence[tuple[str, str]]) -> list[str]
         served = [pair for pair in pairs if of.has(*pair)]
         methods = [m for m in of.data["methods"] if any(m in pair for pair in served)]
         if served:
-            tables_ = [pass_table(of, ["base", *methods]), difference_table(of, served)]
-            shown += [title, *tables_]
+            shown += [title, pass_table(of, ["base", *methods]), difference_table(of, served)]
     return shown
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import shlex
+import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +24,7 @@ def write(results: Mapping[str, Any], folder: pathlib.Path) -> None:
 
 
 def blocks(results: Mapping[str, Any], drawn: list[str]) -> dict[str, str]:
-    """{name: Markdown} of the page: a summary, the set-up, a claim each, and the rates."""
+    """{name: Markdown} of the page: a summary, the set-up, a claim each, rates and commands."""
     findings = claims.findings(results)
     summary = [
         [f.letter, f.claim, f"**{f.verdict}**", f"{sum(f.met)} of {len(f.met)}" if f.met else ""]
@@ -66,14 +67,12 @@ def _setup(results: Mapping[str, Any]) -> str:
                 str(design.PROBLEMS[name].steps),
                 str(len(problems.pass_at("base", 1))),
                 *(tables.cell(estimate(problems.pass_at("base", k))) for k in (1, 16)),
-                *(tables.number(estimate([s[q] for s in spread]).mean) for q in quantiles),
+                *(tables.number(statistics.fmean(s[q] for s in spread)) for q in quantiles),
             ]
         )
     header = ["problems", "steps of RL", "seeds", "pass@1 before RL", "pass@16 before RL"]
-    return (
-        tables.markdown([*header, *quantiles[:-1], ".1% to 60%"], rows)
-        + f"\n\n{results['machine']}"
-    )
+    header += [*quantiles[:-1], ".1% to 60%"]
+    return tables.markdown(header, rows) + f"\n\n{results['machine']}"
 
 
 def _rates(results: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from experiments.study import claims, claims_of_k, design, finding, report, resu
 
 def _run(at, seed, jitter=0.0, steps=200):
     last = {f"pass_at_{k}": v + jitter for k, v in zip(design.KS, at, strict=True)}
-    last |= {"entropy": at[-1], "distinct_wrong": at[-1], "majority": at[0]}
+    last |= {"entropy": at[-1], "distinct_wrong": at[-1]}
     train = {"step": [steps // 4 * i for i in (1, 2, 3, 4)]}
     train |= {name: [v] * 4 for name, v in last.items()}
     train |= {"dead_groups": [0.4] * 4, "equal_groups": [0.2] * 4}
