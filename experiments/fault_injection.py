@@ -14,14 +14,15 @@ groups drawn at random: all that a checkpoint has to keep. Runs like it are
   crashing     a grader that ends its process for some responses
 
 and survive if they end with the metrics and parameters of the run left alone; the last two, for
-which some responses are invalid, with those of a run whose grader marks the same ones invalid by
-itself. Ten to twenty minutes on two cores; the full disk takes root, to mount one.
+which some responses are invalid, with those of a run whose grader marks the same ones as a timeout,
+or an error, by itself. Ten to twenty minutes on two cores; the full disk takes root, to mount one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import pathlib
 import random
@@ -78,11 +79,22 @@ def is_bad(response: str) -> bool:
     return zlib.crc32(response.encode()) % 60 == 0
 
 
-class InvalidMaze(Maze):
-    """Gives no reward for them."""
+class TimeoutMaze(Maze):
+    """Gives them no reward, as an answer that ran out of time: what `HangingMaze` should end as."""
 
-    def grade(self, problem: tasks.Problem, response: str) -> float:
-        return float("nan") if is_bad(response) else super().grade(problem, response)
+    def grade(self, problem: tasks.Problem, response: str) -> float | tasks.Grade:
+        if is_bad(response):
+            return tasks.Grade(math.nan, tasks.Status.TIMEOUT)
+        return super().grade(problem, response)
+
+
+class ErrorMaze(Maze):
+    """Gives them no reward, as an answer that failed: what `CrashingMaze` should end as."""
+
+    def grade(self, problem: tasks.Problem, response: str) -> float | tasks.Grade:
+        if is_bad(response):
+            return tasks.Grade(math.nan, tasks.Status.ERROR)
+        return super().grade(problem, response)
 
 
 class HangingMaze(Maze):
@@ -105,7 +117,9 @@ class CrashingMaze(Maze):
         return super().grade(problem, response)
 
 
-GRADERS = {task.__name__: task for task in (Maze, InvalidMaze, HangingMaze, CrashingMaze)}
+GRADERS = {
+    task.__name__: task for task in (Maze, TimeoutMaze, ErrorMaze, HangingMaze, CrashingMaze)
+}
 
 
 def child(settings: dict[str, Any]) -> int:
@@ -166,11 +180,7 @@ def finish(workdir: pathlib.Path, **options: Any) -> None:
 def end_of(workdir: pathlib.Path) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
     """What a run ends with: its metrics, less those of the machine, and all arrays."""
     kept = [
-        {
-            k: v
-            for k, v in line.items()
-            if not k.startswith(("time/", "memory/", "compil", "grade/"))
-        }
+        {k: v for k, v in line.items() if not k.startswith(("time/", "memory/", "compil"))}
         for line in metrics.read(workdir)
     ]
     path = workdir / "checkpoints" / str(STEPS)
@@ -296,13 +306,15 @@ def main(argv: Sequence[str]) -> None:
         record("full disk", int(ok), 1, f"exit code {code}, then room")
     except PermissionError as e:
         record("full disk", 0, 0, f"not tried: {e}")
-    invalid = base / "invalid"
-    finish(invalid, grader="InvalidMaze")
-    for grader, column in (("HangingMaze", "grade/timeout"), ("CrashingMaze", "grade/error")):
-        workdir = base / grader
-        finish(workdir, grader=grader, workers=2)
-        count = sum(line.get(column, 0) for line in metrics.read(workdir))
-        record(grader, int(count > 0 and same_end(workdir, invalid)), 1, f"{count} answers")
+    for grader, reference, column in (
+        ("HangingMaze", "TimeoutMaze", "grade/timeout"),
+        ("CrashingMaze", "ErrorMaze", "grade/error"),
+    ):
+        finish(base / reference, grader=reference)
+        finish(base / grader, grader=grader, workers=2)
+        count = sum(line.get(column, 0) for line in metrics.read(base / grader))
+        ok = count > 0 and same_end(base / grader, base / reference)
+        record(grader, int(ok), 1, f"{count} answers")
     table = rich.table.Table("fault", "survived / total", "", title="faults, and the run's end")
     for fault, survived, total, note in rows:
         table.add_row(fault, f"{survived} / {total}", note)

@@ -58,8 +58,10 @@ def _curves(lines: Sequence[Mapping[str, float]]) -> dict[str, Any]:
         for name in _AVERAGED
     }
     curves["step"] = [window[-1]["step"] for window in windows]
+    # The study's rate is over the problems seen; older runs have it under the name of the other.
     curves["cumulative_solve_rate"] = [
-        round(window[-1]["train/cumulative_solve_rate"], 5) for window in windows
+        round(line.get("train/seen_solve_rate", line["train/cumulative_solve_rate"]), 5)
+        for line in (window[-1] for window in windows)
     ]
     parts = ("time/sample_s", "time/grade_s", "time/update_s")
     # The median leaves out the first step, which compiles.

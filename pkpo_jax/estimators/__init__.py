@@ -10,7 +10,12 @@ from pkpo_jax.estimators.baselines import (
     tang_weights,
 )
 from pkpo_jax.estimators.off_policy import off_policy_weights
-from pkpo_jax.estimators.pass_at_k import pass_at_k, pass_at_k_curve
+from pkpo_jax.estimators.pass_at_k import (
+    pass_at_k,
+    pass_at_k_curve,
+    pass_hat_k,
+    pass_hat_k_curve,
+)
 from pkpo_jax.estimators.passk_training import passk_training_advantages
 from pkpo_jax.estimators.pkpo import max_at_k, pkpo_weights
 
@@ -23,6 +28,8 @@ __all__ = [
     "off_policy_weights",
     "pass_at_k",
     "pass_at_k_curve",
+    "pass_hat_k",
+    "pass_hat_k_curve",
     "passk_training_advantages",
     "pkpo_weights",
     "rloo_advantages",

@@ -80,7 +80,7 @@ def sort(
     largest_k: Callable[[int], int],
 ) -> SortedGroup:
     """Checks and sorts. `largest_k` maps a group's size to the largest k it serves."""
-    rewards = as_group(rewards, "rewards").astype(jnp.float32)
+    rewards = as_rewards(rewards)
     n, batch = rewards.shape[-1], rewards.shape[:-1]
     k = check_k(k, batch, n, largest_k(n))
     valid = as_mask(where, rewards.shape)
@@ -124,8 +124,23 @@ def _ordered_bits(x: jax.Array) -> jax.Array:
     return bits ^ ((bits >> 31) & np.iinfo(np.int32).max)
 
 
+def as_rewards(rewards: jax.typing.ArrayLike) -> jax.Array:
+    """Returns rewards as a float32 group without a gradient, or raises ValueError.
+
+    Rewards are constants of the policy gradient: every estimator gives them a gradient of zero.
+    """
+    return jax.lax.stop_gradient(as_group(rewards, "rewards").astype(jnp.float32))
+
+
 def as_group(values: jax.typing.ArrayLike, name: str) -> jax.Array:
-    """Returns `values` as an array with a non-empty last dimension, or raises ValueError."""
+    """Returns `values` as an array with a non-empty last dimension, or raises ValueError.
+
+    Host numbers of 64 bits become float32 here: `jnp.asarray` would wrap integers to 32 bits.
+    """
+    if not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(values)):
+        values = np.asarray(values)
+        if values.dtype.kind in "iuf" and values.dtype.itemsize > 4:
+            values = values.astype(np.float32)
     values = jnp.asarray(values)
     if values.ndim < 1 or values.shape[-1] < 1:
         raise ValueError(f"{name} has shape {values.shape}; expected [..., n] with n >= 1 samples.")

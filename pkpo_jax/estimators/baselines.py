@@ -14,32 +14,44 @@ from pkpo_jax.estimators.pkpo import pkpo_weights
 
 
 def grpo_advantages(
-    rewards: jax.typing.ArrayLike, where: jax.typing.ArrayLike | None = None
+    rewards: jax.typing.ArrayLike,
+    where: jax.typing.ArrayLike | None = None,
+    *,
+    epsilon: float = 1e-6,
 ) -> jax.Array:
-    """(r - mean) / population standard deviation of the group (GRPO, arXiv 2402.03300).
+    """Computes (r - mean) / (standard deviation + epsilon) (GRPO, arXiv 2402.03300, section 4.1.2).
 
-    Biased for the gradient of the mean reward: each prompt is weighted by one over the deviation
-    of its own samples, which favours prompts that are almost always or almost never solved.
+    The deviation is that of the population, over the group. The result is biased for the gradient
+    of the mean reward: each prompt is weighted by one over the deviation of its own samples, which
+    favours prompts that are almost always or almost never solved.
 
     Args:
-      rewards: [..., n] real rewards of any dtype, n samples of one prompt in the last dimension.
+      rewards: [..., n] real rewards of any dtype, n samples of one prompt in the last dimension;
+        constants, the result has no gradient in them.
       where: optional [..., n] bool, False for samples to leave out.
+      epsilon: added to the deviation, in units of the reward. It keeps rewards that differ by no
+        more than rounding, such as those of a learned scorer, from becoming advantages of size 1.
+        The paper has none, which is 0; public trainers use 1e-6 to 1e-4.
 
     Returns:
       [..., n] float32, 0 where `where` is False and in groups whose rewards are all equal.
 
     Raises:
-      ValueError: shapes that do not fit.
+      ValueError: shapes that do not fit, or a negative epsilon.
 
     >>> import pkpo_jax as pkpo
-    >>> print(pkpo.grpo_advantages([3.0, 1.0]))
+    >>> print(pkpo.grpo_advantages([3.0, 1.0]).round(4))
     [ 1. -1.]
     """
+    if not epsilon >= 0.0:
+        raise ValueError(f"epsilon={epsilon}; expected 0 or more.")
     centred, valid = _centre(rewards, where)
-    # Divided by the largest first: squares of huge rewards stay finite.
+    # Dividing by the largest first keeps the squares of huge rewards finite.
     largest = jnp.abs(centred).max(-1, keepdims=True)
-    scaled = centred / jnp.where(largest > 0, largest, 1.0)
+    largest = jnp.where(largest > 0, largest, 1.0)
+    scaled = centred / largest
     deviation = jnp.sqrt(jnp.square(scaled).sum(-1, keepdims=True) / _count(valid))
+    deviation += epsilon * _groups.SCALE / largest
     return scaled / jnp.where(deviation > 0, deviation, 1.0)
 
 
@@ -164,7 +176,7 @@ def _centre(
     rewards: jax.typing.ArrayLike, where: jax.typing.ArrayLike | None
 ) -> tuple[jax.Array, jax.Array]:
     """Rewards minus the mean of the valid ones, scaled, 0 off the mask; and the mask."""
-    rewards = _groups.as_group(rewards, "rewards").astype(jnp.float32)
+    rewards = _groups.as_rewards(rewards)
     valid = _groups.as_mask(where, rewards.shape)
     low = jnp.where(valid, rewards, jnp.inf).min(-1, keepdims=True)
     # From the lowest up, so that an offset common to the group costs no accuracy, and groups of

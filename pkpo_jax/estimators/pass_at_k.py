@@ -1,4 +1,4 @@
-"""pass@k, the chance that at least one of k samples is right, from n >= k samples."""
+"""pass@k and pass^k, the chances that one and that all of k samples are right, from n >= k."""
 
 from __future__ import annotations
 
@@ -62,3 +62,60 @@ def pass_at_k_curve(
     [0.25 0.5  0.75 1.  ]
     """
     return 1.0 - jnp.cumprod(_groups.miss_ratios(*_groups.as_correct(correct, where)), -1)
+
+
+def pass_hat_k(
+    correct: jax.typing.ArrayLike,
+    k: jax.typing.ArrayLike,
+    where: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    """Computes the unbiased estimate of pass^k, the chance that all of k samples are right.
+
+    C(c, k) / C(n, k) for c right answers of n (tau-bench, arXiv 2406.12045, section 3.3). Where
+    pass@k says what k attempts can reach, pass^k says how far a single answer can be relied on: it
+    falls with k, and at k = 1 the two are the pass rate. Arguments and errors are those of
+    `pass_at_k`.
+
+    Returns:
+      [...] float32. A group without a valid sample gives 0.
+
+    >>> import pkpo_jax as pkpo
+    >>> pkpo.pass_hat_k([1, 1, 1, 0], k=2).item()
+    0.5
+    """
+    hits, valid = _hit_ratios(correct, where)
+    n, batch = hits.shape[-1], hits.shape[:-1]
+    k = jnp.maximum(_groups.check_k(k, batch, n, largest=n), 1)[..., None]
+    return jnp.where(valid, jnp.where(jnp.arange(n) < k, hits, 1.0).prod(-1), 0.0)
+
+
+def pass_hat_k_curve(
+    correct: jax.typing.ArrayLike, where: jax.typing.ArrayLike | None = None
+) -> jax.Array:
+    """Computes pass^1, pass^2, ..., pass^n in one pass; see `pass_hat_k`.
+
+    Args:
+      correct: [..., n] 0 or 1 (or bool).
+      where: optional [..., n] bool, False for samples to leave out.
+
+    Returns:
+      [..., n] float32, pass^k at index k - 1; constant past the number of valid samples.
+
+    Raises:
+      ValueError: shapes that do not fit.
+
+    >>> import pkpo_jax as pkpo
+    >>> print(pkpo.pass_hat_k_curve([1, 1, 1, 0]))
+    [0.75 0.5  0.25 0.  ]
+    """
+    hits, valid = _hit_ratios(correct, where)
+    return jnp.where(valid[..., None], jnp.cumprod(hits, -1), 0.0)
+
+
+def _hit_ratios(
+    correct: jax.typing.ArrayLike, where: jax.typing.ArrayLike | None
+) -> tuple[jax.Array, jax.Array]:
+    """Returns [..., n] the chances that the next draw is right too, and [...] the valid groups."""
+    correct, valid = _groups.as_correct(correct, where)
+    # All k samples are right where none of them is wrong: right and wrong change places.
+    return _groups.miss_ratios(valid & ~correct, valid), valid.any(-1)

@@ -117,9 +117,17 @@ def sample(
 
 
 def _nucleus(log_p: jax.Array, top_p: float) -> jax.Array:
-    """`log_p` [..., V], -inf off the smallest set of likeliest tokens with a mass of `top_p`."""
+    """Returns `log_p` [..., V], -inf off the smallest set of likeliest tokens of mass `top_p`.
+
+    Of equally likely tokens on the edge those with the lowest ids are kept.
+    """
     ordered = -jnp.sort(-log_p, axis=-1)
-    p = jnp.exp(ordered)
-    before = jnp.cumsum(p, -1) - p
-    least = jnp.min(ordered, -1, keepdims=True, initial=jnp.inf, where=before < top_p)
-    return jnp.where(log_p >= least, log_p, -jnp.inf)
+    mass = jnp.cumsum(jnp.exp(ordered), -1)
+    # A set whose mass is top_p but for the rounding of its float32 sum is large enough.
+    count = 1 + (mass < top_p - 1e-6).sum(-1, keepdims=True)
+    count = jnp.minimum(count, log_p.shape[-1])
+    least = jnp.take_along_axis(ordered, count - 1, -1)
+    tied = log_p == least
+    likelier = (log_p > least).sum(-1, keepdims=True)
+    kept = (log_p > least) | (tied & (jnp.cumsum(tied, -1) <= count - likelier))
+    return jnp.where(kept, log_p, -jnp.inf)

@@ -241,8 +241,7 @@ def _check_loss(config: config_dict.ConfigDict) -> None:
 
 def evaluation_names(n: int) -> list[str]:
     """Metrics of an evaluation of n samples, the higher the better."""
-    kinds = ("pass", "max")
-    at_k = [f"{kind}_at_{k}" for kind in kinds for k in evaluation.reported_ks(n)]
+    at_k = [f"{kind}_{k}" for kind in evaluation.AT_K for k in evaluation.reported_ks(n)]
     return [*at_k, "reward_mean", "majority"]
 
 

@@ -45,8 +45,8 @@ def figures(found: Mapping[str, Evaluation], split: str) -> None:
         count, n = one.rewards.shape
         table.add_column(Text(f"{label}\n{count} x {n} samples"), justify="right")
         intervals = evaluation.intervals(one.terms)
-        # Of the k, those that metrics show.
-        shown = {name for name in one.metrics if "_at_" in name}
+        # Only the k that metrics show, for there are n of them.
+        shown = {name for name in one.metrics if evaluation.k_of(name)}
         columns.append(
             {
                 name: f"{value:.3f} ({low:.3f}-{high:.3f})"
@@ -55,8 +55,9 @@ def figures(found: Mapping[str, Evaluation], split: str) -> None:
                 if name in shown or name in _NAMES
             }
         )
-    ks = sorted({int(name.rpartition("_")[2]) for c in columns for name in c if "_at_" in name})
-    names = {f"{kind}_at_{k}": f"{kind}@{k}" for kind in ("pass", "max") for k in ks} | _NAMES
+    ks = sorted({k for column in columns for name in column if (k := evaluation.k_of(name))})
+    at_k = evaluation.AT_K.items()
+    names = {f"{kind}_{k}": f"{shown[:-1]}{k}" for kind, shown in at_k for k in ks} | _NAMES
     for name, shown_as in names.items():
         if any(name in column for column in columns):
             table.add_row(shown_as, *(Text(column.get(name, "-")) for column in columns))

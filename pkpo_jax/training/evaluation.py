@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,12 +13,14 @@ import numpy as np
 import tqdm
 
 from pkpo_jax import parallel
-from pkpo_jax.estimators import max_at_k, pass_at_k_curve
+from pkpo_jax.estimators import max_at_k, pass_at_k_curve, pass_hat_k_curve
 from pkpo_jax.policy.sampling import Rollout
 from pkpo_jax.tasks import Problem, Status, Task
 from pkpo_jax.training import data
 
 REPLICATES, CONFIDENCE = 2000, 0.95
+# The metrics that there are for every k: how their names start, and how they are written.
+AT_K = {"pass_at": "pass@k", "max_at": "max@k", "pass_hat": "pass^k"}
 
 # Of each figure, a numerator and a denominator a problem, [N] each; it is the ratio of their sums.
 Terms = Mapping[str, tuple[np.ndarray, np.ndarray]]
@@ -28,8 +31,8 @@ class Evaluation(NamedTuple):
 
     Attributes:
       problems: N problems; responses: n texts of each; rewards: [N, n] float32.
-      metrics: figures by name, pass@k for the k of `reported_ks` among them; max@k too, where
-        rewards are not 0 and 1.
+      metrics: figures by name, pass@k and pass^k for the k of `reported_ks` among them; max@k
+        too, where rewards are not 0 and 1.
       answers: what of each response is its answer, None for none.
       terms: what the figures, and those for the other k, consist of; `intervals` takes it.
     """
@@ -118,10 +121,11 @@ def evaluate(
             if status != Status.OK
         },
     }
-    kinds = ("pass",) if is_binary(rewards) else ("pass", "max")
-    named = {f"{kind}_at_{k}" for kind in kinds for k in reported_ks(rewards.shape[1])}
+    ks = reported_ks(rewards.shape[1])
     metrics = {
-        name: value for name, value in figures(terms).items() if "_at_" not in name or name in named
+        name: value
+        for name, value in figures(terms).items()
+        if k_of(name) in (None, *ks) and not (name.startswith("max_at_") and is_binary(rewards))
     }
     return Evaluation(problems, responses, rewards, metrics, answers, terms)
 
@@ -143,6 +147,7 @@ def _reward_terms(rewards: np.ndarray, answers: Sequence[Sequence[str | None]]) 
     passed = np.asarray(_pass_curve(rewards >= 1.0, valid), np.float64)
     # The two are the same for rewards of 0 and 1.
     best = passed if is_binary(rewards) else np.asarray(_max_curve(rewards, valid), np.float64)
+    reliable = np.asarray(_hat_curve(rewards >= 1.0, valid), np.float64)
     right = [majority(*group)[1] for group in zip(answers, rewards, strict=True)]
     given = [[a for a in group if a is not None] for group in answers]
     wrong = [
@@ -152,6 +157,7 @@ def _reward_terms(rewards: np.ndarray, answers: Sequence[Sequence[str | None]]) 
     return {
         **{f"pass_at_{k}": (passed[:, k - 1] * solvable, solvable) for k in range(1, n + 1)},
         **{f"max_at_{k}": (best[:, k - 1] * solvable, solvable) for k in range(1, n + 1)},
+        **{f"pass_hat_{k}": (reliable[:, k - 1] * solvable, solvable) for k in range(1, n + 1)},
         "reward_mean": (np.where(valid, rewards, 0.0).sum(-1, dtype=np.float64), graded),
         "majority": (np.array(right) * solvable, solvable),
         "invalid": (n - graded, np.full(len(rewards), float(n))),
@@ -167,6 +173,7 @@ def _distinct(groups: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 _pass_curve = jax.jit(pass_at_k_curve)
+_hat_curve = jax.jit(pass_hat_k_curve)
 
 
 @jax.jit
@@ -253,6 +260,16 @@ def reported_ks(n: int) -> list[int]:
     """
     powers = [2**i for i in range(n.bit_length()) if 2**i <= n]
     return sorted({*powers, n})
+
+
+def k_of(name: str) -> int | None:
+    """Returns the k of a metric such as pass@k, pass^k or max@k, None for any other.
+
+    >>> k_of("pass_at_8"), k_of("pass_hat_4"), k_of("entropy")
+    (8, 4, None)
+    """
+    found = re.search(r"_h?at_(\d+)$", name)
+    return int(found[1]) if found else None
 
 
 def summarize(curve: np.ndarray) -> dict[str, float]:

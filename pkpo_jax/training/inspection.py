@@ -50,8 +50,8 @@ class _Policy(NamedTuple):
 def evaluate(workdirs: Sequence[pathlib.Path], request: Request) -> list[Evaluation]:
     """Evaluates a policy of each directory, shows the figures, and leaves them in DIR/eval.
 
-    DIR/eval/<split>_step<N> gets summary.json, problems.jsonl, pass_at_k.png, and max_at_k.png
-    where rewards are not 0 and 1. Of several directories, the first one's eval/ gets
+    DIR/eval/<split>_step<N> gets summary.json, problems.jsonl, pass_at_k.png, pass_hat_k.png, and
+    max_at_k.png where rewards are not 0 and 1. Of several directories, the first one's eval/ gets
     compare_<split>.png too.
 
     Raises:
@@ -219,7 +219,7 @@ def _write(
 def problem_lines(found: Evaluation) -> list[dict[str, Any]]:
     """The lines of problems.jsonl; of a problem that nothing was graded of, figures are None."""
     ks = evaluation.reported_ks(found.rewards.shape[1])
-    at_k = [f"{kind}_at_{k}" for kind in ("pass", "max") for k in ks]
+    at_k = [f"{kind}_{k}" for kind in evaluation.AT_K for k in ks]
     lines = []
     for i, problem in enumerate(found.problems):
         answers, rewards = found.answers[i], found.rewards[i]
@@ -243,23 +243,29 @@ def problem_lines(found: Evaluation) -> list[dict[str, Any]]:
 
 
 def _plot(path: pathlib.Path, found: Mapping[str, Evaluation], split: str) -> list[str]:
-    """Draws pass@k, and max@k in a file of its own where they differ; the paths."""
-    kinds = {"pass": path}
-    if not all(evaluation.is_binary(one.rewards) for one in found.values()):
-        kinds["max"] = path.with_name(path.name.replace("pass_at_k", "max_at_k"))
-        if kinds["max"] == path:
-            kinds["max"] = path.with_stem(f"{path.stem}_max_at_k")
-    for kind, target in kinds.items():
+    """Draws pass@k, and in files of their own pass^k, and max@k where it differs from pass@k.
+
+    Returns the paths.
+    """
+    binary = all(evaluation.is_binary(one.rewards) for one in found.values())
+    targets = {}
+    for kind in evaluation.AT_K:
+        if kind == "max_at" and binary:
+            continue
+        stem = path.stem.replace("pass_at_k", f"{kind}_k")
+        beside = kind != "pass_at" and stem == path.stem
+        targets[kind] = path.with_stem(f"{stem}_{kind}_k" if beside else stem)
+    for kind, target in targets.items():
         curves, bands = {}, {}
         for label, one in found.items():
-            names = {k: f"{kind}_at_{k}" for k in range(1, one.rewards.shape[1] + 1)}
+            names = {k: f"{kind}_{k}" for k in range(1, one.rewards.shape[1] + 1)}
             terms = {name: one.terms[name] for name in names.values()}
             values, intervals = evaluation.figures(terms), evaluation.intervals(terms)
             curves[label] = {k: values[name] for k, name in names.items()}
             bands[label] = {k: intervals[name] for k, name in names.items()}
         title = f"{split} problems, 95% intervals over problems"
-        plots.pass_at_k(target, curves, bands, name=f"{kind}@k", title=title)
-    return [str(target) for target in kinds.values()]
+        plots.pass_at_k(target, curves, bands, name=evaluation.AT_K[kind], title=title)
+    return [str(target) for target in targets.values()]
 
 
 def _finite(value: float) -> float | None:

@@ -34,19 +34,21 @@ class Stopped(RuntimeError):
 
 
 class Coverage:
-    """The training problems seen so far, and those that any sample has solved."""
+    """Keeps which of `total` training problems were seen so far, and which any sample solved."""
 
-    def __init__(self, seen: Sequence[int] = (), solved: Sequence[int] = ()) -> None:
-        self.seen, self.solved = set(seen), set(solved)
+    def __init__(self, total: int, seen: Sequence[int] = (), solved: Sequence[int] = ()) -> None:
+        self.total, self.seen, self.solved = total, set(seen), set(solved)
 
     def add(self, ids: Sequence[int], rewards: np.ndarray) -> None:
         self.seen.update(ids)
         self.solved.update(i for i, r in zip(ids, rewards, strict=True) if (r >= 1.0).any())
 
     def metrics(self) -> dict[str, float]:
+        """Returns the share of all problems that were solved, as in paper A, and of those seen."""
         return {
             "train/problems_seen": len(self.seen),
-            "train/cumulative_solve_rate": len(self.solved) / max(len(self.seen), 1),
+            "train/cumulative_solve_rate": len(self.solved) / max(self.total, 1),
+            "train/seen_solve_rate": len(self.solved) / max(len(self.seen), 1),
         }
 
     def to_json(self) -> dict[str, list[int]]:
@@ -89,7 +91,7 @@ class Run:
         self.trainer, self.workdir, config = trainer, workdir, trainer.config
         self.config, self.steps, self.done = config, config.train.steps, 0
         self.evaluated: evaluation.Evaluation | None = None
-        self._coverage = Coverage()
+        self._coverage = Coverage(len(trainer.problems))
         # The best evaluation so far: {"metric": name, "value": ..., "step": ...}.
         self._best: dict[str, Any] = {}
         self._skipped_in_row, self._saving_s = 0, 0.0
@@ -107,7 +109,7 @@ class Run:
         self.trainer.read_reference(self.workdir)
         if restored:
             self.state, progress, self.done = restored.state, restored.progress, restored.step
-            self._coverage = Coverage(**progress["coverage"])
+            self._coverage = Coverage(len(self.trainer.problems), **progress["coverage"])
             self._skipped_in_row = progress["skipped_in_row"]
             # Another metric starts afresh.
             if progress["best"].get("metric") == self.config.checkpoint.best:

@@ -19,6 +19,13 @@ Aggregation = Literal["sequence-sum", "sequence-mean", "token-mean", "constant-l
 Divergence = Literal["none", "k1", "k2", "k3"]
 POLICIES, AGGREGATIONS, DIVERGENCES = map(get_args, (Policy, Aggregation, Divergence))
 
+# Log-ratios are clamped to this many nats before they are exponentiated, as verl does: e^20 is far
+# beyond any ratio of use, and e^89 is infinite in float32. A clamped token has no gradient.
+LARGEST_LOG_RATIO = 20.0
+# Two programs agree on a float32 log-prob up to this many nats. A policy no farther than that from
+# its reference is taken to be equal to it: Adam would scale up a gradient of mere rounding.
+ROUNDING = 1e-5
+
 
 class Tokens(NamedTuple):
     """What the loss of a batch, or of a part of it, is computed from; all constants but log-probs.
@@ -78,16 +85,19 @@ class PolicyLoss:
             t = t._replace(reference=jnp.where(t.mask, t.reference, log_probs))
         scale = token_scale(self.aggregation, t.mask, t.sizes, prompts, count)
         objective, clipped = self._objective(t)
+        clamped = _out_of_range(t.log_probs - t.old)
         if self.importance_cap:
-            ratio = jnp.exp(t.old - t.sampled)
-            objective *= jnp.minimum(ratio, self.importance_cap)
+            clamped |= _out_of_range(t.old - t.sampled)
+            objective *= jnp.minimum(_ratio(t.old, t.sampled), self.importance_cap)
         for_all = self.entropy_coef * t.entropy if self.entropy_coef else 0.0
         sums = {"clipped": clipped, "entropy": t.entropy}
         sums["moved"] = divergence("k3", t.old, log_probs)
         if t.reference is not None:
+            clamped |= (self.kl == "k3") & _out_of_range(t.log_probs - t.reference)
             sums["kl"] = t.log_probs - t.reference
             if self.kl_coef and not self.kl_in_reward:
                 for_all -= self.kl_coef * divergence(self.kl, t.log_probs, t.reference)
+        sums["clamped"] = clamped
         total = jnp.where(t.mask, scale * (objective + for_all / t.sizes[..., None]), 0.0)
         sums = {name: jnp.where(t.mask, x, 0.0).sum() for name, x in sums.items()}
         return -total.sum(), sums
@@ -97,7 +107,7 @@ class PolicyLoss:
         weights = jax.lax.stop_gradient(t.weights)[..., None]
         if self.policy == "reinforce":
             return weights * t.log_probs, jnp.zeros(t.mask.shape, bool)
-        ratio = jnp.exp(t.log_probs - t.old)
+        ratio = _ratio(t.log_probs, t.old)
         low, high = 1.0 - self.clip_low, 1.0 + self.clip_high
         # The minimum of the two products, without the halved gradient that one has at a tie.
         clipped = ((weights > 0.0) & (ratio > high)) | ((weights < 0.0) & (ratio < low))
@@ -159,10 +169,30 @@ def divergence(kind: Divergence, log_probs: jax.Array, reference: jax.Array) -> 
       "k2"  d^2 / 2        biased, low variance; the gradient is that of KL(pi || reference)
       "k3"  e^-d - 1 + d   unbiased, >= 0; the gradient is that of KL(reference || pi)
 
-    Each is of the next token, given those before it.
+    Each is of the next token, given those before it. "k2" and "k3" are 0, and so is their gradient,
+    where d is within `ROUNDING`; for "k3", d is clamped to `LARGEST_LOG_RATIO`.
     """
     d = log_probs - reference
-    return {"k1": lambda: d, "k2": lambda: 0.5 * d * d, "k3": lambda: jnp.expm1(-d) + d}[kind]()
+    if kind == "k1":
+        return d
+    d = jnp.where(jnp.abs(d) > ROUNDING, d, 0.0)
+    if kind == "k2":
+        return 0.5 * d * d
+    d = _clamp(d)
+    return jnp.expm1(-d) + d
+
+
+def _ratio(log_probs: jax.Array, others: jax.Array) -> jax.Array:
+    """Returns the finite ratio of two probabilities, given by their logarithms."""
+    return jnp.exp(_clamp(log_probs - others))
+
+
+def _clamp(log_ratio: jax.Array) -> jax.Array:
+    return jnp.clip(log_ratio, -LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
+
+
+def _out_of_range(log_ratio: jax.Array) -> jax.Array:
+    return jnp.abs(log_ratio) > LARGEST_LOG_RATIO
 
 
 def supervised(log_probs: jax.Array, mask: jax.Array, tokens: jax.typing.ArrayLike) -> jax.Array:

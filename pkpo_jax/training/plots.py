@@ -12,7 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pkpo_jax.tasks import Task
-from pkpo_jax.training.evaluation import Evaluation, reported_ks
+from pkpo_jax.training.evaluation import Evaluation, k_of, reported_ks
+
+_SOLVED = ("train/cumulative_solve_rate", "train/seen_solve_rate")
 
 
 def learning_curves(path: pathlib.Path, lines: Sequence[dict[str, Any]], n: int) -> None:
@@ -39,9 +41,10 @@ def panels(lines: Sequence[dict[str, Any]], n: int) -> dict[str, dict[str, list[
     """
     training = [f"train/pass_at_{k}" for k in reported_ks(n) if k > 1]
     chosen = {
-        "training batches": ["train/cumulative_solve_rate", "train/reward_mean", *training],
+        "training batches": [*_SOLVED, "train/reward_mean", *training],
         "held-out problems": [key for key in _keys(lines) if key.startswith("eval/pass_at_")],
         "held-out problems, max@k": [k for k in _keys(lines) if k.startswith("eval/max_at_")],
+        "held-out problems, pass^k": [k for k in _keys(lines) if k.startswith("eval/pass_hat_")],
         "entropy of a token, nats": ["train/entropy", "eval/entropy"],
         "k": ["train/k"],
         "groups without gradient, truncated": ["train/dead_groups", "train/truncated"],
@@ -85,7 +88,7 @@ def panel(series: Mapping[str, Sequence[tuple[int, Any]]]) -> Figure:
 
 def _draw_panel(ax: Axes, series: Mapping[str, Sequence[tuple[int, Any]]]) -> None:
     colors = {key: f"C{i}" for i, key in enumerate(series)}
-    family = [key for key in series if "_at_" in key or key == "train/reward_mean"]
+    family = [key for key in series if k_of(key) or key == "train/reward_mean"]
     if len(family) > 1:
         # From dark to light as k grows.
         colors |= zip(family, colormaps["viridis"](np.linspace(0, 0.85, len(family))), strict=True)
@@ -96,7 +99,7 @@ def _draw_panel(ax: Axes, series: Mapping[str, Sequence[tuple[int, Any]]]) -> No
             ax.plot(steps, values, color=colors[key], alpha=faint, linewidth=0.7)
             values = _smooth(values)
         marker = "o" if len(pairs) <= 20 else None
-        dashes = "--" if key == "train/cumulative_solve_rate" else "-"
+        dashes = "--" if key in _SOLVED else "-"
         ax.plot(steps, values, dashes, color=colors[key], marker=marker, markersize=4, label=key)
     ax.set_xlabel("step")
     ax.xaxis.get_major_locator().set_params(integer=True)

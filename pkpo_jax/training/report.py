@@ -23,7 +23,7 @@ import pkpo_jax
 from pkpo_jax import tasks
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import metrics, plots, stored
-from pkpo_jax.training.evaluation import Evaluation, reported_ks
+from pkpo_jax.training.evaluation import Evaluation, k_of, reported_ks
 
 # Characters of a file of samples that the page shows.
 _SHOWN = 20_000
@@ -297,8 +297,7 @@ def _evaluations(workdir: pathlib.Path) -> Iterator[_Evaluation]:
 
 def _rows(summary: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """(name, value, interval or None) of its leaves, of all those for a k the reported ones."""
-    at_k = [(name, name.rpartition("_at_")[2]) for name in summary if "_at_" in name]
-    ks = {name: int(k) for name, k in at_k if k.isdecimal()}
+    ks = {name: k for name in summary if (k := k_of(name))}
     reported = reported_ks(max(ks.values(), default=1))
     for name, value in summary.items():
         # Where rewards are 0 and 1, the two are the same.

@@ -92,7 +92,8 @@ class Recipe:
       weigh: the estimator, see weights.py; loss: the policy loss.
       epochs, minibatches: times that the batch is gone through, and updates each time.
       micro_batches: parts in which the prompts of an update are scored, one after the other.
-      drop_equal_groups: leave out groups whose rewards are all equal, of the counts too.
+      drop_equal_groups: leave out groups whose rewards, less a penalty that the loss takes from
+        them, are all equal; of the counts too.
       mask_truncated: leave out the tokens of responses without a stop token; their rewards stay.
     """
 
@@ -172,12 +173,10 @@ def _weigh(
         entropy=entropy / jnp.maximum(tokens.sum((1, 2)), 1),
     )
     alive = valid.any(-1)
-    highest = jnp.where(valid, rewards, -jnp.inf).max(-1)
-    lowest = jnp.where(valid, rewards, jnp.inf).min(-1)
-    equal = highest <= lowest
     counted = valid
     if recipe.drop_equal_groups:
-        counted &= ~equal[:, None]
+        # A penalty can set apart responses that the grader rewards alike: it is trained on then.
+        counted &= ~_equal(penalised, valid)[:, None]
     if recipe.mask_truncated:
         counted &= rollout.finished
 
@@ -190,13 +189,20 @@ def _weigh(
         "reward_mean": mean(rewards, valid),
         "max_at_k": mean(max_at_k(rewards, k, where=valid), alive),
         "pass_at_k": jax.vmap(mean, (1, None))(curve, alive),
-        "equal_groups": mean(equal, alive),
+        "equal_groups": mean(_equal(rewards, valid), alive),
         "dead_groups": mean((weights == 0.0).all(-1), alive),
         "invalid": mean(~valid, jnp.ones_like(valid)),
         "response_length": mean(rollout.lengths, valid),
         "truncated": mean(~rollout.finished, valid),
         "weights": devices.whole(weights),
     }
+
+
+def _equal(rewards: jax.Array, valid: jax.Array) -> jax.Array:
+    """Returns [P] bool, True for the groups whose valid rewards are all equal."""
+    highest = jnp.where(valid, rewards, -jnp.inf).max(-1)
+    lowest = jnp.where(valid, rewards, jnp.inf).min(-1)
+    return highest <= lowest
 
 
 def _update_once(
@@ -248,6 +254,7 @@ def _update_once(
     names = {
         "entropy": "entropy",
         "clipped": "clip_fraction",
+        "clamped": "clamp_fraction",
         "moved": "policy_kl",
         "kl": "kl",
         "gap": "log_prob_gap_mean",

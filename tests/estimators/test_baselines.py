@@ -96,7 +96,7 @@ def test_equal_rewards_give_exactly_zero_and_huge_ones_stay_finite():
     huge = np.array([3e38, -3e38, 0.0, 3e38], np.float32)
     for estimator in (pkpo.grpo_advantages, pkpo.dr_grpo_advantages, pkpo.rloo_advantages):
         assert np.isfinite(estimator(huge)).all()
-    tiny = pkpo.grpo_advantages(np.array([1e-30, 0.0], np.float32))
+    tiny = pkpo.grpo_advantages(np.array([1e-30, 0.0], np.float32), epsilon=0.0)
     np.testing.assert_allclose(tiny, [1.0, -1.0], rtol=1e-5)
 
 
@@ -129,7 +129,8 @@ def test_an_offset_costs_no_accuracy(offset):
         error = np.abs(estimator(rewards) - scale * exact).max()
         assert error <= 1e-6 * np.abs(exact).max()
     exact /= exact.std(-1, keepdims=True)
-    assert np.abs(pkpo.grpo_advantages(rewards) - exact).max() <= 1e-6 * np.abs(exact).max()
+    error = np.abs(pkpo.grpo_advantages(rewards, epsilon=0.0) - exact).max()
+    assert error <= 1e-6 * np.abs(exact).max()
 
 
 def test_off_policy_masks_and_errors():
@@ -150,3 +151,51 @@ def test_mahdavi_k_may_exceed_the_group_but_not_fall_below_one():
     assert math.isclose(pkpo.mahdavi_advantages([1, 1], 3)[0], 0.0)
     with pytest.raises(ValueError, match="k=0; expected 1 <= k for groups"):
         pkpo.mahdavi_advantages([1, 0], 0)
+
+
+def test_grpo_does_not_scale_up_differences_of_rounding_size():
+    above = np.nextafter(np.float32(0.1), np.float32(1))
+    rewards = np.array([0.1, 0.1, 0.1, above], np.float32)
+    difference = float(above) - float(np.float32(0.1))
+    for epsilon in (1e-6, 1e-4):
+        got = pkpo.grpo_advantages(rewards, epsilon=epsilon)
+        deviation = statistics.pstdev([0.0, 0.0, 0.0, difference])
+        expected = np.array([-1, -1, -1, 3]) * difference / 4 / (deviation + epsilon)
+        np.testing.assert_allclose(got, expected, rtol=1e-4)
+    paper = pkpo.grpo_advantages(rewards, epsilon=0.0)
+    np.testing.assert_allclose(paper, np.array([-1, -1, -1, 3]) / math.sqrt(3), rtol=1e-5)
+    np.testing.assert_array_equal(pkpo.grpo_advantages(np.full(4, 0.1), epsilon=0.0), np.zeros(4))
+    with pytest.raises(ValueError, match="epsilon=-1; expected 0 or more"):
+        pkpo.grpo_advantages(rewards, epsilon=-1)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        pkpo.grpo_advantages,
+        pkpo.dr_grpo_advantages,
+        pkpo.rloo_advantages,
+        pkpo.maxrl_advantages,
+        pkpo.tang_weights,
+        lambda r: pkpo.mahdavi_advantages(r, 2),
+        lambda r: pkpo.pkpo_weights(r, 1),
+        lambda r: pkpo.pkpo_weights(r, 2, baseline="none"),
+        lambda r: pkpo.off_policy_weights(r, 2, jnp.ones_like(r)),
+        lambda r: pkpo.passk_training_advantages(r, 2),
+        lambda r: pkpo.max_at_k(r, 2),
+    ],
+)
+@pytest.mark.parametrize("rewards", [[1.0, 1.0, 1.0], [0.0, 1.0, 0.5]])
+def test_rewards_are_constants(estimator, rewards):
+    gradient = jax.grad(lambda r: (estimator(r) * jnp.arange(3.0)).sum())(jnp.array(rewards))
+    np.testing.assert_array_equal(gradient, np.zeros(3))
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.float64])
+def test_rewards_of_64_bits_do_not_wrap(dtype):
+    for large in (2**31, 2**32, 2**40, 2**62):
+        rewards = np.array([large, 0], dtype)
+        assert float(pkpo.max_at_k(rewards, 1)) == pytest.approx(large / 2)
+        np.testing.assert_allclose(pkpo.pkpo_weights(rewards, 1), [large / 2, -large / 2])
+        np.testing.assert_allclose(pkpo.rloo_advantages(list(rewards)), [large, -large])
+        assert float(pkpo.pass_at_k(np.array([large, 0], dtype), 1)) == 0.5

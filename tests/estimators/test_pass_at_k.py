@@ -46,3 +46,29 @@ def test_k_is_traced_and_may_differ_by_prompt():
 def test_static_k_out_of_range_raises(k):
     with pytest.raises(ValueError, match="expected 1 <= k <= 4"):
         pkpo.pass_at_k(np.zeros((2, 4)), k)
+
+
+def test_pass_hat_k_is_the_share_of_subsets_that_are_all_right():
+    for n in range(1, 7):
+        groups = np.array(list(itertools.product([0, 1], repeat=n)))
+        curve = pkpo.pass_hat_k_curve(groups)
+        for k in range(1, n + 1):
+            expected = [
+                np.mean([all(group[list(c)]) for c in reference.subsets(n, k)]) for group in groups
+            ]
+            np.testing.assert_allclose(pkpo.pass_hat_k(groups, k), expected, atol=1e-6)
+            np.testing.assert_allclose(curve[:, k - 1], expected, atol=1e-6)
+
+
+def test_pass_hat_k_of_masked_groups():
+    correct = np.array([[1, 0, 1, 1, 1], [1, 1, 0, 0, 0]])
+    where = np.array([[True, True, False, True, True], [False] * 5])
+    for k, expected in ((1, 3 / 4), (2, 3 / 6), (3, 1 / 4), (4, 0.0)):
+        got = pkpo.pass_hat_k(correct, k, where=where)
+        np.testing.assert_allclose(got, [expected, 0.0], atol=1e-6)
+    curve = pkpo.pass_hat_k_curve(correct, where=where)
+    np.testing.assert_allclose(curve, [[0.75, 0.5, 0.25, 0.0, 0.0], [0.0] * 5], atol=1e-6)
+    traced = jax.jit(pkpo.pass_hat_k)(correct, jnp.array([2, 1]), where=where)
+    np.testing.assert_allclose(traced, [0.5, 0.0], atol=1e-6)
+    with pytest.raises(ValueError, match="expected 1 <= k <= 5"):
+        pkpo.pass_hat_k(correct, 6)

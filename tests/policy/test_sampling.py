@@ -88,6 +88,28 @@ def test_nucleus_sampling_draws_the_likeliest_tokens_alone():
     np.testing.assert_allclose(r.log_probs.ravel(), np.log(p)[tokens], atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("p", "top_p", "kept"),
+    [
+        ([0.5, 0.3, 0.1, 0.1], 0.5, [0]),
+        ([0.5, 0.3, 0.1, 0.1], 0.8, [0, 1]),
+        ([0.5, 0.3, 0.1, 0.1], 0.81, [0, 1, 2]),
+        ([0.1, 0.2, 0.3, 0.4], 0.9, [1, 2, 3]),
+        ([0.25, 0.25, 0.25, 0.25], 0.5, [0, 1]),
+        ([0.1, 0.3, 0.3, 0.3], 0.6, [1, 2]),
+        ([0.2, 0.2, 0.4, 0.2], 0.41, [0, 2]),
+        ([1.0, 0.0, 0.0, 0.0], 0.999, [0]),
+        ([0.5, 0.3, 0.1, 0.1], 1e-9, [0]),
+        ([0.4, 0.3, 0.2, 0.1], 0.99999, [0, 1, 2, 3]),
+        ([1 / 3, 1 / 3, 1 / 3, 0.0], 2 / 3, [0, 1]),
+    ],
+)
+def test_the_nucleus_is_the_smallest_set_of_its_mass(p, top_p, kept):
+    got = sampling._nucleus(jnp.log(jnp.array([p, p])), top_p)
+    for row in np.isfinite(got):
+        assert np.flatnonzero(row).tolist() == kept
+
+
 def test_a_row_draws_the_same_whatever_the_batch_around_it():
     _, _, sample = sampler()
     prompts, lengths = small.prompts()

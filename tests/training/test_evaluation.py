@@ -78,6 +78,10 @@ def test_figures_by_hand():
             "pass_at_1": (1 / 2 + 0 + 1 / 2) / 3,
             "pass_at_2": (5 / 6 + 0 + 1) / 3,
             "pass_at_4": (1 + 0 + 1) / 3,
+            # 1/6 is the chance that two of r, r, w, w are both right.
+            "pass_hat_1": (1 / 2 + 0 + 1 / 2) / 3,
+            "pass_hat_2": (1 / 6 + 0 + 0) / 3,
+            "pass_hat_4": 0.0,
             "reward_mean": 3 / 10,
             # r and w are tied; v is wrong; x could not be graded.
             "majority": (0.5 + 0 + 0) / 3,
@@ -109,6 +113,10 @@ def test_every_k_is_the_mean_over_all_subsets(letters):
         best = [reference.max_at_k(g, min(k, len(g))) for g in groups]
         assert figures[f"pass_at_{k}"] == pytest.approx(float(np.mean(passed)), abs=1e-6)
         assert figures[f"max_at_{k}"] == pytest.approx(float(np.mean(best)), abs=1e-6)
+        # All of k are right where not one of them is wrong.
+        failed = [reference.pass_at_k(g < 1.0, min(k, len(g))) for g in groups]
+        hat = 1.0 - float(np.mean(failed))
+        assert figures[f"pass_hat_{k}"] == pytest.approx(hat, abs=1e-6)
     assert evaluation.left_out(found.rewards) == 1
     # Where rewards are 0 and 1, the two are one.
     shown = [f"max_at_{k}" for k in (1, 2, 4, 6) if "h" in letters]

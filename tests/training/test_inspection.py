@@ -158,6 +158,7 @@ def test_eval_gives_what_the_run_measured_and_more(finished, capsys):
     assert 0.0 < found.metrics["pass_at_1"] < 1.0
     directory = finished / "eval" / "test_step2"
     assert (directory / "pass_at_k.png").read_bytes()[:4] == b"\x89PNG"
+    assert (directory / "pass_hat_k.png").read_bytes()[:4] == b"\x89PNG"
     assert not (directory / "max_at_k.png").exists()
     summary = read(directory / "summary.json")
     assert (summary["n"], summary["problems"], summary["left_out"]) == (5, 10, 0)
@@ -192,7 +193,11 @@ def test_several_runs_are_compared(finished, tmp_path, capsys, monkeypatch):
     assert [len(one.problems) for one in found] == [12, 12]
     assert found[0].metrics == found[1].metrics
     plots = {path.name for path in (other / "eval").glob("*.png")}
-    assert plots == {"compare_train.png", "compare_train_max_at_k.png"}
+    assert plots == {
+        "compare_train.png",
+        "compare_train_max_at_k.png",
+        "compare_train_pass_hat_k.png",
+    }
     assert read(finished / "eval" / "train_step1" / "summary.json")["overrides"] == overrides
     assert (finished / "eval" / "train_step1" / "max_at_k.png").exists()
     shown = capsys.readouterr().out

@@ -202,6 +202,47 @@ def test_divergence_and_importance_in_the_loss():
     np.testing.assert_allclose(sums["kl"], (log_probs - reference)[mask].sum(), rtol=1e-4)
 
 
+@pytest.mark.parametrize("gap", [-1000.0, -100.0, 100.0, 1000.0])
+@pytest.mark.parametrize("dual_clip", [0.0, 3.0])
+@pytest.mark.parametrize("weight", [-1.0, 0.0, 1.0])
+def test_huge_log_ratios_are_clamped_and_counted(gap, dual_clip, weight):
+    """One of two tokens has a log-ratio of `gap`; the other one is as if it were alone."""
+    one = jnp.ones((1, 1, 2))
+    log_probs = -one
+    odd = jnp.array([[[gap, 0.0]]])
+    loss = losses.PolicyLoss("ppo", dual_clip=dual_clip, kl="k3", kl_coef=0.1, importance_cap=2.0)
+
+    def value(log_probs, odd):
+        t = losses.Tokens(
+            log_probs=log_probs,
+            entropy=one,
+            old=-one - odd,
+            sampled=-one - odd + odd,
+            reference=-one - odd,
+            mask=one > 0,
+            weights=jnp.full((1, 1), weight),
+            sizes=jnp.ones((1, 1)),
+        )
+        return loss(t, 1, 2)
+
+    gradient, sums = jax.grad(value, has_aux=True)(log_probs, odd)
+    total, _ = value(log_probs, odd)
+    assert np.isfinite(total) and np.isfinite(gradient).all()
+    assert np.isfinite(list(sums.values())).all() and sums["clamped"] == 1
+    near, sums = jax.grad(value, has_aux=True)(log_probs, jnp.zeros_like(odd))
+    assert gradient[0, 0, 1] == near[0, 0, 1] and sums["clamped"] == 0
+
+
+@pytest.mark.parametrize("kind", ["k2", "k3"])
+def test_a_divergence_of_rounding_size_has_no_gradient(kind):
+    """Adam would make a whole step of it."""
+    reference = jnp.array([-1.0, -2.0, -3.0])
+    gradient = jax.grad(lambda x: losses.divergence(kind, x, reference).sum())
+    near = reference + jnp.array([2e-6, -5e-6, 0.0])
+    np.testing.assert_array_equal(gradient(near), np.zeros(3))
+    np.testing.assert_allclose(gradient(reference + 1e-3), np.full(3, 1e-3), rtol=1e-2)
+
+
 @pytest.mark.parametrize("policy", losses.POLICIES)
 def test_what_stands_off_the_mask_is_never_seen(policy):
     """Huge values there overflow in the ratios; neither loss nor gradient may notice."""

@@ -54,6 +54,8 @@ def test_a_run_leaves_its_directory(finished):
     assert [line.get("train/k") for line in lines] == [None, 4, 4, 4, 1, 1, 1]
     assert [i for i, line in enumerate(lines) if "eval/pass_at_5" in line] == [0, 2, 4, 6]
     for line in lines[1:]:
+        solved = line["train/cumulative_solve_rate"] * 50
+        assert solved == pytest.approx(line["train/seen_solve_rate"] * line["train/problems_seen"])
         assert 0.0 <= line["train/pass_at_1"] <= line["train/pass_at_4"] <= 1.0
         assert line["train/pass_at_1"] == pytest.approx(line["train/reward_mean"], abs=1e-6)
         assert 0.0 < line["train/entropy"] < np.log(13)

@@ -168,6 +168,21 @@ def test_the_kl_divergence_can_be_in_the_reward():
     np.testing.assert_allclose(metrics["reward_mean"], plain["reward_mean"])
 
 
+def test_groups_that_the_penalty_sets_apart_are_not_dropped():
+    graded = batch()
+    old = graded.rollout.log_probs
+    reference = old + 0.3 * jax.random.normal(jax.random.key(9), old.shape)
+    # The rewards of two groups are equal; of one of them the penalties are as well.
+    reference = reference.at[3].set(old[3])
+    rewards = graded.rewards.at[3].set(0.25).at[6].set(1.0)
+    graded = graded._replace(old=old, reference=reference, rewards=rewards)
+    loss = losses.PolicyLoss("ppo", kl="k1", kl_coef=0.5, kl_in_reward=True)
+    ours, metrics = updated(graded, loss=loss, drop_equal_groups=True)
+    without, _ = updated(rows(graded, np.array([0, 1, 2, 4, 5, 6, 7])), loss=loss)
+    assert_same_params(ours, without)
+    np.testing.assert_allclose(metrics["equal_groups"], 2 / 7, rtol=1e-6)
+
+
 def config(**changes):
     config = config_lib.default()
     config.update_from_flattened_dict(changes)
