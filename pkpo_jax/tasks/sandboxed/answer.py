@@ -13,11 +13,14 @@ import sys
 from pkpo_jax.tasks.sandboxed import blocks, confine, peer, wire
 
 Module = type(sys)
-# Names of special methods that are functions of the module operator too.
-BINARY = (
-    "add sub mul matmul truediv floordiv mod pow lshift rshift and_ xor or_ lt le gt ge eq ne"
-).split()
-_IN_PLACE = "iadd isub imul imatmul itruediv ifloordiv imod ipow ilshift irshift iand ixor ior"
+# fmt: off
+_OF_OPERATOR = [
+    "add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "lshift", "rshift", "and_",
+    "xor", "or_", "iadd", "isub", "imul", "imatmul", "itruediv", "ifloordiv", "imod", "ipow",
+    "ilshift", "irshift", "iand", "ixor", "ior", "lt", "le", "gt", "ge", "eq", "ne", "neg", "pos",
+    "invert", "index", "contains",
+]
+# fmt: on
 OPERATIONS = {
     "call": lambda function, args, kwargs: function(*args, **kwargs),
     "get": getattr,
@@ -26,18 +29,13 @@ OPERATIONS = {
     "item": operator.getitem,
     "set_item": operator.setitem,
     "delete_item": operator.delitem,
-    "contains": operator.contains,
     "instance": isinstance,
     "subclass": issubclass,
     "enter": lambda value: type(value).__enter__(value),
     "exit": lambda value: type(value).__exit__(value, None, None, None),
-    "neg": operator.neg,
-    "pos": operator.pos,
-    "invert": operator.invert,
-    "index": operator.index,
     **{f.__name__: f for f in (iter, next, len, bool, str, repr, bytes, format, hash, int, float)},
     **{f.__name__: f for f in (complex, abs, round, reversed, divmod)},
-    **{name: getattr(operator, name) for name in (*BINARY, *_IN_PLACE.split())},
+    **{name: getattr(operator, name) for name in _OF_OPERATOR},
 }
 
 
@@ -104,13 +102,13 @@ def _ancestors(kind: object, module: Module, names: list[str]) -> list[tuple[str
         return []
     found = []
     for ancestor in kind.__mro__:
-        name = ancestor.__name__
+        name, home = ancestor.__name__, ancestor.__module__
         mine = [n for n in names if getattr(module, n, None) is ancestor]
         if mine:
             found.append(("answer", mine[0]))
-        elif getattr(sys.modules.get(ancestor.__module__), name, None) is ancestor:
-            found.append((ancestor.__module__, name))
-    return [entry for entry in found if entry[0] != "answer" or entry[1] in names]
+        elif home != "answer" and getattr(sys.modules.get(home), name, None) is ancestor:
+            found.append((home, name))
+    return found
 
 
 def _serve(requests: object, replies: object, module: Module, names: list[str]) -> None:

@@ -5,13 +5,11 @@ This parses what nobody trusts, so it runs in the answer's process.
 
 from __future__ import annotations
 
-import ast
-import re
 import sys
-import symtable
-import textwrap
-import warnings
-from collections.abc import Iterator
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 
 def choose(blocks: list[str], names: list[str], head: str, stub: str) -> list[str]:
@@ -51,10 +49,13 @@ def _sources(block: str, names: list[str], head: str, stub: str) -> list[str]:
     It goes on from the stub if it starts with an indented line and has no head of the function;
     it ends before the first line that is not indented.
     """
-    indented = block.strip("\n")[:1] in (" ", "\t")
-    whole = re.search(rf"^(async )?def {names[0]}\b", block, re.MULTILINE)
-    if not indented:
+    if block.strip("\n")[:1] not in (" ", "\t"):
         return [head, block]
+    # These are imported where they are needed, for most answers do not wait for them then.
+    import re
+    import textwrap
+
+    whole = re.search(rf"^(async )?def {names[0]}\b", block, re.MULTILINE)
     if not stub or whole:
         # It cannot be a program as it stands, for Python wants its first line at the margin.
         return [head, textwrap.dedent(block)]
@@ -66,10 +67,14 @@ def _meanings(program: str) -> tuple[set[str], set[str]]:
 
     An import of what is not the standard library defines nothing: it stands in usage examples.
     """
+    import ast
+    import symtable
+    import warnings
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         top = symtable.symtable(program, "answer.py", "exec")
-        foreign = _foreign(ast.parse(program))
+        foreign = _foreign(ast.walk(ast.parse(program)))
     defined = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
     used = {s.get_name() for s in top.get_symbols() if s.is_referenced()}
     used.update(
@@ -81,25 +86,20 @@ def _meanings(program: str) -> tuple[set[str], set[str]]:
     return defined - foreign, used - defined
 
 
-def _tables(table: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:
+def _tables(table: object) -> Iterator[object]:
     for child in table.get_children():
         yield child
         yield from _tables(child)
 
 
-def _foreign(tree: ast.Module) -> set[str]:
+def _foreign(nodes: Iterable[object]) -> set[str]:
     """Returns the names that are imported from elsewhere than the standard library."""
     names = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom):
-            modules = {a.asname or a.name: node.module or "" for a in node.names}
-        elif isinstance(node, ast.Import):
-            modules = {a.asname or a.name.partition(".")[0]: a.name for a in node.names}
-        else:
-            continue
-        names.update(
-            name
-            for name, module in modules.items()
-            if module.partition(".")[0] not in sys.stdlib_module_names
-        )
+    for node in nodes:
+        kind = type(node).__name__
+        if kind in ("Import", "ImportFrom"):
+            for alias in node.names:
+                module = alias.name if kind == "Import" else node.module or ""
+                if module.partition(".")[0] not in sys.stdlib_module_names:
+                    names.add(alias.asname or alias.name.partition(".")[0])
     return names

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import builtins
 import os
-from collections.abc import Callable, Iterable, Iterator
 
 from pkpo_jax.tasks.sandboxed import confine, wire
 from pkpo_jax.tasks.sandboxed.handles import Handle, Side
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
 
 
 def main(job_fd: int) -> None:

@@ -12,9 +12,12 @@ that plain data have (startswith, issubset), unless the problem's solution defin
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
 
 from pkpo_jax.tasks.sandboxed import peer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 _PLAIN = (bool, int, float, complex, str, bytes, list, tuple, dict, set)
 _PLAIN_NAMES = frozenset(name for kind in _PLAIN for name in dir(kind))
@@ -111,22 +114,23 @@ def _reflected(operation: str) -> Callable[[Handle, object], object]:
     return operate
 
 
-_UNARY = "next len bool str repr bytes hash int float complex index neg pos abs invert round"
-for _name in f"{_UNARY} reversed format enter".split():
-    setattr(Handle, f"__{_name}__", _unary(_name))
-for _special, _name in {"get": "item", "set": "set_item", "del": "delete_item"}.items():
-    setattr(Handle, f"__{_special}item__", _unary(_name))
-_COMPARED = ("lt", "le", "gt", "ge", "eq", "ne")
-for (
-    _name
-) in "add sub mul matmul truediv floordiv mod divmod pow lshift rshift and_ xor or_".split():
-    _special = _name.strip("_")
-    setattr(Handle, f"__{_special}__", _binary(_name))
-    setattr(Handle, f"__r{_special}__", _reflected(_name))
-    if _special != "divmod":
-        setattr(Handle, f"__i{_special}__", _binary(f"i{_special}"))
-for _name in _COMPARED:
-    setattr(Handle, f"__{_name}__", _binary(_name))
+# The special methods of a handle, by the operations that they ask for.
+_UNARY = ["next", "len", "bool", "str", "repr", "bytes", "hash", "int", "float", "complex", "index"]
+_UNARY += ["neg", "pos", "abs", "invert", "round", "reversed", "format", "enter"]
+_ITEMS = {"getitem": "item", "setitem": "set_item", "delitem": "delete_item"}
+_COMPARISONS = ["lt", "le", "gt", "ge", "eq", "ne"]
+_ARITHMETIC = ["add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow"]
+_ARITHMETIC += ["lshift", "rshift", "and_", "xor", "or_"]
+_METHODS = {
+    **{name: _unary(name) for name in _UNARY},
+    **{name: _unary(operation) for name, operation in _ITEMS.items()},
+    **{name: _binary(name) for name in [*_COMPARISONS, "divmod"]},
+    **{name.strip("_"): _binary(name) for name in _ARITHMETIC},
+    **{f"r{name.strip('_')}": _reflected(name) for name in [*_ARITHMETIC, "divmod"]},
+    **{f"i{name.strip('_')}": _binary(f"i{name.strip('_')}") for name in _ARITHMETIC},
+}
+for _name, _method in _METHODS.items():
+    setattr(Handle, f"__{_name}__", _method)
 
 
 class Side(peer.Peer):

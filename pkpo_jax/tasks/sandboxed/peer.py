@@ -7,9 +7,11 @@ are a str or an int from 0 on, those of the tests a negative int.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from pkpo_jax.tasks.sandboxed import values, wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # The first byte of a message.
 ASK, VALUE, RAISED = b"?", b"=", b"!"

@@ -7,7 +7,10 @@ derives from, and brings no methods of its own.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 _VIEWS = {"dict_keys": type({}.keys()), "dict_values": type({}.values())}
 _VIEWS["dict_items"] = type({}.items())
