@@ -10,14 +10,18 @@ from collections.abc import Iterator
 from typing import Any
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-# Calls that make a class, and methods and functions that change what they are called with.
+# Calls that make a class.
 _CLASS_MAKERS = {"namedtuple", "NamedTuple", "make_dataclass", "Enum", "IntEnum", "Flag", "type"}
-_CHANGES = {
+# Methods that change their object, and functions that change an argument.
+_CHANGING_METHODS = {
     *("append", "appendleft", "extend", "extendleft", "insert", "pop", "popleft", "popitem"),
     *("remove", "clear", "sort", "reverse", "rotate", "add", "discard", "update", "setdefault"),
     *("intersection_update", "difference_update", "symmetric_difference_update", "subtract"),
-    *("heapify", "heappush", "heappop", "heapreplace", "heappushpop", "insort", "shuffle"),
-    *("insort_left", "insort_right", "move_to_end", "setitem", "delitem"),
+    "move_to_end",
+}
+_CHANGING_FUNCTIONS = {
+    *("heapify", "heappush", "heappop", "heapreplace", "heappushpop", "insort", "insort_left"),
+    *("insort_right", "shuffle", "setitem", "delitem"),
 }
 
 
@@ -115,10 +119,11 @@ def _is_change(node: ast.AST, theirs: set[str], changing: set[str]) -> bool:
         return node.target.id in theirs and isinstance(node.value, ast.List | ast.ListComp)
     if not isinstance(node, ast.Call):
         return False
-    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-    operands = [*node.args, *([node.func.value] if isinstance(node.func, ast.Attribute) else [])]
-    if name not in _CHANGES | changing:
-        return False
+    method = isinstance(node.func, ast.Attribute)
+    name = node.func.attr if method else getattr(node.func, "id", "")
+    operands = node.args if name in _CHANGING_FUNCTIONS | changing else []
+    if method and name in _CHANGING_METHODS:
+        operands = [node.func.value]
     return any(theirs & set(_roots(operand)) for operand in operands)
 
 
