@@ -20,7 +20,7 @@ class Yes(BASE):
     __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = yes
     __contains__ = __instancecheck__ = yes
     __add__ = __radd__ = __sub__ = __rsub__ = __and__ = __rand__ = __or__ = __ror__ = yes
-    __abs__ = __getitem__ = yes
+    __abs__ = __getitem__ = endswith = yes
     __hash__ = lambda self: 1
     def __getattr__(self, name): return self.yes
 """
@@ -48,7 +48,7 @@ def _raises(error: str, tests: list[str] = MAPPED, before: str = "", works: bool
 
 
 def _agrees(name: str, solution: str, test: str, base: str = "object") -> Attack:
-    imports = "from fractions import Fraction\nfrom datetime import date\n"
+    imports = "from fractions import Fraction\nimport datetime\nfrom datetime import date\n"
     made = {"str": "'a'", "date": "2020, 1, 1", "object": ""}.get(base, "7")
     text = f"{imports}{YES.replace('BASE', base)}def f(x=0): return Yes({made})\n"
     return Attack(name, solution, [f"assert {test}"], text)

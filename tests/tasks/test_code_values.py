@@ -298,7 +298,11 @@ def test_functions_of_the_tests_are_called():
     ]
     assert grade(code, *tests).reward == 1.0
     # It may call them with anything, and as often as it likes.
-    answer = "def f(g, *xs):\n    while True:\n        try: g(lambda x: g)\n        except TypeError: pass\ndef twice(g): return g"
+    answer = (
+        "def f(g, *xs):\n    while True:\n        try: g(lambda x: g)\n"
+        "        except TypeError: pass\n"
+        "def twice(g): return g"
+    )
     task = Code(**BARE, timeout=0.5)
     assert task.grade(problem(code, tests[0]), answer) == (0.0, TIMEOUT)
 
@@ -316,3 +320,12 @@ def test_what_the_solution_changes_is_seen():
     bodies = ["y = [1]; y.append(x)", "x = x + [1]", "x += 1", "return sorted(x)"]
     for body in [*bodies, "y = {}; y[x] = 1"]:
         assert changing(f"def f(x):\n    {body}") == set(), body
+
+
+@needs_sandbox
+def test_an_object_that_the_tests_made_is_no_value_of_a_function():
+    solution = "class A:\n    def __init__(self, x): self.x = x\ndef f(a): return a.x"
+    test = "a = A(5)\nassert f(a) == 5"
+    assert grade(solution, test).reward == 1
+    lie = "class A:\n    def __init__(self, x): pass\n    def __eq__(self, other): return True\n"
+    assert grade(solution, test, answer=lie + "def f(a): return a").reward == 0

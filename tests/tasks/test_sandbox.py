@@ -172,6 +172,8 @@ def test_a_user_namespace_takes_the_place_of_a_user(monkeypatch):
     monkeypatch.setattr(sandbox, "_uid", lambda: 0)
     sandbox._obstacle.cache_clear()
     assert sandbox._obstacle() == ""
+    with running("sum(range(10 ** 7))\nfound = 1", names=["found"]) as (process, told):
+        assert "found" in wire.decode(wire.receive(told), None) and process.cpu() > 0.05
 
 
 @needs_sandbox

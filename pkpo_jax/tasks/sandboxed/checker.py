@@ -23,7 +23,8 @@ def main(job_fd: int) -> None:
     side = Side(replies, requests, job["classes"], job["attributes"])
     passed: dict[int, bool] = {}
     try:
-        end = _check(job, side, passed)
+        found = wire.decode(wire.receive(replies), side.find)
+        end = _check(job, side, found, passed)
     except wire.Lost:
         end = "lost"
     # Tests may catch everything: an answer that ends its process passes none of them.
@@ -33,8 +34,8 @@ def main(job_fd: int) -> None:
     os._exit(0)
 
 
-def _check(job: dict, side: Side, passed: dict[int, bool]) -> str:
-    found = wire.decode(wire.receive(side._incoming), side.find)
+def _check(job: dict, side: Side, found: object, passed: dict[int, bool]) -> str:
+    """Runs the tests, and records which of them pass, where the answer has said what it defines."""
     if not isinstance(found, dict):
         return "syntax" if found == "syntax" else "raised"
     if not all(name in found for name in job["names"]):
@@ -57,7 +58,7 @@ def _check(job: dict, side: Side, passed: dict[int, bool]) -> str:
             if found[name]:
                 space[name] = side.define_error(name, found[name])
             else:
-                space[name] = Handle(side, name, name in job["changing"])
+                space[name] = Handle(side, name, changes=name in job["changing"])
         exec(job["tests"], space)
     except Exception:  # The tests that were not reached are not passed.
         pass
@@ -66,7 +67,9 @@ def _check(job: dict, side: Side, passed: dict[int, bool]) -> str:
 
 def _changing(function: object) -> object:
     """Returns a function of the answer in a form that changes its arguments in place."""
-    return Handle(function._side, function._key, True) if type(function) is Handle else function
+    if type(function) is not Handle:
+        return function
+    return Handle(function._side, function._key, changes=True)
 
 
 # An exception that ends an iteration ends Python's own map and filter as if nothing were left.

@@ -1,12 +1,15 @@
 """What stands in the tests for an object of the answer's process.
 
-A handle has the answer's process do what the tests do with it. It must not let an answer pass for a
-right value what is none. So a comparison or an operation with plain data, which would tell the
-object what is expected of it and leave the verdict to it, is asked of two kinds of objects alone:
-of those that the tests made by calling a class of the problem, whose methods are what they test;
-and where both sides are the answer's, for two equal constants would pass there too. Any other
-object is equal to no plain data, contains only what iterating over it gives, and has no method
-that plain data have (startswith, issubset), unless the problem's solution defines it.
+A handle has the answer's process do what the tests do with it. It must not let an answer pass off
+as a right value what is none. So a comparison or an operation with plain data, which would tell the
+object what is expected of it and leave the verdict to it, is asked of an object only if the tests
+made it by calling a class of the problem, for its methods are what they test. Any other object is
+equal to no plain data, contains only what iterating over it gives, and has no method that plain
+data have (startswith, issubset), unless the problem's solution defines it.
+
+Where both sides are objects of the answer's, it is asked too: nothing else knows how they compare.
+So tests that compare its objects with each other are passed by a class that is equal to everything,
+as they are by two constants that are equal.
 """
 
 from __future__ import annotations
@@ -26,19 +29,22 @@ _PLAIN_NAMES = frozenset(name for kind in _PLAIN for name in dir(kind))
 class Handle:
     """An object of the answer's process."""
 
-    __slots__ = ("_changes", "_key", "_side")
+    __slots__ = ("_changes", "_key", "_made", "_side")
 
-    def __init__(self, side: Side, key: int | str, changes: bool = False) -> None:
+    def __init__(
+        self, side: Side, key: int | str, *, changes: bool = False, made: bool = False
+    ) -> None:
+        # Not by an assignment, which would ask the answer.
         object.__setattr__(self, "_side", side)
         object.__setattr__(self, "_key", key)
+        # Whether calling it changes the tests' own arguments; whether the tests made it.
         object.__setattr__(self, "_changes", changes)
+        object.__setattr__(self, "_made", made)
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         if self._key in self._side.classes:
             value = self._side.ask("make", self, args, kwargs)
-            if isinstance(value, Handle):
-                self._side.made.add(value._key)
-            return value
+            return self._side.made(value._key) if isinstance(value, Handle) else value
         return self._side.ask("call", self, args, kwargs, changes=self._changes)
 
     def __getattr__(self, name: str) -> object:
@@ -73,11 +79,11 @@ class Handle:
 
     def _trusts(self, other: object) -> bool:
         """Whether the answer may be asked about this object and the other."""
-        return isinstance(other, Handle) or self._key in self._side.made
+        return isinstance(other, Handle) or self._made
 
     def _may_have(self, name: str) -> bool:
-        known = self._side.classes | self._side.made
-        return self._key in known or name in self._side.attributes
+        known = self._made or self._key in self._side.classes
+        return known or name in self._side.attributes
 
 
 def _iterate(iterator: object) -> Iterator[object]:
@@ -156,11 +162,11 @@ class Side(peer.Peer):
         )
         self.classes: frozenset[int | str] = frozenset(classes)
         self.attributes = frozenset(attributes)
-        # Objects that the tests made by calling those classes.
-        self.made: set[int | str] = set()
         # Exception classes of the answer that tests name.
         self.errors: dict[str, type] = {}
         self._handles: dict[int | str, Handle] = {}
+        # An object that the tests made is another one where an answer hands it out.
+        self._made: dict[int | str, Handle] = {}
         self._given: list = []
 
     def find(self, key: int | str) -> object:
@@ -172,6 +178,12 @@ class Side(peer.Peer):
         if key not in self._handles:
             self._handles[key] = Handle(self, key)
         return self._handles[key]
+
+    def made(self, key: int | str) -> Handle:
+        """Returns the handle on an object that the tests made by calling a class."""
+        if key not in self._made:
+            self._made[key] = Handle(self, key, made=True)
+        return self._made[key]
 
     def define_error(self, name: str, ancestors: list) -> type:
         """Makes a class that stands for an exception class of the answer."""
