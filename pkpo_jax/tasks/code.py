@@ -12,7 +12,10 @@ library can be imported, and that tests cannot compare everything:
     arguments too, or if the call is a statement of its own. Otherwise an answer could change what
     it is compared with: `f(xs) == sorted(xs)`.
   - Functions and iterators of the tests can be arguments, objects of their own classes cannot.
-  - Coroutines cannot be awaited by tests.
+  - Exceptions arrive as the first class of theirs that is Python's own or that the tests name. One
+    that would end a loop of the tests, or the process, is a RuntimeError.
+  - Coroutines cannot be awaited by tests, and the class of an object that stays is not seen, but by
+    isinstance with a class of the answer's.
 """
 
 from __future__ import annotations

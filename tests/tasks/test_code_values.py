@@ -15,7 +15,7 @@ VALUES = [
     "datetime.datetime(2020, 1, 2, 3, tzinfo=datetime.timezone.utc)", "datetime.timedelta(1, 2, 3)",
     "bytearray(b'a')", "collections.deque([1, [2]], 3)", "collections.Counter('aab')",
     "collections.OrderedDict([(2, 1), (1, 2)])", "collections.defaultdict(list, {1: [2]})",
-    "array.array('i', [1, 2])", "slice(1, None)", "{1: 2}.keys()", "Fraction", "KeyError",
+    "array.array('i', [1, 2])", "slice(1, None)", "{1: 2}.keys()", "Fraction", "KeyError", "...",
 ]  # fmt: skip
 
 

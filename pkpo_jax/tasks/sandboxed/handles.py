@@ -49,7 +49,8 @@ class Handle:
 
     def __getattr__(self, name: str) -> object:
         # Python looks for many a special method that it can do without.
-        if name.startswith("__") or (name in _PLAIN_NAMES and not self._may_have(name)):
+        special = name.startswith("__") and name not in ("__name__", "__qualname__")
+        if special or (name in _PLAIN_NAMES and not self._may_have(name)):
             raise AttributeError(name)
         return self._side.ask("get", self, name)
 

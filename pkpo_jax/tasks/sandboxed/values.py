@@ -28,9 +28,10 @@ _MODULES = {name: module for module, names in _KINDS.items() for name in names}
 # Those that calls can change in place.
 MUTABLE = {"bytearray", "Counter", "OrderedDict", "defaultdict", "deque", "array"}
 
-# Types that are sent by name, with those above and the exceptions of Python.
+# Types that are sent by name, with those above and the exceptions of Python; and a constant.
 _TYPES = (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset, object)
 _BY_NAME = {kind.__name__: kind for kind in (*_TYPES, type(None), type)}
+_BY_NAME["Ellipsis"] = ...
 
 
 def _zone(value: object) -> object:
