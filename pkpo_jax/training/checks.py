@@ -11,7 +11,7 @@ from ml_collections import config_dict
 from pkpo_jax import parallel
 from pkpo_jax.estimators import schedules
 from pkpo_jax.policy import checkpoints, gemma2
-from pkpo_jax.tasks import sandbox
+from pkpo_jax.tasks import code, sandbox
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import evaluation, losses, weights
 from pkpo_jax.training.config import ConfigError, get
@@ -143,14 +143,18 @@ def _check_keys(config: config_dict.ConfigDict) -> None:
 
 
 def _check_grading(config: config_dict.ConfigDict) -> None:
-    """A program that never ends is wrong; one that the pool has to end would be left out."""
+    """Checks that a program that uses up its time is graded before the pool gives it up.
+
+    It is wrong then; one that the pool has to end is left out.
+    """
     if config.task.name != "code" or not config.grading.workers:
         return
-    needed = config.task.timeout + sandbox.START_TIMEOUT
+    needed = code.PATIENCE * config.task.timeout + sandbox.START_TIMEOUT
     if config.grading.timeout < needed:
         raise ConfigError(
-            f"grading.timeout={config.grading.timeout} with task.timeout={config.task.timeout}; a "
-            f"sandbox may take {sandbox.START_TIMEOUT:g} seconds to start: set grading.timeout to "
+            f"grading.timeout={config.grading.timeout} with task.timeout={config.task.timeout}; "
+            f"{code.PATIENCE:g} times task.timeout may pass on a busy machine until it is used up, "
+            f"and {sandbox.START_TIMEOUT:g} seconds until a sandbox starts: set grading.timeout to "
             f"{needed:g} or more, or task.timeout lower."
         )
 

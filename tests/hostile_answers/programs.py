@@ -1,7 +1,8 @@
 """Programs that attack: each would return what the tests want if its attack came off.
 
-So an attack that is graded 0 did not succeed. The tests are those of `double`, or of `secret`,
-which has to know what only the trainer does.
+So an attack that is graded 0, or left out for it sleeps, did not succeed. The tests are those of
+`double`, or of `secret`, which has to know what only the trainer does; `protocol` has attacks on
+other tests.
 """
 
 from __future__ import annotations
@@ -146,6 +147,66 @@ def programs(site: Site) -> list[Program]:
         _does(
             "many files of 1 MB",
             "for i in range(100): open(f'/tmp/{i}', 'wb').write(bytes(1 << 20))",
+        ),
+        # Memory that the kernel holds.
+        _does(
+            "attributes of files",
+            """
+            for i in range(1000):
+                os.close(os.open(f'/tmp/{i}', os.O_CREAT))
+                for j in range(100): os.setxattr(f'/tmp/{i}', f'user.{j}', bytes(65000))
+            """,
+        ),
+        _does("attributes of a directory", "os.setxattr('/tmp', 'user.a', bytes(60000))"),
+        _does("many empty files", "for i in range(10 ** 5): open(f'/tmp/{i}', 'x').close()"),
+        _does("many directories", "for i in range(10 ** 5): os.mkdir(f'/tmp/{i}')"),
+        _does("long links", "for i in range(10 ** 4): os.symlink('x' * 4000, f'/tmp/{i}')"),
+        _does("device files", "for i in range(10 ** 5): os.mknod(f'/tmp/{i}')"),
+        _does("pipes", "fcntl.fcntl(os.pipe()[1], 1031, 1 << 20)", "fcntl, os", works=True),
+        _does(
+            "locks of bytes",
+            """
+            file = open(os.__file__)
+            for i in range(1000): fcntl.lockf(file, fcntl.LOCK_SH, 1, 2 * i)
+            """,
+            "fcntl, os",
+            works=True,
+        ),
+        _does(
+            "sockets in sockets",
+            """
+            pair = socket.socketpair()
+            for i in range(100):
+                socket.send_fds(pair[0], [b'x'], [s.fileno() for s in socket.socketpair()])
+            """,
+            "socket",
+        ),
+        _does("events", "os.eventfd(0)", works=True),
+        _does(
+            "inotify",
+            """
+            library = ctypes.CDLL(None)
+            watch = library.inotify_init()
+            assert watch >= 0 and library.inotify_add_watch(watch, b'/tmp', 0xfff) >= 0
+            """,
+            "ctypes",
+            works=True,
+        ),
+        *(
+            _does(name, f"assert ctypes.CDLL(None).syscall({call}) >= 0", "ctypes")
+            for name, call in {
+                "keyring": "248, b'user', b'k', b'x' * 9000, 9000, -3",
+                "timers of POSIX": "222, 0, None, ctypes.byref(ctypes.c_int())",
+                "timer descriptors": "283, 1, 0",
+                "fanotify": "300, 0, 0",
+                "io_uring": "425, 1024, bytes(120)",
+                "queues of System V": "68, 0, 0o1600",
+                "semaphores": "64, 0, 1000, 0o1600",
+                "queues of POSIX": "240, b'q', 0o100, 0o600, None",
+                "a file from memory": "447, 0",
+                "userfaultfd": "323, 1",
+                "a filter of its own": "317, 1, 0, None",
+            }.items()
         ),
         _does("many open files", "files = [open('/tmp/file', 'wb') for _ in range(1000)]"),
         # Files outside.

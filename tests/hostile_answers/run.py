@@ -19,7 +19,7 @@ import numpy as np
 from pkpo_jax.tasks import Math, Problem, Task, code_tests, math
 from pkpo_jax.tasks.code import Code
 from pkpo_jax.tasks.grading import Grader
-from tests.hostile_answers import programs
+from tests.hostile_answers import programs, protocol
 from tests.hostile_answers.mathematics import MATHEMATICS
 
 SECRET_NAME, SECRET = "PKPO_JAX_SECRET", "s3cret of the trainer"
@@ -40,7 +40,8 @@ class Either(Task):
     """Has each problem graded by its own task, so that one pool grades all of them."""
 
     def __post_init__(self) -> None:
-        tasks = {"math": QuickMath(), "code": Code(**OPTIONS)}
+        chat = Code(**{**OPTIONS, "instruct": True})
+        tasks = {"math": QuickMath(), "code": Code(**OPTIONS), "chat": chat}
         object.__setattr__(self, "tasks", tasks)
 
     def problems(self, split: str) -> list[Problem]:
@@ -64,9 +65,9 @@ class Answer(NamedTuple):
     works: bool
 
 
-def problem(solution: str, tests: list[str]) -> Problem:
+def problem(solution: str, tests: list[str], task: str = "code") -> Problem:
     row = {"task_id": 1, "text": "?", "code": solution, "test_list": tests}
-    return {"task": "code", **code_tests.mbpp_problem(row)}
+    return {"task": task, **code_tests.mbpp_problem(row)}
 
 
 DOUBLE = problem(programs.RIGHT, programs.TESTS)
@@ -81,6 +82,16 @@ def answers(site: programs.Site) -> list[Answer]:
         *(
             Answer("code", p.name, THEFT, p.text, p.works)
             for p in programs.thefts(site, SECRET_NAME)
+        ),
+        *(
+            Answer(
+                "code",
+                a.name,
+                problem(a.solution, a.tests, "chat" if a.instruct else "code"),
+                a.text,
+                a.works,
+            )
+            for a in protocol.attacks()
         ),
         *(Answer("math", name, SEVEN, text, False) for name, text in MATHEMATICS.items()),
     ]

@@ -56,7 +56,7 @@ def test_every_hostile_answer_is_graded_0_or_refused():
 def test_the_table_is_long_and_each_name_its_own():
     site = programs.Site("/nowhere", 1, "nobody", 2)
     kinds = collections.Counter(a.kind for a in run.answers(site))
-    assert kinds["code"] >= 40 and kinds["math"] >= 10
+    assert kinds["code"] >= 130 and kinds["math"] >= 10
     assert len({(a.kind, a.name) for a in run.answers(site)}) == kinds.total()
 
 
@@ -64,5 +64,5 @@ def test_attacks_work_on_a_grader_without_defences():
     with run.bait(reached=True) as site:
         attacks = [a for a in run.answers(site) if a.works]
         failed = [a.name for a in attacks if not run.works_unconfined(a)]
-    assert len(attacks) > 25 and failed == []
+    assert len(attacks) > 40 and failed == []
     assert not run.works_unconfined(attacks[0]._replace(text="def double(x): return x"))

@@ -1,16 +1,21 @@
 import json
+import math
+import os
 import pickle
 import random
 import re
 import sys
+import textwrap
+import time
 
 import matplotlib.figure
 import numpy as np
 import pytest
 
-from pkpo_jax.tasks import Status, code_tests, sandbox
-from pkpo_jax.tasks.code import Code, programs
+from pkpo_jax.tasks import Status, code, code_blocks, code_tests, sandbox
+from pkpo_jax.tasks.code import Code
 from pkpo_jax.tasks.grading import Grader
+from pkpo_jax.tasks.sandboxed import blocks
 
 try:
     sandbox.require()
@@ -38,7 +43,8 @@ def problem(code, *tests, **more):
 
 
 def grade(code, *tests, answer=None, **more):
-    task = Code(**BARE, timeout=3.0)
+    """All tests are shown, so all count."""
+    task = Code(**BARE, timeout=3.0, shown_tests=99)
     return task.grade(problem(code, *tests, **more), code if answer is None else answer)
 
 
@@ -171,26 +177,132 @@ def test_a_broken_line_is_named(tmp_path, anywhere, change, message):
         task.problems("train")
 
 
+ADD = "def add(a, b):\n    return a + b\n"
+FENCED = f"```python\n{ADD}```\n"
+LAYOUTS = {
+    "an output behind it": FENCED + "Output:\n```\n3\n```\n",
+    "a usage example behind it": FENCED + "So\n```python\nprint(add(1, 2))\n```\n",
+    "an example that imports it": FENCED + "```python\nfrom mine import add\nadd(1, 2)\n```\n",
+    "a session behind it": FENCED + "```pycon\n>>> def add(a, b): return 7\n>>> add(1, 2)\n```",
+    "a shell command behind it": FENCED + "```bash\nadd = 3\n```\n",
+    "another language": FENCED + "```js\nfunction add(a, b) { return a + b }\n```\n",
+    "what does not parse behind it": FENCED + "```\nadd(1, 2) -> 3\ndef add(a, b):\n```\n",
+    "a draft before it": "```python\ndef add(a, b):\n    return 0\n```\n" + FENCED,
+    "an example before it": "```python\nprint(add(1, 2))\nexit(1)\n```\n" + FENCED,
+    "a helper before it": "```py\ndef plus(a, b): return a + b\n```\n"
+    "```py\ndef add(a, b):\n    return plus(a, b)\n```\n",
+    "an import before it":
+    "```py\nimport operator as o\n```\n```py\nadd = lambda *x: o.add(*x)\n```",
+    "helpers of helpers": "```\nN = 0\n```\nthen\n```\ndef zero():\n    return N\n```\nand\n"
+    "```\ndef add(a, b):\n    return a + b + zero()\n```\n",
+    "tildes": f"~~~\n{ADD}~~~\n",
+    "five backticks": f"`````py3\n{ADD}`````\n",
+    "a docstring with a fence": '````\ndef add(a, b):\n    """\n```\n3\n```\n"""\n'
+    "    return a + b\n````",
+    "a tag in capitals": f"```PYTHON\n{ADD}```",
+    "a tag with attributes": f'```{{.python title="x"}}\n{ADD}```',
+    "a tag with a version": f"```Python3.11\n{ADD}```",
+    "a tag nobody knows": f"```code\n{ADD}```",
+    "no end": f"So:\n```python\n{ADD}",
+    "a numbered list": "1. So:\n\n" + textwrap.indent(FENCED, "   ") + "\n2. Done.\n",
+    "a list in a list": "- a\n  - b\n\n" + textwrap.indent(FENCED, "    "),
+    "on the line of a list": "1. ```python\n" + textwrap.indent(ADD + "```", "   "),
+    "a list whose lines fall out": f"1. So:\n   ```python\n{ADD}   ```\n",
+    "indented too far": "- So:\n\n" + textwrap.indent(FENCED, "        "),
+    "a quotation": "".join(f"> {line}\n" for line in FENCED.splitlines()),
+    "tags around it": f"<answer>\n{FENCED}</answer>",
+    "carriage returns": FENCED.replace("\n", "\r\n"),
+    "code that is indented as one": "```\n" + textwrap.indent(ADD, "    ") + "```",
+    "an assignment": "```\nadd = lambda a, b: a + b\n```\n```\nx = add(1, 2)\n```",
+    "an import of it": "```\nfrom operator import add\n```\n```\nprint(add(1, 2))\n```",
+    "a definition in a try": "```\ntry:\n    from operator import add\nexcept ImportError:\n"
+    "    pass\n```\n```\nadd(1, 2)\n```",
+    "a decorated one":
+    "```\nimport functools\n```\n```\n@functools.cache\n" + ADD + "```\n```\n3\n```",
+    "a class with its name": "```\nclass add(int):\n    def __new__(cls, a, b):\n"
+    "        return int(a + b)\n```\n```\n3\n```",
+}  # fmt: skip
+
+
+@needs_sandbox
+def test_the_program_is_the_block_that_defines_what_is_called():
+    task, row = Code(allow_code_execution=True), problem(ROW["code"], *ROW["test_list"])
+    with Grader(task, workers=2, timeout=60) as grader:
+        grades = grader.grade([row], [list(LAYOUTS.values())])
+    assert [n for n, r in zip(LAYOUTS, grades.rewards[0], strict=True) if r != 1] == []
+    wrong = {
+        "none": "def add(a, b): return a + b",
+        "empty": "```python\n \n```",
+        "other names": "```\ndef plus(a, b): return a + b\n```\n```\nx = 1\n```",
+        "a session": "```python\n>>> def add(a, b): return a + b\n```",
+    }
+    assert {n: task.grade(row, r) for n, r in wrong.items()} == dict.fromkeys(
+        wrong, (0.0, WRONG_FORMAT)
+    )
+
+
+def test_several_names_may_be_in_several_blocks():
+    parts = [
+        "class Node: pass\n",
+        "x = Node()\n",
+        "def depth(n):\n    x = 1\n    return x\n",
+        "depth(1)\n",
+    ]
+    chosen = blocks.choose(parts, ["Node", "depth"], "head", "")
+    assert chosen == ["head", parts[0], parts[2]]
+    with pytest.raises(SyntaxError):
+        blocks.choose(["x = 1\n", "y = 1\n"], ["depth"], "", "")
+
+
 @pytest.mark.parametrize(
     ("response", "answer"),
     [
         ("So:\n```python\nx = 1\n```", "x = 1\n"),
         ("```py\nx = 1\n```\nor\n```python\nx = 2\n```\nDone.", "x = 2\n"),
+        ("```py\ndef f(): 1\n```\n```python\nprint(f())\n```", "def f(): 1\n"),
         ("```\nx = 1\n```\n```bash\nls\n```", "x = 1\n"),
-        ("```python\r\nx = 1\r\n```", "x = 1\r\n"),
-        ("```python\nx = '''\n  ```'''", "x = '''\n"),
-        ("```python\nx = 1\n", None),
+        ("```python\r\nx = 1\r\n```", "x = 1\n"),
+        ("```python\nx = 1\n", "x = 1\n"),
         ("```python\n \n```", None),
-        ("```text\nx\n```", None),
         ("x = 1", None),
         ("", None),
-        ("```python\n" * 200_000, None),
-        ("\n" + " " * 300_000 + "`" * 300_000, None),
     ],
 )
-def test_the_answer_is_the_last_block(response, answer):
+def test_the_answer_is_the_last_block_that_defines_something(response, answer):
     assert Code().answer(response) == answer
     assert Code(instruct=False).answer(response) == (response or None)
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "```python\n" * 200_000,
+        "```\n" * 200_000,
+        "\n" + " " * 300_000 + "`" * 300_000,
+        "> " * 200_000,
+        (">" * 200 + "\n") * 5000,
+        ("- " * 30 + "x\n") * 20_000,
+        "#\n" * 200_000,
+        "-\n" * 200_000,
+        "> - > - > - a\n" * 20_000,
+        "[a]: b\n" * 100_000,
+        "<a\n" * 100_000,
+        "\0\ud800`" * 100_000,
+    ],
+)
+def test_reading_any_response_is_quick(response):
+    started = time.process_time()
+    Code().answer(response)
+    assert time.process_time() - started < 2
+
+
+def test_what_reads_responses_is_told(monkeypatch, tmp_path, anywhere):
+    monkeypatch.setitem(sys.modules, "markdown_it", None)
+    code_blocks._parsers.cache_clear()
+    data_dir = write(tmp_path, ROW)
+    with pytest.raises(ImportError, match=re.escape('pip install -e ".[code]"')):
+        Code(data_dir=data_dir, allow_code_execution=True).problems("train")
+    assert len(Code(data_dir=data_dir, **BARE).problems("train")) == 1
 
 
 def test_prompts_ask_for_what_is_read(tmp_path, anywhere):
@@ -207,7 +319,11 @@ def test_prompts_ask_for_what_is_read(tmp_path, anywhere):
         # The character policy can read it.
         assert set(asked["prompt"] + plain["prompt"]) <= set(task.alphabet)
         solution = task.answer(task.demonstration(asked, RNG))
-        assert programs(asked, solution) == [asked["head"], solution]
+        assert run(asked, solution) == [asked["head"], solution]
+
+
+def run(row, *codes):
+    return blocks.choose(list(codes), row["names"], row["head"], row["stub"])
 
 
 def test_a_continuation_ends_where_its_function_does():
@@ -215,9 +331,10 @@ def test_a_continuation_ends_where_its_function_does():
     assert chat["names"] == ["has_close_elements"]
     body = "\n    x = 1\n\n    return x\n"
     for after in ("", "\nprint(7)\n", "\n\ndef other():\n    return 2\n", "# so\n    y = 1"):
-        assert programs(chat, body + after) == [chat["stub"] + body.strip("\n") + "\n"]
-    for whole in ("def has_close_elements(a, b): pass", "x = 1", "  \ndef has_close_elements(): 1"):
-        assert programs(chat, whole) == [chat["head"], whole]
+        assert run(chat, body + after) == [chat["stub"] + body.strip("\n") + "\n"]
+        assert run(chat, body + after, "print(1)\n") == run(chat, body + after)
+    for whole in ("def has_close_elements(a, b): pass", "x = 1"):
+        assert run(chat, whole) == [chat["head"], whole]
 
 
 # -- grading --------------------------------------------------------------------------------------
@@ -244,21 +361,53 @@ def test_human_eval_grades_its_own_solutions_as_right():
 
 
 @needs_sandbox
-def test_the_reward_is_the_share_of_tests():
-    task, (right, two, none) = (
-        problem(ROW["code"], *ROW["test_list"]),
-        (
+def test_the_reward_is_the_share_of_hidden_tests():
+    row = problem(ROW["code"], *ROW["test_list"])
+    texts = [
+        [
             "def add(a, b): return a + b",
             "def add(a, b): return abs(a + b) if a > 0 else None",
+            "def add(a, b): return 3",
+            "def add(a, b): return None if a == 1 else a + b",
             "def add(a, b): raise ValueError",
-        ),
-    )
-    texts = [[right, two, none]]
-    shares = Grader(Code(**BARE)).grade([task], texts)
-    np.testing.assert_allclose(shares.rewards, [[1, 2 / 3, 0]], rtol=1e-6)
-    assert (shares.statuses == OK).all()
-    alls = Grader(Code(**BARE, reward="all")).grade([task], texts)
-    np.testing.assert_array_equal(alls.rewards, [[1, 0, 0]])
+        ]
+    ]
+    grades = Grader(Code(**BARE)).grade([row], texts)
+    np.testing.assert_array_equal(grades.rewards, [[1, 1 / 2, 0, 0, 0]])
+    assert (grades.statuses == OK).all()
+    paper = Grader(Code(**BARE, reward="all")).grade([row], texts)
+    np.testing.assert_array_equal(paper.rewards, [[1, 0, 0, 0, 0]])
+    shown = Grader(Code(**BARE, shown_tests=3)).grade([row], texts)
+    np.testing.assert_allclose(shown.rewards, [[1, 2 / 3, 1 / 3, 2 / 3, 0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("tests", "passed", "expected"),
+    [
+        # A constant that passes the shown test, the first, earns nothing.
+        (["f(1) == 3", "f(2) == 4", "f(3) == 5"], {0}, 0),
+        (["f(1)", "f(2) == True", "f(3) is False"], {0, 1}, 0),
+        (["f(1) == True", "f(2)", "not f(3)", "not f(4)"], {0, 1}, 0),
+        (["f(1) == True", "f(2)", "not f(3)", "not f(4)"], {0, 1, 2}, 1 / 2),
+        (["f(1) == True", "f(2)", "not f(3)", "not f(4)"], {0, 2, 3}, 1 / 2),
+        (["set(f(1)) == {1}", "set(f(2)) == {1}", "set(f(3)) == {2}"], {0, 1}, 0),
+        # Nor does one that fails it.
+        (["f(1)", "not f(2)", "not f(3)"], {1, 2}, 0),
+        # Where all tests expect the same, it is a right program.
+        (["f(1)", "f(2)", "f(3)"], {0, 1, 2}, 1),
+        (["f(1)", "f(2)", "f(3)"], {0, 1}, 1 / 2),
+        # Nothing is hidden.
+        (["f(1) == 1"], {0}, 1),
+        # One entry may hold several.
+        (["f(1) == 1; assert f(2) == 2", "f(3) == 3", "f(4) == 4"], {0, 1, 2}, 1 / 2),
+        (["f(1) == 1; assert f(2) == 2", "f(3) == 3", "f(4) == 4"], {0, 2, 3}, 0),
+    ],
+)
+def test_what_a_constant_passes_earns_nothing(tests, passed, expected):
+    row = problem("def f(x): return x", *(f"assert {test}" for test in tests))
+    assert Code()._reward(row, frozenset(passed)) == expected
+    everything = frozenset(range(row["count"]))
+    assert Code()._reward(row, everything) == Code(reward="all")._reward(row, everything) == 1
 
 
 @needs_sandbox
@@ -271,6 +420,8 @@ def test_the_reward_is_the_share_of_tests():
         ("def add(a, b): return a + b\nraise ValueError", (0.0, OK)),
         ("import numpy\ndef add(a, b): return a + b", (0.0, OK)),
         ("def add(a, b):\n    while True: pass", (0.0, TIMEOUT)),
+        ("while True: pass", (0.0, TIMEOUT)),
+        ("def add(a, b):\n    while True: yield 3", (0.0, OK)),
         ("import os\ndef add(a, b): os._exit(0)", (0.0, ERROR)),
         ("from __future__ import annotations\ndef add(a: x, b) -> y: return a + b", (1.0, OK)),
         ("import functools\nadd = functools.partial(lambda a, b: a + b)", (1.0, OK)),
@@ -283,64 +434,32 @@ def test_how_it_ended_is_told(answer, expected):
     assert task.grade(tests, answer) == expected
 
 
-VALUES = [
-    "None", "True", "7", "2 ** 100", "-1.5", "float('inf')", "2j", "'a\\ud800'", "b'\\0'", "int",
-    "[1, [2]]", "(1, (2,))", "{1, 2}", "frozenset({1})", "{'a': {1: (2, 3)}}", "{(1, 2): None}",
-]  # fmt: skip
+@needs_sandbox
+def test_time_is_the_programs_own(monkeypatch):
+    # What sleeps is given up without a reward: a busy machine looks the same.
+    monkeypatch.setattr(code, "PATIENCE", 2.0)
+    task, row = Code(**BARE, timeout=0.5), problem(ROW["code"], *ROW["test_list"])
+    started = time.monotonic()
+    grade = task.grade(row, "import time\ndef add(a, b):\n    time.sleep(60)")
+    assert math.isnan(grade.reward) and grade.status == TIMEOUT
+    assert 0.9 < time.monotonic() - started < 5
+    nap = "import time\ndef add(a, b):\n    time.sleep(0.2)\n    return a + b"
+    assert task.grade(row, nap) == (1.0, OK)
+    # A loop of the tests' own over what the answer gives is the answer's fault.
+    loop = problem("def f(): return [1]", "assert sum(f()) == 1")
+    assert task.grade(loop, "def f():\n    while True: yield 1") == (0.0, TIMEOUT)
 
 
 @needs_sandbox
-def test_values_pass_both_ways():
-    tests = [f"assert same({v}) == {v} and type(same({v})) == type({v})" for v in VALUES]
-    assert grade("def same(x): return x", *tests, "assert same(x=1) == 1").reward == 1.0
-
-
-@needs_sandbox
-def test_objects_stay_with_the_answer():
-    # As MBPP's problems 367, 601 and 927 do it.
-    code = """
-class Node:
-    def __init__(self, data):
-        self.data, self.left, self.right = data, None, None
-    def leaves(self):
-        yield self.data
-    def __len__(self):
-        return 5
-    def __getitem__(self, i):
-        return 10 * i
-def depth(node):
-    return 1 + max(depth(node.left), depth(node.right)) if isinstance(node, Node) else 0
-def count(n):
-    yield from range(n)
-def nodes():
-    return [Node(i) for i in range(3)]
-"""
-    tests = [
-        "assert depth(root) == 3 and depth(root.left) == 2",
-        "assert depth(Node(1)) == 1",
-        "assert root.left.left.data == 3",
-        "assert root == root and root != root.left and root.left == root.left",
-        "assert list(root.leaves()) == [1] and next(root.leaves()) == 1",
-        "assert list(count(3)) == [0, 1, 2] and max(count(9)) == 8",
-        "assert [n.data for n in nodes()] == [0, 1, 2]",
-        "assert len(root) == 5 and root[3] == 30 and root",
-        "assert not hasattr(root, 'nothing')",
-        "assert type(root) != int and not isinstance(root, dict)",
-    ]
-    setup = "root = Node(1)\r\nroot.left = Node(2)\r\nroot.left.left = Node(3)"
-    assert problem(code, *tests)["names"] == ["Node", "count", "depth", "nodes"]
-    assert grade(code, *tests, test_setup_code=setup).reward == 1.0
-
-
-@needs_sandbox
-def test_exceptions_keep_their_kind():
-    code = "class Own(Exception): pass\ndef f(x): raise {'v': ValueError, 'o': Own}[x]"
-    test = "try:\n    f({!r})\nexcept {}:\n    caught = 1\nassert caught == 1"
-    tests = [
-        test.format(*c) for c in (("v", "ValueError"), ("o", "RuntimeError"), ("", "KeyError"))
-    ]
-    assert grade(code, *tests).reward == 1.0
-    assert grade("def f(x): return 1", "assert f(lambda: 1) == 1", "assert f(2) == 1").reward == 0.5
+def test_a_busy_machine_changes_no_verdict():
+    spin = "import time\ndef add(a, b):\n    end = time.process_time() + {}\n"
+    spin += "    while time.process_time() < end: pass\n    return a + b"
+    texts = [[spin.format(0.1)] * 6 + [spin.format(1.0)] * 3]
+    task, row = Code(**BARE, timeout=0.6), problem(ROW["code"], *ROW["test_list"])
+    with Grader(task, workers=3 * os.cpu_count(), timeout=60) as grader:
+        grades = grader.grade([row], texts)
+    np.testing.assert_array_equal(grades.rewards, [[1] * 6 + [0] * 3])
+    assert (grades.statuses == [[OK] * 6 + [TIMEOUT] * 3]).all()
 
 
 @needs_sandbox

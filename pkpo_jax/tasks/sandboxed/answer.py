@@ -5,22 +5,61 @@ Whatever the answer does to this process, all that it can send are values and ex
 
 from __future__ import annotations
 
+import builtins
+import operator
 import os
 import sys
 
-from pkpo_jax.tasks.sandboxed import confine, wire
+from pkpo_jax.tasks.sandboxed import blocks, confine, peer, wire
 
 Module = type(sys)
+# fmt: off
+_OF_OPERATOR = [
+    "add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "lshift", "rshift", "and_",
+    "xor", "or_", "iadd", "isub", "imul", "imatmul", "itruediv", "ifloordiv", "imod", "ipow",
+    "ilshift", "irshift", "iand", "ixor", "ior", "lt", "le", "gt", "ge", "eq", "ne", "neg", "pos",
+    "invert", "index", "contains",
+]
+# fmt: on
 OPERATIONS = {
     "call": lambda function, args, kwargs: function(*args, **kwargs),
     "get": getattr,
     "set": setattr,
-    "iter": iter,
-    "next": next,
-    "len": len,
-    "bool": bool,
-    "item": lambda value, key: value[key],
+    "delete": delattr,
+    "item": operator.getitem,
+    "set_item": operator.setitem,
+    "delete_item": operator.delitem,
+    "instance": isinstance,
+    "subclass": issubclass,
+    "enter": lambda value: type(value).__enter__(value),
+    "exit": lambda value: type(value).__exit__(value, None, None, None),
+    **{f.__name__: f for f in (iter, next, len, bool, str, repr, bytes, format, hash, int, float)},
+    **{f.__name__: f for f in (complex, abs, round, reversed, divmod)},
+    **{name: getattr(operator, name) for name in _OF_OPERATOR},
 }
+
+
+class Remote:
+    """A function or an iterator of the tests."""
+
+    def __init__(self, side: peer.Peer, number: int) -> None:
+        self._peer, self._number = side, number
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        return self._peer.ask("call", self._number, args, kwargs)
+
+    def __iter__(self) -> Remote:
+        return self
+
+    def __next__(self) -> object:
+        return self._peer.ask("next", self._number)
+
+
+class Made:
+    """Marks a value that stays here, though it may be plain data."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
 
 
 def main(job_fd: int) -> None:
@@ -29,15 +68,20 @@ def main(job_fd: int) -> None:
     os.close(job["report"])
     requests, replies = os.fdopen(job["requests"], "rb"), os.fdopen(job["replies"], "wb")
     module = sys.modules["answer"] = Module("answer")
-    failure = _run(job["sources"], module)
-    found = failure or [name for name in job["names"] if hasattr(module, name)]
+    failure = _run(job, module)
+    found = failure or {
+        name: _ancestors(getattr(module, name), module, job["names"])
+        for name in job["names"]
+        if hasattr(module, name)
+    }
     wire.send(replies, wire.encode(found, id))
-    _serve(requests, replies, module)
+    _serve(requests, replies, module, job["names"])
 
 
-def _run(sources: list[str], module: Module) -> str:
-    """Runs the sources one after the other; what went wrong, or nothing."""
+def _run(job: dict, module: Module) -> str:
+    """Runs the program that the response holds; says what went wrong, or nothing."""
     try:
+        sources = blocks.choose(job["blocks"], job["names"], job["head"], job["stub"])
         programs = [compile(s, "answer.py", "exec", dont_inherit=True) for s in sources]
     except BaseException:
         return "syntax"
@@ -49,24 +93,68 @@ def _run(sources: list[str], module: Module) -> str:
     return ""
 
 
-def _serve(requests: object, replies: object, module: Module) -> None:
+def _ancestors(kind: object, module: Module, names: list[str]) -> list[tuple[str, str]]:
+    """Returns the module and name of each class that an exception class derives from, or is.
+
+    Those of the answer that tests do not name are left out.
+    """
+    if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+        return []
+    found = []
+    for ancestor in kind.__mro__:
+        name, home = ancestor.__name__, ancestor.__module__
+        mine = [n for n in names if getattr(module, n, None) is ancestor]
+        if mine:
+            found.append(("answer", mine[0]))
+        elif home != "answer" and getattr(sys.modules.get(home), name, None) is ancestor:
+            found.append((home, name))
+    return found
+
+
+def _serve(requests: object, replies: object, module: Module, names: list[str]) -> None:
     objects: list = []
-    keys: dict[int, int] = {}
+    numbers: dict[int, int] = {}
+    remotes: dict[int, Remote] = {}
 
-    def keep(value: object) -> int:
-        key = keys.setdefault(id(value), len(objects))
-        if key == len(objects):
+    def name(value: object) -> int:
+        if type(value) is Remote:
+            return value._number
+        if type(value) is Made:
+            value = value.value
+        number = numbers.setdefault(id(value), len(objects))
+        if number == len(objects):
             objects.append(value)
-        return key
+        return number
 
-    def find(key: int | str) -> object:
-        return getattr(module, key) if isinstance(key, str) else objects[key]
+    def find(name: int | str) -> object:
+        if isinstance(name, str):
+            return getattr(module, name)
+        if name < 0:
+            return remotes.setdefault(name, Remote(side, name))
+        return objects[name]
 
-    while True:
-        message = wire.receive(requests)
+    def serve(operation: str, *operands: object) -> object:
+        if operation == "make":
+            return Made(OPERATIONS["call"](*operands))
+        return OPERATIONS[operation](*operands)
+
+    def describe(error: BaseException) -> object:
+        ancestors = _ancestors(type(error), module, names)
+        described = [ancestors, str(error), Made(error), tuple(error.args)]
         try:
-            operation, *arguments = wire.decode(message, find)
-            reply = wire.encode(["value", OPERATIONS[operation](*arguments)], keep)
-        except BaseException as e:
-            reply = wire.encode(["raised", type(e).__name__], id)
-        wire.send(replies, reply)
+            wire.encode(described, id)
+        except Exception:
+            described[-1] = ()
+        return described
+
+    side = peer.Peer(
+        requests, replies, name=name, find=find, serve=serve, describe=describe, revive=_revive
+    )
+    side.listen()
+
+
+def _revive(operation: str, described: object) -> BaseException:
+    """Returns the exception that a function of the tests raised."""
+    del operation
+    kind = getattr(builtins, described[0], RuntimeError) if described else RuntimeError
+    return kind(described[1]) if described else kind("in the tests")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import mmap
 import os
 import resource
@@ -63,8 +65,7 @@ def _fork() -> None:
 
 
 def _write(path: str) -> None:
-    with open(path, "a"):
-        pass
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
 
 
 def _connect() -> None:
@@ -73,14 +74,39 @@ def _connect() -> None:
         probe.connect(("192.0.2.1", 9))
 
 
+def _lock() -> None:
+    with open(os.__file__) as file:
+        fcntl.lockf(file, fcntl.LOCK_SH, 1)
+
+
+def _call(name: str, *arguments: object) -> None:
+    """Calls a function of the C library; OSError if it fails."""
+    library = ctypes.CDLL(None, use_errno=True)
+    if getattr(library, name)(*arguments) < 0:
+        raise OSError(ctypes.get_errno(), name)
+
+
 ATTEMPTS: dict[str, Callable[[], object]] = {
     "processes can be started": _fork,
     "there is a network": _connect,
-    "files can be written outside of /tmp": lambda: _write("/written"),
+    "files can be written": lambda: _write("/written"),
+    "files can be written in /tmp": lambda: _write("/tmp/written"),
     "the standard library can be written": lambda: _write(os.__file__),
     "it has the capabilities of root": lambda: os.chroot("/"),
     "it can become root": lambda: os.setuid(0),
     "it can become a group of root's": lambda: os.setgid(0),
     "limits can be raised": lambda: resource.setrlimit(resource.RLIMIT_CPU, (1 << 20, 1 << 20)),
     "memory has no limit": lambda: mmap.mmap(-1, 1 << 32),
+    # Memory that the kernel holds for a program, and no limit counts.
+    "files take attributes": lambda: os.setxattr("/tmp", "user.probe", b"x"),
+    "files can be locked": _lock,
+    "pipes can be made": os.pipe,
+    "memory files can be made": lambda: os.memfd_create("probe"),
+    "events can be made": lambda: os.eventfd(0),
+    "files can be watched": lambda: _call("inotify_init"),
+    "shared memory can be made": lambda: _call("shmget", 0, 4096, 0o1600),
+    "semaphores can be made": lambda: _call("semget", 0, 1, 0o1600),
+    "queues can be made": lambda: _call("msgget", 0, 0o1600),
+    "timers can be made": lambda: _call("timerfd_create", 1, 0),
+    "memory can be spliced": lambda: _call("splice", 0, None, 0, None, 0, 0),
 }

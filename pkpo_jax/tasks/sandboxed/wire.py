@@ -1,16 +1,20 @@
 """Messages between the checker and the answer: plain data, and no code of the sender's in it.
 
 A value is a letter, a text and a semicolon; then come the bytes of a string, or a container's
-values. Subclasses arrive as what they derive from; any other object stays where it is, and what
-arrives is a handle on it.
+values. Subclasses arrive as what they derive from, values of the standard library as
+`pkpo_jax.tasks.sandboxed.values` builds them; any other object stays where it is, and what arrives
+is a handle on it. A mutable container that a message holds twice arrives as one, and so does one
+that the two sides have a number for.
 """
 
 from __future__ import annotations
 
+from pkpo_jax.tasks.sandboxed import values
+
 # Bytes of a message.
 LONGEST = 1 << 22
-_CONTAINERS = {"l": list, "t": tuple, "s": set, "z": frozenset}
-_TYPES = (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset, object)
+_CONTAINERS = {"t": tuple, "z": frozenset, "l": list, "s": set}
+_MUTABLE = {"l", "s", "d"}
 
 
 class Lost(BaseException):
@@ -27,7 +31,7 @@ def send(file: object, message: bytes) -> None:
 
 
 def receive(file: object) -> bytes:
-    """A message for `decode`; Lost if none comes."""
+    """Returns a message for `decode`; Lost if none comes."""
     try:
         size = int.from_bytes(file.read(4), "big")
         message = file.read(size) if size <= LONGEST else b""
@@ -38,12 +42,20 @@ def receive(file: object) -> bytes:
     return message
 
 
-def encode(value: object, opaque: object) -> bytes:
-    """The message of a value, where `opaque` names objects that are no data, by a str or int.
+def encode(value: object, opaque: object, shared: list | None = None) -> bytes:
+    """Returns the message of a value, where `opaque` names objects that are no data.
 
     ValueError if it is too long; RecursionError and MemoryError are possible too.
+
+    Args:
+      value: what to send.
+      opaque: is called with an object, and returns its name, a str or int.
+      shared: mutable containers that the receiver has too, in the same order; the containers of
+        this message are appended.
     """
     parts: list[bytes] = []
+    shared = [] if shared is None else shared
+    numbers = {id(container): number for number, container in enumerate(shared)}
 
     def put(value: object) -> None:
         if value is None:
@@ -61,22 +73,42 @@ def encode(value: object, opaque: object) -> bytes:
             put_bytes(b"u", value.encode("utf-8", "surrogatepass"))
         elif isinstance(value, bytes):
             put_bytes(b"y", value)
-        elif isinstance(value, dict):
-            parts.append(b"d%d;" % len(value))
-            for pair in value.items():
-                put(pair[0])
-                put(pair[1])
-        elif any(value is kind for kind in _TYPES):
-            parts.append(f"k{value.__name__};".encode())
+        elif id(value) in numbers:
+            parts.append(b"r%d;" % numbers[id(value)])
         else:
-            for letter, kind in _CONTAINERS.items():
-                if isinstance(value, kind):
-                    parts.append(f"{letter}{len(value)};".encode())
-                    for item in value:
-                        put(item)
-                    return
+            kind = None if type(value) in (list, tuple, dict, set) else values.kind_of(value)
+            if kind:
+                put_number(value, kind in values.MUTABLE)
+                parts.append(f"x{kind};".encode())
+                put(values.to_plain(kind, value))
+            elif isinstance(value, dict):
+                put_number(value)
+                parts.append(b"d%d;" % len(value))
+                for pair in value.items():
+                    put(pair[0])
+                    put(pair[1])
+            else:
+                put_other(value)
+
+    def put_other(value: object) -> None:
+        for letter, kind in _CONTAINERS.items():
+            if isinstance(value, kind):
+                put_number(value, letter in _MUTABLE)
+                parts.append(f"{letter}{len(value)};".encode())
+                for item in value:
+                    put(item)
+                return
+        name = values.type_name(value)
+        if name:
+            parts.append(f"k{name};".encode())
+        else:
             parts.append(b"o;")
             put(opaque(value))
+
+    def put_number(value: object, mutable: bool = True) -> None:
+        if mutable:
+            numbers[id(value)] = len(shared)
+            shared.append(value)
 
     def put_bytes(letter: bytes, data: bytes) -> None:
         parts.append(b"%b%d;" % (letter, len(data)))
@@ -89,12 +121,18 @@ def encode(value: object, opaque: object) -> bytes:
     return message
 
 
-def decode(message: bytes, handle: object) -> object:
-    """The value of a message, where `handle` is called with the name of an object.
+def decode(message: bytes, handle: object, shared: list | None = None) -> object:
+    """Returns the value of a message; some Exception if `encode` did not make it.
 
-    Some Exception if `encode` did not make it.
+    Args:
+      message: what was received.
+      handle: is called with the name of an object, and returns what stands for it.
+      shared: as for `encode`.
     """
     at = 0
+    shared = [] if shared is None else shared
+    number_of = {"b": lambda text: text == "1", "i": lambda text: int(text, 16)}
+    number_of |= {"f": float, "c": complex, "k": values.named_type, "r": lambda t: shared[int(t)]}
 
     def get() -> object:
         nonlocal at
@@ -102,26 +140,37 @@ def decode(message: bytes, handle: object) -> object:
         text, at = message[at + 1 : end].decode(), end + 1
         if letter == "n":
             return None
-        if letter == "b":
-            return text == "1"
-        if letter == "i":
-            return int(text, 16)
-        if letter == "f":
-            return float(text)
-        if letter == "c":
-            return complex(text)
+        if letter in number_of:
+            return number_of[letter](text)
         if letter == "u":
             return get_bytes(int(text)).decode("utf-8", "surrogatepass")
         if letter == "y":
             return get_bytes(int(text))
-        if letter == "k":
-            return next(kind for kind in _TYPES if kind.__name__ == text)
         if letter == "o":
             return handle(get())
-        if letter == "d":
-            # Of a pair, the key comes first.
-            return dict([(get(), get()) for _ in range(int(text))])
+        if letter in ("l", "s", "d"):
+            # It has its number before its values, for they may refer to it.
+            shared.append({"l": [], "s": set(), "d": {}}[letter])
+            return fill(shared[-1], int(text))
+        if letter == "x":
+            place = len(shared)
+            shared.extend([None] * (text in values.MUTABLE))
+            value = values.from_plain(text, get())
+            if text in values.MUTABLE:
+                shared[place] = value
+            return value
         return _CONTAINERS[letter]([get() for _ in range(int(text))])
+
+    def fill(container: list | set | dict, size: int) -> object:
+        for _ in range(size):
+            if isinstance(container, dict):
+                key = get()
+                container[key] = get()
+            elif isinstance(container, set):
+                container.add(get())
+            else:
+                container.append(get())
+        return container
 
     def get_bytes(size: int) -> bytes:
         nonlocal at

@@ -1,0 +1,144 @@
+"""What a problem's solution and tests say of how its answers are to be tested.
+
+All of it is read off the syntax: nothing is run.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from typing import Any
+
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+# Calls that make a class.
+_CLASS_MAKERS = {"namedtuple", "NamedTuple", "make_dataclass", "Enum", "IntEnum", "Flag", "type"}
+# Methods that change their object, and functions that change an argument.
+_CHANGING_METHODS = {
+    *("append", "appendleft", "extend", "extendleft", "insert", "pop", "popleft", "popitem"),
+    *("remove", "clear", "sort", "reverse", "rotate", "add", "discard", "update", "setdefault"),
+    *("intersection_update", "difference_update", "symmetric_difference_update", "subtract"),
+    "move_to_end",
+}
+_CHANGING_FUNCTIONS = {
+    *("heapify", "heappush", "heappop", "heapreplace", "heappushpop", "insort", "insort_left"),
+    *("insort_right", "shuffle", "setitem", "delitem"),
+}
+
+
+def traits(solution: ast.Module, names: list[str]) -> dict[str, Any]:
+    """Returns the "classes", "attributes" and "changing" of a problem; see `code_tests`."""
+    changing = _changing(solution)
+    return {
+        "classes": [name for name in names if name in _classes(solution)],
+        "attributes": sorted(_attributes(solution)),
+        "changing": [name for name in names if name in changing],
+    }
+
+
+def form(assertion: str, names: list[str]) -> str:
+    """Returns an assertion with a blank for each call of one of the names.
+
+    >>> form("prime(7) == True", ["prime"])
+    '_ == True'
+    >>> form("not prime(9)", ["prime"]), form("prime(9) == False", ["prime"])
+    ('_ == False', '_ == False')
+    """
+
+    class Blank(ast.NodeTransformer):
+        def visit_Call(self, node: ast.Call) -> ast.expr:
+            if isinstance(node.func, ast.Name) and node.func.id in names:
+                return ast.Name("_", ast.Load())
+            return self.generic_visit(node)
+
+    blank = ast.unparse(Blank().visit(ast.parse(assertion, mode="eval")).body)
+    for constant in ("True", "False"):
+        blank = blank.replace(f"_ is {constant}", f"_ == {constant}")
+    return {"_": "_ == True", "not _": "_ == False"}.get(blank, blank)
+
+
+def _classes(solution: ast.Module) -> set[str]:
+    names = {s.name for s in solution.body if isinstance(s, ast.ClassDef)}
+    for statement in solution.body:
+        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Call):
+            maker = statement.value.func
+            name = maker.attr if isinstance(maker, ast.Attribute) else getattr(maker, "id", "")
+            if name in _CLASS_MAKERS:
+                names.update(t.id for t in statement.targets if isinstance(t, ast.Name))
+    return names
+
+
+def _attributes(solution: ast.Module) -> set[str]:
+    """Returns the names that are defined in classes, and the attributes that are assigned."""
+    names = set()
+    for node in ast.walk(solution):
+        if isinstance(node, ast.ClassDef):
+            names.update(s.name for s in node.body if isinstance(s, _FUNCTIONS))
+            targets = (n for s in node.body for n in ast.walk(s) if isinstance(n, ast.Name))
+            names.update(n.id for n in targets if isinstance(n.ctx, ast.Store))
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            names.add(node.attr)
+    return names
+
+
+def _changing(solution: ast.Module) -> set[str]:
+    """Returns the functions that change what they are called with, as far as the syntax tells.
+
+    A function does so if it assigns to a part of an argument, or of a name that stands for a part
+    of one, or calls what changes it, or hands it on to another function that does.
+    """
+    functions = {n.name: n for n in ast.walk(solution) if isinstance(n, _FUNCTIONS)}
+    changing: set[str] = set()
+    while True:
+        more = {name for name, f in functions.items() if _changes(f, changing)}
+        if more <= changing:
+            return changing
+        changing |= more
+
+
+def _changes(function: ast.FunctionDef | ast.AsyncFunctionDef, changing: set[str]) -> bool:
+    arguments = function.args
+    named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    named += [a for a in (arguments.vararg, arguments.kwarg) if a]
+    theirs = {a.arg for a in named}
+    for _ in range(3):  # Names for parts of parts, and so on; three times are plenty.
+        for node in ast.walk(function):
+            if isinstance(node, ast.Assign | ast.For):
+                value = node.value if isinstance(node, ast.Assign) else node.iter
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                if theirs & set(_roots(value)):
+                    stored = (n for t in targets for n in ast.walk(t) if isinstance(n, ast.Name))
+                    theirs |= {n.id for n in stored if isinstance(n.ctx, ast.Store)}
+    return any(_is_change(node, theirs, changing) for node in ast.walk(function))
+
+
+def _is_change(node: ast.AST, theirs: set[str], changing: set[str]) -> bool:
+    if isinstance(node, ast.Subscript | ast.Attribute) and not isinstance(node.ctx, ast.Load):
+        return bool(theirs & set(_roots(node.value)))
+    if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+        # It changes a list in place, and makes a new number.
+        return node.target.id in theirs and isinstance(node.value, ast.List | ast.ListComp)
+    if not isinstance(node, ast.Call):
+        return False
+    method = isinstance(node.func, ast.Attribute)
+    name = node.func.attr if method else getattr(node.func, "id", "")
+    operands = node.args if name in _CHANGING_FUNCTIONS | changing else []
+    if method and name in _CHANGING_METHODS:
+        operands = [node.func.value]
+    return any(theirs & set(_roots(operand)) for operand in operands)
+
+
+def _roots(value: ast.expr) -> Iterator[str]:
+    """Yields the names that an expression is a part of: x of x[0].y, and of enumerate(x)."""
+    while isinstance(value, ast.Subscript | ast.Attribute | ast.Starred):
+        value = value.value
+    if isinstance(value, ast.Name):
+        yield value.id
+    elif isinstance(value, ast.Tuple):
+        for part in value.elts:
+            yield from _roots(part)
+    elif isinstance(value, ast.Call):
+        name = getattr(value.func, "attr", getattr(value.func, "id", ""))
+        if name in ("enumerate", "zip", "values", "items", "reversed", "iter"):
+            parts = [value.func.value] if isinstance(value.func, ast.Attribute) else value.args
+            for part in parts:
+                yield from _roots(part)

@@ -1,0 +1,105 @@
+"""Which of a response's code blocks are the program.
+
+This parses what nobody trusts, so it runs in the answer's process.
+"""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+
+def choose(blocks: list[str], names: list[str], head: str, stub: str) -> list[str]:
+    """Returns what to run, in order; SyntaxError if no block is a program.
+
+    From the last block to the first, a block is taken if it defines something that is still
+    wanted: one of the names, or what a block that was taken uses and does not define. So helpers
+    and imports are run, and usage examples, outputs and sessions are not.
+
+    Args:
+      blocks: the blocks of code, in the order of the response.
+      names: what the tests call.
+      head: what is run before a whole program.
+      stub: what a block that starts with an indented line goes on from; "" for nothing.
+    """
+    if len(blocks) == 1:
+        return _sources(blocks[0], names, head, stub)
+    wanted, programs = set(names), []
+    for block in reversed(blocks):
+        sources = _sources(block, names, head, stub)
+        try:
+            defined, used = _meanings(sources[-1])
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+        if defined & wanted:
+            programs.insert(0, sources[-1])
+            wanted = (wanted | used) - defined
+    if not programs:
+        raise SyntaxError("no block defines what the tests call")
+    goes_on = bool(stub) and any(program.startswith(stub) for program in programs)
+    return programs if goes_on else [head, *programs]
+
+
+def _sources(block: str, names: list[str], head: str, stub: str) -> list[str]:
+    """Returns what a block runs if it is the only one.
+
+    It goes on from the stub if it starts with an indented line and has no head of the function;
+    it ends before the first line that is not indented.
+    """
+    if block.strip("\n")[:1] not in (" ", "\t"):
+        return [head, block]
+    # These are imported where they are needed, for most answers do not wait for them then.
+    import re
+    import textwrap
+
+    whole = re.search(rf"^(async )?def {names[0]}\b", block, re.MULTILINE)
+    if not stub or whole:
+        # It cannot be a program as it stands, for Python wants its first line at the margin.
+        return [head, textwrap.dedent(block)]
+    return [stub + re.split(r"\n+(?=\S)", block.strip("\n"))[0] + "\n"]
+
+
+def _meanings(program: str) -> tuple[set[str], set[str]]:
+    """Returns the names that a program defines, and those that it uses and does not define.
+
+    An import of what is not the standard library defines nothing: it stands in usage examples.
+    """
+    import ast
+    import symtable
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        top = symtable.symtable(program, "answer.py", "exec")
+        foreign = _foreign(ast.walk(ast.parse(program)))
+    defined = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
+    used = {s.get_name() for s in top.get_symbols() if s.is_referenced()}
+    used.update(
+        symbol.get_name()
+        for table in _tables(top)
+        for symbol in table.get_symbols()
+        if symbol.is_global() and symbol.is_referenced()
+    )
+    return defined - foreign, used - defined
+
+
+def _tables(table: object) -> Iterator[object]:
+    for child in table.get_children():
+        yield child
+        yield from _tables(child)
+
+
+def _foreign(nodes: Iterable[object]) -> set[str]:
+    """Returns the names that are imported from elsewhere than the standard library."""
+    names = set()
+    for node in nodes:
+        kind = type(node).__name__
+        if kind in ("Import", "ImportFrom"):
+            for alias in node.names:
+                module = alias.name if kind == "Import" else node.module or ""
+                if module.partition(".")[0] not in sys.stdlib_module_names:
+                    names.add(alias.asname or alias.name.partition(".")[0])
+    return names

@@ -1,0 +1,271 @@
+"""What stands in the tests for an object of the answer's process.
+
+A handle has the answer's process do what the tests do with it. It must not let an answer pass off
+as a right value what is none. So a comparison or an operation with plain data, which would tell the
+object what is expected of it and leave the verdict to it, is asked of an object only if the tests
+made it by calling a class of the problem, for its methods are what they test. Any other object is
+equal to no plain data, contains only what iterating over it gives, and has no method that plain
+data have (startswith, issubset), unless the problem's solution defines it.
+
+Where both sides are objects of the answer's, it is asked too: nothing else knows how they compare.
+So tests that compare its objects with each other are passed by a class that is equal to everything,
+as they are by two constants that are equal.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from pkpo_jax.tasks.sandboxed import peer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_PLAIN = (bool, int, float, complex, str, bytes, list, tuple, dict, set)
+_PLAIN_NAMES = frozenset(name for kind in _PLAIN for name in dir(kind))
+
+
+class Handle:
+    """An object of the answer's process."""
+
+    __slots__ = ("_changes", "_key", "_made", "_side")
+
+    def __init__(
+        self, side: Side, key: int | str, *, changes: bool = False, made: bool = False
+    ) -> None:
+        # Not by an assignment, which would ask the answer.
+        object.__setattr__(self, "_side", side)
+        object.__setattr__(self, "_key", key)
+        # Whether calling it changes the tests' own arguments; whether the tests made it.
+        object.__setattr__(self, "_changes", changes)
+        object.__setattr__(self, "_made", made)
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        if self._key in self._side.classes:
+            value = self._side.ask("make", self, args, kwargs)
+            return self._side.made(value._key) if isinstance(value, Handle) else value
+        return self._side.ask("call", self, args, kwargs, changes=self._changes)
+
+    def __getattr__(self, name: str) -> object:
+        # Python looks for many a special method that it can do without.
+        special = name.startswith("__") and name not in ("__name__", "__qualname__")
+        if special or (name in _PLAIN_NAMES and not self._may_have(name)):
+            raise AttributeError(name)
+        return self._side.ask("get", self, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        self._side.ask("set", self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        self._side.ask("delete", self, name)
+
+    def __iter__(self) -> Iterator[object]:
+        return _iterate(self._side.ask("iter", self))
+
+    def __contains__(self, value: object) -> bool:
+        if self._trusts(value):
+            return self._side.ask("contains", self, value)
+        return any(value is item or value == item for item in self)
+
+    def __exit__(self, *exception: object) -> bool:
+        self._side.ask("exit", self)
+        return False
+
+    def __instancecheck__(self, instance: object) -> bool:
+        return isinstance(instance, Handle) and self._side.ask("instance", instance, self)
+
+    def __subclasscheck__(self, kind: object) -> bool:
+        return isinstance(kind, Handle) and self._side.ask("subclass", kind, self)
+
+    def _trusts(self, other: object) -> bool:
+        """Whether the answer may be asked about this object and the other."""
+        return isinstance(other, Handle) or self._made
+
+    def _may_have(self, name: str) -> bool:
+        known = self._made or self._key in self._side.classes
+        return known or name in self._side.attributes
+
+
+def _iterate(iterator: object) -> Iterator[object]:
+    if not isinstance(iterator, Handle):
+        yield from iterator
+        return
+    while True:
+        try:
+            value = next(iterator)
+        except StopIteration:
+            return
+        yield value
+
+
+def _unary(operation: str) -> Callable[..., object]:
+    return lambda self, *arguments: self._side.ask(operation, self, *arguments)
+
+
+def _binary(operation: str) -> Callable[[Handle, object], object]:
+    def operate(self: Handle, other: object) -> object:
+        if not self._trusts(other):
+            return NotImplemented
+        return self._side.ask(operation, self, other)
+
+    return operate
+
+
+def _reflected(operation: str) -> Callable[[Handle, object], object]:
+    def operate(self: Handle, other: object) -> object:
+        if not self._trusts(other):
+            return NotImplemented
+        return self._side.ask(operation, other, self)
+
+    return operate
+
+
+# The special methods of a handle, by the operations that they ask for.
+_UNARY = ["next", "len", "bool", "str", "repr", "bytes", "hash", "int", "float", "complex", "index"]
+_UNARY += ["neg", "pos", "abs", "invert", "round", "reversed", "format", "enter"]
+_ITEMS = {"getitem": "item", "setitem": "set_item", "delitem": "delete_item"}
+_COMPARISONS = ["lt", "le", "gt", "ge", "eq", "ne"]
+_ARITHMETIC = ["add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow"]
+_ARITHMETIC += ["lshift", "rshift", "and_", "xor", "or_"]
+_METHODS = {
+    **{name: _unary(name) for name in _UNARY},
+    **{name: _unary(operation) for name, operation in _ITEMS.items()},
+    **{name: _binary(name) for name in [*_COMPARISONS, "divmod"]},
+    **{name.strip("_"): _binary(name) for name in _ARITHMETIC},
+    **{f"r{name.strip('_')}": _reflected(name) for name in [*_ARITHMETIC, "divmod"]},
+    **{f"i{name.strip('_')}": _binary(f"i{name.strip('_')}") for name in _ARITHMETIC},
+}
+for _name, _method in _METHODS.items():
+    setattr(Handle, f"__{_name}__", _method)
+
+
+class Side(peer.Peer):
+    """The tests' side of the two: it keeps handles, and what the answer may call.
+
+    Args:
+      incoming, outgoing: the files of the pipes.
+      classes: names of the problem's classes.
+      attributes: names that the classes of the problem's solution give a meaning to.
+    """
+
+    def __init__(
+        self, incoming: object, outgoing: object, classes: list[str], attributes: list[str]
+    ) -> None:
+        super().__init__(
+            incoming,
+            outgoing,
+            name=self._name_of,
+            find=self.find,
+            serve=self._call,
+            describe=lambda error: (type(error).__name__, str(error)),
+            revive=self._revived,
+        )
+        self.classes: frozenset[int | str] = frozenset(classes)
+        self.attributes = frozenset(attributes)
+        # Exception classes of the answer that tests name.
+        self.errors: dict[str, type] = {}
+        self._handles: dict[int | str, Handle] = {}
+        # An object that the tests made is another one where an answer hands it out.
+        self._made: dict[int | str, Handle] = {}
+        self._given: list = []
+
+    def find(self, key: int | str) -> object:
+        """Returns the handle on an object of the answer, or what the tests gave to the answer."""
+        if isinstance(key, int) and key < 0:
+            return self._given[-1 - key]
+        if not isinstance(key, int | str):
+            raise TypeError("no object")
+        if key not in self._handles:
+            self._handles[key] = Handle(self, key)
+        return self._handles[key]
+
+    def made(self, key: int | str) -> Handle:
+        """Returns the handle on an object that the tests made by calling a class."""
+        if key not in self._made:
+            self._made[key] = Handle(self, key, made=True)
+        return self._made[key]
+
+    def define_error(self, name: str, ancestors: list) -> type:
+        """Makes a class that stands for an exception class of the answer."""
+        base = self._known(ancestors[1:])
+        self.errors[name] = _Raised(name, (base,), {"_side": self, "__module__": "answer"})
+        return self.errors[name]
+
+    def _name_of(self, value: object) -> int | str:
+        if isinstance(value, Handle):
+            return value._key
+        if isinstance(value, type) and value.__name__ in self.errors:
+            return value.__name__
+        if not (callable(value) or hasattr(type(value), "__next__")):
+            raise TypeError(f"{type(value).__name__} cannot be sent to the answer's process")
+        places = [i for i, given in enumerate(self._given) if given is value]
+        if not places:
+            self._given.append(value)
+            places = [len(self._given) - 1]
+        return -1 - places[0]
+
+    def _call(self, operation: str, number: int, *operands: object) -> object:
+        given = self._given[-1 - number] if number < 0 else None
+        if operation == "next":
+            return next(given)
+        if operation != "call":
+            raise TypeError("no operation")
+        args, kwargs = operands
+        return given(*args, **kwargs)
+
+    def _known(self, ancestors: object) -> type:
+        """Returns the first of these exception classes that tests can know of.
+
+        One that would end a loop or a generator of the tests is none: it would end it as if all
+        were well.
+        """
+        for module, name in ancestors:
+            if module == "answer":
+                kind = self.errors.get(name)
+            else:
+                kind = getattr(sys.modules.get(module), name, None)
+            if isinstance(kind, type) and issubclass(kind, Exception):
+                if issubclass(kind, StopIteration | StopAsyncIteration):
+                    break
+                return kind
+        return RuntimeError
+
+    def _revived(self, operation: str, described: object) -> Exception:
+        if not described:
+            return RuntimeError("in the answer")
+        ancestors, text, handle, args = described
+        if operation == "next" and ["builtins", "StopIteration"] in map(list, ancestors):
+            return StopIteration()
+        kind = self._known(ancestors)
+        try:
+            error = kind.__new__(kind, *args)
+            if isinstance(kind, _Raised):
+                error._handle, error._text = handle, text
+            else:
+                kind.__init__(error, *args)
+        except TypeError:
+            return RuntimeError(text)
+        return error
+
+
+class _Raised(type):
+    """The type of classes that stand for exception classes of the answer.
+
+    Calling one makes the exception in the answer's process.
+    """
+
+    def __new__(mcs, name: str, bases: tuple, space: dict) -> type:
+        def get(self: object, attribute: str) -> object:
+            if attribute.startswith("_"):
+                raise AttributeError(attribute)
+            return getattr(self._handle, attribute)
+
+        space = {**space, "__str__": lambda self: self._text, "__getattr__": get}
+        return super().__new__(mcs, name, bases, space)
+
+    def __call__(cls, *args: object, **kwargs: object) -> object:
+        handle = cls._side.ask("make", cls._side.find(cls.__name__), args, kwargs)
+        error = cls.__new__(cls, *args)
+        error._handle, error._text = handle, str(handle)
+        return error

@@ -1,0 +1,175 @@
+"""Values of the standard library that are sent as plain data, and what they are made of.
+
+The receiver builds each from plain data by the library's own class: a subclass arrives as what it
+derives from, and brings no methods of its own.
+"""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_VIEWS = {"dict_keys": type({}.keys()), "dict_values": type({}.values())}
+_VIEWS["dict_items"] = type({}.items())
+
+# Types by the module that holds them; where one derives from another, it stands before it.
+_KINDS: dict[str, tuple[str, ...]] = {
+    "builtins": ("bytearray", "range", "slice", "memoryview"),
+    "collections": ("Counter", "OrderedDict", "defaultdict", "deque"),
+    "fractions": ("Fraction",),
+    "decimal": ("Decimal",),
+    "datetime": ("datetime", "date", "time", "timedelta", "timezone"),
+    "array": ("array",),
+}
+_MODULES = {name: module for module, names in _KINDS.items() for name in names}
+# Those that calls can change in place.
+MUTABLE = {"bytearray", "Counter", "OrderedDict", "defaultdict", "deque", "array"}
+
+# Types that are sent by name, with those above and the exceptions of Python; and a constant.
+_TYPES = (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset, object)
+_BY_NAME = {kind.__name__: kind for kind in (*_TYPES, type(None), type)}
+_BY_NAME["Ellipsis"] = ...
+
+
+def _zone(value: object) -> object:
+    offset = value.utcoffset()
+    return None if offset is None else _plain_timezone(offset)
+
+
+def _plain_timezone(offset: object) -> tuple[int, int, int]:
+    return offset.days, offset.seconds, offset.microseconds
+
+
+def _clock(value: object) -> tuple:
+    return value.hour, value.minute, value.second, value.microsecond, value.fold, _zone(value)
+
+
+_TO_PLAIN: dict[str, Callable[[object], object]] = {
+    "bytearray": bytes,
+    "range": lambda v: (v.start, v.stop, v.step),
+    "slice": lambda v: (v.start, v.stop, v.step),
+    "memoryview": lambda v: v.tobytes(),
+    "Counter": lambda v: tuple(v.items()),
+    "OrderedDict": lambda v: tuple(v.items()),
+    "defaultdict": lambda v: (type_name(v.default_factory), tuple(v.items())),
+    "deque": lambda v: (tuple(v), v.maxlen),
+    "Fraction": lambda v: (v.numerator, v.denominator),
+    "Decimal": str,
+    "datetime": lambda v: (v.year, v.month, v.day, *_clock(v)),
+    "date": lambda v: (v.year, v.month, v.day),
+    "time": _clock,
+    "timedelta": _plain_timezone,
+    "timezone": lambda v: _plain_timezone(v.utcoffset(None)),
+    "array": lambda v: (v.typecode, tuple(v)),
+    "namedtuple": lambda v: (type(v).__name__, tuple(type(v)._fields), tuple(v)),
+    "dict_keys": tuple,
+    "dict_values": tuple,
+    "dict_items": tuple,
+}
+
+
+def _class(name: str) -> type:
+    module = _MODULES[name]
+    return getattr(sys.modules.get(module) or __import__(module), name)
+
+
+def _at_zone(kind: type, values: tuple) -> object:
+    *numbers, fold, offset = values
+    zone = None if offset is None else _class("timezone")(_class("timedelta")(*offset))
+    return kind(*numbers, tzinfo=zone, fold=fold)
+
+
+_named: dict[tuple, type] = {}
+
+
+def _named_tuple(plain: tuple) -> tuple:
+    name, fields, values = plain
+    if (name, fields) not in _named:
+        _named[name, fields] = __import__("collections").namedtuple(name, fields)
+    return _named[name, fields](*values)
+
+
+def _default_dict(kind: type, plain: tuple) -> dict:
+    factory, items = plain
+    return kind(None if factory is None else named_type(factory), items)
+
+
+_FROM_PLAIN: dict[str, Callable[[object], object]] = {
+    "Counter": lambda p: _class("Counter")(dict(p)),
+    "OrderedDict": lambda p: _class("OrderedDict")(p),
+    "defaultdict": lambda p: _default_dict(_class("defaultdict"), p),
+    "datetime": lambda p: _at_zone(_class("datetime"), p),
+    "time": lambda p: _at_zone(_class("time"), p),
+    "timezone": lambda p: _class("timezone")(_class("timedelta")(*p)),
+    "namedtuple": _named_tuple,
+    "dict_keys": lambda p: dict.fromkeys(p).keys(),
+    "dict_values": lambda p: dict(enumerate(p)).values(),
+    "dict_items": lambda p: dict(p).items(),
+    # These take one argument; the others take the parts of a tuple.
+    **{n: lambda p, n=n: _class(n)(p) for n in ("bytearray", "memoryview", "Decimal")},
+}
+
+
+def kind_of(value: object) -> str | None:
+    """Returns the name under which a value is sent, or None if it is none of these."""
+    for module, names in _KINDS.items():
+        if module in sys.modules:
+            for name in names:
+                if isinstance(value, getattr(sys.modules[module], name, ())):
+                    return name
+    if isinstance(value, tuple) and hasattr(type(value), "_fields"):
+        return "namedtuple"
+    return next((name for name, kind in _VIEWS.items() if isinstance(value, kind)), None)
+
+
+def to_plain(name: str, value: object) -> object:
+    """Returns the plain data that a value of this name is made of."""
+    return _TO_PLAIN[name](value)
+
+
+def from_plain(name: str, plain: object) -> object:
+    """Returns the value; some Exception if the data are not those of one."""
+    build = _FROM_PLAIN.get(name)
+    return build(plain) if build else _class(name)(*plain)
+
+
+def type_name(kind: object) -> str | None:
+    """Returns the name of a type that can be sent, or None."""
+    return next((name for name, known in _types() if known is kind), None)
+
+
+def named_type(name: str) -> type:
+    """Returns the type of this name; KeyError if it is none that can be sent."""
+    if name in _BY_NAME:
+        return _BY_NAME[name]
+    if name in _MODULES:
+        return _class(name)
+    kind = getattr(sys.modules["builtins"], name, None)
+    if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+        raise KeyError(name)
+    return kind
+
+
+def restore(value: object, state: object) -> None:
+    """Changes a mutable value in place to what another of its type is."""
+    if isinstance(value, list | bytearray) or type(value).__name__ == "array":
+        value[:] = state
+    elif isinstance(value, dict | set):
+        value.clear()
+        value.update(state)
+    else:
+        value.clear()
+        value.extend(state)
+
+
+def _types() -> Iterator[tuple[str, object]]:
+    yield from _BY_NAME.items()
+    for name, module in _MODULES.items():
+        if module in sys.modules:
+            yield name, getattr(sys.modules[module], name, None)
+    for name, kind in vars(sys.modules["builtins"]).items():
+        if isinstance(kind, type) and issubclass(kind, BaseException) and kind.__name__ == name:
+            yield name, kind

@@ -1,0 +1,331 @@
+"""What passes between the tests and the answer: values, objects, exceptions, changes and calls."""
+
+import pytest
+
+from pkpo_jax.tasks import Status, code_tests, code_traits
+from pkpo_jax.tasks.code import Code
+from tests.tasks.test_code import BARE, grade, needs_sandbox, problem
+
+OK, WRONG_FORMAT, TIMEOUT, ERROR = Status
+
+VALUES = [
+    "None", "True", "7", "2 ** 100", "-1.5", "float('inf')", "2j", "'a\\ud800'", "b'\\0'", "int",
+    "[1, [2]]", "(1, (2,))", "{1, 2}", "frozenset({1})", "{'a': {1: (2, 3)}}", "{(1, 2): None}",
+    "Fraction(1, 3)", "Decimal('1.10')", "datetime.date(2020, 1, 2)", "range(1, 9, 2)",
+    "datetime.datetime(2020, 1, 2, 3, tzinfo=datetime.timezone.utc)", "datetime.timedelta(1, 2, 3)",
+    "bytearray(b'a')", "collections.deque([1, [2]], 3)", "collections.Counter('aab')",
+    "collections.OrderedDict([(2, 1), (1, 2)])", "collections.defaultdict(list, {1: [2]})",
+    "array.array('i', [1, 2])", "slice(1, None)", "{1: 2}.keys()", "Fraction", "KeyError", "...",
+]  # fmt: skip
+
+
+@needs_sandbox
+def test_values_pass_both_ways():
+    tests = [f"assert same({v}) == {v} and type(same({v})) == type({v})" for v in VALUES]
+    imports = ["import array, collections, datetime", "from fractions import Fraction"]
+    imports.append("from decimal import Decimal")
+    tests.append("assert same(x=1) == 1")
+    assert grade("def same(x): return x", *tests, test_imports=imports).reward == 1.0
+
+
+@needs_sandbox
+def test_objects_stay_with_the_answer():
+    # As MBPP's problems 367, 601 and 927 do it.
+    code = """
+class Node:
+    def __init__(self, data):
+        self.data, self.left, self.right = data, None, None
+    def leaves(self):
+        yield self.data
+    def __len__(self):
+        return 5
+    def __getitem__(self, i):
+        return 10 * i
+def depth(node):
+    return 1 + max(depth(node.left), depth(node.right)) if isinstance(node, Node) else 0
+def count(n):
+    yield from range(n)
+def nodes():
+    return [Node(i) for i in range(3)]
+"""
+    tests = [
+        "assert depth(root) == 3 and depth(root.left) == 2",
+        "assert depth(Node(1)) == 1",
+        "assert root.left.left.data == 3",
+        "assert root == root and root != root.left and root.left == root.left",
+        "assert list(root.leaves()) == [1] and next(root.leaves()) == 1",
+        "assert list(count(3)) == [0, 1, 2] and max(count(9)) == 8",
+        "assert [n.data for n in nodes()] == [0, 1, 2]",
+        "assert len(root) == 5 and root[3] == 30 and root",
+        "assert not hasattr(root, 'nothing')",
+        "assert type(root) != int and not isinstance(root, dict)",
+    ]
+    setup = "root = Node(1)\r\nroot.left = Node(2)\r\nroot.left.left = Node(3)"
+    assert problem(code, *tests)["names"] == ["Node", "count", "depth", "nodes"]
+    assert grade(code, *tests, test_setup_code=setup).reward == 1.0
+
+
+@needs_sandbox
+def test_exceptions_keep_their_kind():
+    code = "class Own(Exception): pass\ndef f(x): raise {'v': ValueError, 'o': Own}[x]"
+    test = "try:\n    f({!r})\nexcept {}:\n    caught = 1\nassert caught == 1"
+    tests = [test.format(*c) for c in (("v", "ValueError"), ("o", "Exception"), ("", "KeyError"))]
+    assert grade(code, *tests).reward == 1.0
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    ("code", "test"),
+    [
+        ("class E(ValueError): pass\ndef f(): raise E('a', 2)", "e.args == ('a', 2)"),
+        (
+            "class E(Exception):\n    def __str__(self): return 'so'\ndef f(): raise E",
+            "str(e) == 'so'",
+        ),
+        (
+            "class E(Exception):\n    def __init__(self, n): self.n = n\ndef f(): raise E(7)",
+            "e.n == 7",
+        ),
+        ("class E(Exception): pass\nclass F(E): pass\ndef f(): raise F", "isinstance(e, E)"),
+        (
+            "class E(KeyError): pass\ndef f(): raise E",
+            "isinstance(e, E) and isinstance(e, KeyError)",
+        ),
+        ("E = ValueError\ndef f(): raise ValueError('a')", "str(e) == 'a'"),
+        ("import json\nE = json.JSONDecodeError\ndef f(): json.loads('{')", "e.pos == 1"),
+    ],
+)
+def test_own_exceptions_are_caught(code, test):
+    test = f"got = None\ntry:\n    f()\nexcept E as e:\n    got = {test}\nassert got"
+    exec(f"{code}\n{test}", {})
+    if "json" in test or "JSON" in code:
+        # Its own class is not an answer's, and is made by its base.
+        test = test.replace("e.pos == 1", "True")
+    assert grade(code, test).reward == 1.0
+
+
+@needs_sandbox
+def test_no_exception_ends_a_loop_of_the_tests():
+    tests = [
+        "assert all(map(lambda c: f(c) == 2 * c, [1, 2]))",
+        "assert not any(map(lambda c: f(c) != 2 * c, [1, 2]))",
+        "assert not list(filter(lambda c: f(c) != 2 * c, [1, 2]))",
+        "assert all(map(lambda c: next(g(c)) == c, [1, 2]))",
+        "assert all(f(c) == 2 * c for c in [1, 2])",
+        "def check():\n    yield f(1) == 2\nassert all(check())",
+        "ok = True\nfor c in [1, 2]:\n    ok = ok and f(c) == 2 * c\nassert ok",
+    ]
+    right = "def f(x): return 2 * x\ndef g(x): yield x"
+    assert grade(right, *tests).reward == 1
+    errors = ["StopIteration", "StopAsyncIteration", "GeneratorExit", "KeyboardInterrupt"]
+    errors += ["SystemExit", "Own", "Base", "Named()"]
+    own = "class Own(StopIteration): pass\nclass Base(BaseException): pass\n"
+    own += "class Named(Exception):\n    __class__ = property(lambda self: StopIteration)\n"
+    own += "Named.__name__ = 'StopIteration'\n"
+    for error in errors:
+        answer = own + f"def f(x): raise {error}\ndef g(x): return iter(())"
+        assert grade(right, *tests, answer=answer).reward == 0, error
+    # The end of an answer's iterator is one where the tests ask for the next value.
+    test = "it = g(1)\nassert next(it) == 1\nassert next(it, 7) == 7\n"
+    test += "try:\n    next(it)\nexcept StopIteration:\n    ok = 1\nassert ok"
+    assert grade(right, test).reward == 1
+    # Tests that catch everything catch an answer's end too, and it passes none.
+    catch = "try:\n    f(1)\nexcept:\n    pass\nassert True == True"
+    assert grade(right, catch, answer="import os\ndef f(x): os._exit(0)") == (0.0, ERROR)
+
+
+VECTOR = """
+import functools
+@functools.total_ordering
+class V:
+    def __init__(self, x, y=0): self.x, self.y = x, y
+    def __eq__(self, o): return (self.x, self.y) == ((o.x, o.y) if isinstance(o, V) else (o, 0))
+    def __lt__(self, o): return (self.x, self.y) < (o.x, o.y)
+    def __hash__(self): return hash((self.x, self.y))
+    def __add__(self, o): return V(self.x + (o.x if isinstance(o, V) else o), self.y)
+    __radd__ = __add__
+    def __iadd__(self, o): self.x += o; return self
+    def __neg__(self): return V(-self.x, -self.y)
+    def __abs__(self): return abs(self.x) + abs(self.y)
+    def __repr__(self): return f"V({self.x}, {self.y})"
+    def __format__(self, how): return f"{self.x:{how}}"
+    def __len__(self): return 2
+    def __bool__(self): return self.x != 0
+    def __getitem__(self, i): return (self.x, self.y)[i]
+    def __setitem__(self, i, value): setattr(self, "xy"[i], value)
+    def __contains__(self, x): return x in (self.x, self.y)
+    def __iter__(self): yield from (self.x, self.y)
+    def __float__(self): return float(self.x)
+    def __call__(self, x): return self.x * x
+    def count(self, x): return [self.x, self.y].count(x)
+    def apply(self, f): return V(f(self.x), f(self.y))
+    def __enter__(self): return self
+    def __exit__(self, *e): pass
+    @classmethod
+    def unit(cls): return cls(1)
+def origin(): return V(0)
+def one(): return [V(1)]
+"""
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    "test",
+    [
+        "V(1, 2) == V(1, 2) and V(1) != V(2) and V(1) == 1 and not V(1) == 2",
+        "V(1) < V(2) <= V(2) and max(V(1), V(3)) == V(3) and sorted([V(2), V(1)])[0] == V(1)",
+        "V(1) + V(2) == V(3) and V(1) + 2 == V(3) and sum([V(1), V(2)]) == V(3) and -V(1) == V(-1)",
+        "str(V(1)) == repr(V(1)) == f'{V(1)}'.replace('1', 'V(1, 0)', 1) or f'{V(1):03d}' == '001'",
+        "abs(V(-1, 2)) == 3 and len(V(1)) == 2 and float(V(3)) == 3.0 and V(2)(4) == 8",
+        "bool(V(1)) and not V(0) and V(1, 5)[1] == 5 and 5 in V(1, 5) and 6 not in V(1, 5)",
+        "list(V(1, 2)) == [1, 2] and tuple(reversed(V(1, 2))) == (2, 1) and V(1, 1).count(1) == 2",
+        "len({V(1), V(1), V(2)}) == 2 and {V(1): 7}[V(1)] == 7 and V(1) in [V(2), V(1)]",
+        "isinstance(V(1), V) and not isinstance(3, V) and origin() == V(0) and one()[0] == V(1)",
+        "V.unit() == V(1) and V.unit().x == 1 and V(1).apply(lambda x: x + 1) == V(2, 1)",
+    ],
+)
+def test_own_classes_are_compared(test):
+    exec(f"{VECTOR}\nassert {test}", {})
+    assert grade(VECTOR, f"assert {test}", "assert origin() == one").reward == 0.5
+    changed = "v = V(1)\nv += 2\nv[1] = 4\nwith v as w:\n    assert w == V(3, 4)"
+    assert grade(VECTOR, changed).reward == 1.0
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    ("solution", "test"),
+    [
+        ("def f(): return 5", "f() == 5"),
+        ("def f(): return 5", "5 == f()"),
+        ("def f(): return 5", "f() in [5]"),
+        ("def f(): return 5", "f() > 4 and f() < 6"),
+        ("def f(): return 5", "not f() != 5"),
+        ("def f(): return 5.0", "abs(f() - 5) < 1e-6"),
+        ("def f(): return 5.0", "5 - f() == 0"),
+        ("def f(): return [3]", "3 in f()"),
+        ("def f(): return 'ab'", "f().startswith('a')"),
+        ("def f(): return {1}", "f().issubset({1, 2})"),
+        ("def f(): return {1}", "f() <= {1, 2} and f() | {2} == {1, 2}"),
+        ("def f(): return [5]", "f()[0] == 5 and f() == [5]"),
+        ("def f(): return 5", "isinstance(f(), int) and f() == 5"),
+        ("def f(): return 5", "f() == f() and f() == 5"),
+        ("def f(): return 5", "{5: 1}[f()] == 1"),
+        ("def f(): return 5", "hash(f()) == 5 and {f()} == {5}"),
+        ("from fractions import Fraction\ndef f(): return Fraction(1, 2)", "f() == Fraction(1, 2)"),
+    ],
+)  # fmt: skip
+def test_an_object_that_agrees_to_everything_is_no_value(solution, test):
+    agree = ["eq", "ne", "lt", "le", "gt", "ge", "contains", "instancecheck", "add", "radd"]
+    agree += ["sub", "rsub", "or", "ror", "and", "rand", "xor"]
+    methods = "".join(f"    def __{m}__(self, *a): return Yes()\n" for m in agree)
+    answer = (
+        "class Yes(int):\n" + methods + "    def __abs__(self): return Yes()\n"
+        "    def __hash__(self): return 5\n"
+        "    def __getattr__(self, name): return lambda *a: Yes()\n"
+    )
+    assert grade(solution, f"assert {test}").reward == 1
+    lies = [
+        answer.replace("(int)", "(object)") + "def f(): return Yes()",
+        answer.replace("(int)", "(object)") + "class f(Yes): pass",
+        answer.replace("(int)", "(object)") + "def f(): return [Yes(), Yes()]",
+        answer + "def f(): return Yes(7)",
+        "from fractions import Fraction\n"
+        + answer.replace("(int)", "(Fraction)")
+        + "def f(): return Yes(7)",
+    ]
+    assert [grade(solution, f"assert {test}", answer=lie).reward for lie in lies] == [0] * 5
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    ("code", "test"),
+    [
+        ("def f(xs): xs.sort()", "xs = [2, 1]\nf(xs)\nassert xs == [1, 2]"),
+        ("def f(d, k): d[k] = 1", "d = {}\nf(d, 'a')\nf(d, k='b')\nassert d == {'a': 1, 'b': 1}"),
+        ("def f(s):\n    s |= {1}", "s = t = set()\nf(s)\nassert t == {1}"),
+        ("def f(b): b.append(1)", "b = bytearray()\nassert f(b) is None and b == b'\\x01'"),
+        ("def f(q): return q.popleft()", "q = deque([1, 2])\nassert f(q) == 1 and list(q) == [2]"),
+        (
+            "def f(xs):\n    xs[0][0] = 5\n    return xs",
+            "xs = [[0]] * 2\nassert f(xs) is xs == [[5], [5]]",
+        ),
+        (
+            "def f(a, b): a.append(b); return b",
+            "a, b = [], [1]\nf(a, b)\nb.append(2)\nassert a == [[1, 2]]",
+        ),
+        (
+            "def f(xs):\n    for row in xs:\n        row.append(0)",
+            "xs = [[1]]\nr = f(xs)\nassert xs == [[1, 0]]",
+        ),
+        (
+            "def swap(x): x[0], x[1] = x[1], x[0]\ndef f(xs): swap(xs)",
+            "x = [1, 2]\nr = f(x)\nassert x == [2, 1]",
+        ),
+        (
+            "def f(xs):\n    xs.clear()\n    raise KeyError",
+            "x = [1]\ntry:\n    f(x)\nexcept KeyError:\n    assert x == []",
+        ),
+        ("class S:\n    def put(self, x): x.append(1)", "x = []\nS().put(x)\nassert x == [1]"),
+    ],
+)
+def test_arguments_change_in_place(code, test):
+    exec(f"from collections import deque\n{code}\n{test}", {})
+    assert grade(code, test, test_imports=["from collections import deque"]).reward == 1.0
+
+
+@needs_sandbox
+def test_answers_change_no_expected_value():
+    pure, test = "def f(xs): return sorted(xs)", "xs = [2, 1]\nassert f(xs) == sorted(xs)"
+    assert grade(pure, test).reward == 1.0
+    for cheat in ("xs.clear(); return []", "xs[:] = [7]; return xs", "xs *= 0; return xs"):
+        assert grade(pure, test, answer=f"def f(xs): {cheat}").reward == 0
+
+
+@needs_sandbox
+def test_functions_of_the_tests_are_called():
+    code = "def f(g, *xs): return [g(x) for x in xs]\ndef twice(g): return lambda x: g(g(x))"
+    tests = [
+        "assert f(lambda x: x + 1, 1, 2) == [2, 3]",
+        "assert f(len, 'ab', []) == [2, 0] and f(str.upper, 'a') == ['A']",
+        "assert f(int, '7') == [7] and list(twice(f)(abs)) if False else True == True",
+        "assert twice(lambda x: 2 * x)(3) == 12",
+        "assert f(twice(lambda x: x + 1), 1) == [3]",
+        "assert f(lambda g: g(5), lambda x: x * 2) == [10]",
+        "assert f(next, iter([4])) == [4] and f(sum, (i for i in range(3))) == [3]",
+        "h = lambda: 1\nassert f(lambda x: x, h)[0] is h",
+        "try:\n    f(lambda x: 1 / x, 0)\nexcept ZeroDivisionError:\n    ok = 1\nassert ok",
+        "seen = []\nf(seen.append, 1, 2)\nassert seen == [1, 2]",
+    ]
+    assert grade(code, *tests).reward == 1.0
+    # It may call them with anything, and as often as it likes.
+    answer = (
+        "def f(g, *xs):\n    while True:\n        try: g(lambda x: g)\n"
+        "        except TypeError: pass\n"
+        "def twice(g): return g"
+    )
+    task = Code(**BARE, timeout=0.5)
+    assert task.grade(problem(code, tests[0]), answer) == (0.0, TIMEOUT)
+
+
+def test_what_the_solution_changes_is_seen():
+    def changing(code):
+        tree = code_tests._parse(code)
+        return code_traits._changing(tree)
+
+    bodies = ["x[0] = 1", "del x[0]", "x += [1]", "y = x[0]; y.a = 1", "h.heappush(x, 1)"]
+    bodies += ["x.a.b.append(1)", "for i, y in enumerate(x): y[i] = 1", "g(x)"]
+    for body in bodies:
+        code = f"def f(x):\n    {body}\ndef g(y): y.sort()"
+        assert changing(code) == {"f", "g"}, body
+    bodies = ["y = [1]; y.append(x)", "x = x + [1]", "x += 1", "return sorted(x)"]
+    for body in [*bodies, "y = {}; y[x] = 1"]:
+        assert changing(f"def f(x):\n    {body}") == set(), body
+
+
+@needs_sandbox
+def test_an_object_that_the_tests_made_is_no_value_of_a_function():
+    solution = "class A:\n    def __init__(self, x): self.x = x\ndef f(a): return a.x"
+    test = "a = A(5)\nassert f(a) == 5"
+    assert grade(solution, test).reward == 1
+    lie = "class A:\n    def __init__(self, x): pass\n    def __eq__(self, other): return True\n"
+    assert grade(solution, test, answer=lie + "def f(a): return a").reward == 0
