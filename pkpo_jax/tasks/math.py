@@ -26,7 +26,7 @@ INSTRUCTION = r"Reason step by step, and put your final answer within \boxed{}."
 TIMEOUT, STEPS_A_SECOND = 1, 20_000
 # Longer answers are wrong unread, but for the problem's own text; in MATH-500 none takes more than
 # 63 characters. A box of more characters than the second number says is none.
-LONGEST_ANSWER, LONGEST_BOX = 500, 20_000
+LONGEST_ANSWER, LONGEST_BOX = 500, 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +109,8 @@ class Math(Task):
         drawing.draw_text(axes, problem["problem"], responses, rewards, problem["answer"])
 
 
+# Greedy, so that the search goes from the end back to the first box that it meets.
+_LAST_BOX = re.compile(r".*\\(?:boxed|fbox)(?![a-zA-Z])\s*", re.DOTALL)
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
@@ -116,17 +118,16 @@ def boxed(text: str) -> str | None:
     r"""The content of the last \boxed or \fbox; None without one, or if its brace does not close
     within `LONGEST_BOX` characters.
 
-    A box without braces reaches to the next dollar, as in the MATH release's own code. Takes time in
-    proportion to the text, of which it searches the end first.
+    A box without braces reaches to the next dollar, as in the MATH release's own code. The time taken
+    is in proportion to the text.
 
     >>> boxed(r"not \boxed{1} but \boxed{\frac{1}{2}}"), boxed(r"$\fbox 3$."), boxed(r"\boxed{4")
     ('\\frac{1}{2}', '3', None)
     """
-    start = max(_last(text, r"\boxed"), _last(text, r"\fbox"))
-    if start < 0:
+    box = _LAST_BOX.match(text)
+    if box is None:
         return None
-    command = len(r"\boxed") if text.startswith(r"\boxed", start) else len(r"\fbox")
-    rest = text[start + command : start + LONGEST_BOX].lstrip()
+    rest = text[box.end() : box.end() + LONGEST_BOX]
     if not rest.startswith("{"):
         return rest.partition("$")[0].strip()
     depth = 0
@@ -136,18 +137,6 @@ def boxed(text: str) -> str | None:
         if depth == 0:
             return rest[1 : brace.start()].strip()
     return None
-
-
-def _last(text: str, command: str) -> int:
-    """Returns where a command of this very name last stands; -1 if nowhere."""
-    start = end = len(text)
-    while (start := text.rfind(command, 0, end)) >= 0:
-        behind = text[start + len(command) : start + len(command) + 1]
-        if not (behind.isascii() and behind.isalpha()):
-            break
-        # Occurrences do not overlap, so that no text is searched twice.
-        end = start
-    return start
 
 
 def _entries(data_dir: str, split: str) -> Iterator[tuple[str, bytes]]:

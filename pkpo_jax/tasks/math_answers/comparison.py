@@ -36,7 +36,7 @@ from pkpo_jax.tasks.math_answers.structure import named, simplified
 from pkpo_jax.tasks.math_answers.text import about, clean, label, squeezed
 from pkpo_jax.tasks.math_answers.values import Arithmetic, TooLarge, Unknown, Value
 
-_FORMULA = re.compile(r"\$\$?(.+?)\$\$?|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL)
+_FORMULA = re.compile(r"(?<!\\)\$\$?(.+?)(?<!\\)\$\$?|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL)
 
 
 def right(gold: str, answer: str, steps: int, question: str = "") -> bool:

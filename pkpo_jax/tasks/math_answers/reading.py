@@ -19,7 +19,7 @@ from pkpo_jax.tasks.math_answers.text import words
 _DEEPEST = 30
 
 _TOKEN = re.compile(
-    r"\s+|(?P<text>\\text ?\{(?P<words>[^{}]*)\}(?:\})?)|(?P<command>\\[a-zA-Z]+|\\[{}%|])"
+    r"\s+|(?P<text>\\text ?\{(?P<words>[^{}]*)\})|(?P<command>\\[a-zA-Z]+|\\[{}%|])"
     r"|(?P<number>[0-9]+(?:\.[0-9]*)?|\.[0-9]+|\.(?=\\overline))|(?P<word>[a-zA-Z]+)|(?P<char>.)",
     re.DOTALL,
 )
@@ -46,9 +46,8 @@ _GREEK = (
     "Omega ell pi infty"
 ).split()
 _SYMBOLS = {f"\\{name}": name for name in _GREEK}
-_BASES = dict(
-    zip("two three four five six seven eight nine ten".split(), range(2, 11), strict=True)
-) | {"eleven": 11, "twelve": 12, "sixteen": 16}  # fmt: skip
+_NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+_BASES = {name: base for base, name in enumerate(_NUMBERS) if base > 1} | {"sixteen": 16}
 
 
 class Node(NamedTuple):
@@ -76,7 +75,8 @@ def read(text: str) -> Node | None:
     ('mul', Node(kind='words', args=('neve',)), None)
     """
     if _are_words(text):
-        return Node("words", (words(text),))
+        plain = re.sub("^(?:an?|the) ", "", words(text))
+        return integer(_NUMBERS.index(plain)) if plain in _NUMBERS else Node("words", (plain,))
     try:
         parser = _Parser(_tokens(text))
         node = parser.sequence()

@@ -30,6 +30,8 @@ _SAME = {
     "dollar": "dollars usd USD",
     "cent": "cents",
     "mph": "",
+    "am": "",
+    "pm": "",
     "unit": "units",
     "rad": "radian radians",
     "degree": "degrees deg",
@@ -61,7 +63,8 @@ def scale(text: str) -> tuple[int, str | None]:
     >>> scale(" square inches"), scale("million dollars"), scale("(not 8)")
     ((1, 'in^2'), (1000000, 'dollar'), (1, None))
     """
-    if not re.fullmatch(r"[a-zA-Z .'/^0-9-]+", text) or re.search(r"(?<!\^)[0-9]", text):
+    text = text.replace(".", "")
+    if not re.fullmatch(r"[a-zA-Z '/^0-9()-]+", text) or re.search(r"(?<!\^)[0-9]", text):
         return 1, None
     words = re.findall(r"[a-zA-Z]+(?:\^[0-9])?|/", text.replace(" per ", "/"))
     if any(word.lower() in _NO_UNITS for word in words) or len(words) > 5:

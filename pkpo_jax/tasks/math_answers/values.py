@@ -9,9 +9,10 @@ rationals. With them, differences are multiplied out, and constants are compared
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -298,19 +299,17 @@ class Arithmetic:
         return total
 
     def _vanishes(self, value: Value) -> bool:
-        mp = numerics()
-        with mp.workdps(_DIGITS + 20):
+        with _precisely() as mp:
             terms = [self._number({monomial: c}) for monomial, c in value.items()]
             return bool(abs(mp.fsum(terms)) <= max(map(abs, terms)) * mp.mpf(10) ** -_DIGITS)
 
     def approximate(self, value: Value) -> Fraction:
         """Returns a real constant to 60 digits; raises Unknown if it has variables or is not real."""
-        mp = numerics()
-        with mp.workdps(_DIGITS + 20):
+        with _precisely() as mp:
             number = self._number(value)
             if mp.im(number) != 0:
                 raise Unknown
-            return Fraction(str(mp.nstr(mp.re(number), _DIGITS)))
+            return Fraction(mp.nstr(mp.re(number), _DIGITS))
 
     def _number(self, value: Value) -> Any:
         """Returns a constant as a number of mpmath."""
@@ -358,6 +357,17 @@ def numerics() -> Any:
             f'the task math compares constants by mpmath ({e}); pip install -e ".[math]"'
         ) from e
     return mpmath.mp
+
+
+@contextlib.contextmanager
+def _precisely() -> Iterator[Any]:
+    """Works to some more digits than are compared; what has no number, as ln 0, is Unknown."""
+    mp = numerics()
+    with mp.workdps(_DIGITS + 20):
+        try:
+            yield mp
+        except (ArithmeticError, ValueError, TypeError) as e:
+            raise Unknown from e
 
 
 _TRIGONOMETRIC = ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh")
@@ -425,8 +435,8 @@ _EXACT = {
     "mod": _modulo,
     "gcd": lambda *numbers: Fraction(math.gcd(*_whole_numbers(*numbers))),
     "lcm": lambda *numbers: Fraction(math.lcm(*_whole_numbers(*numbers))),
-    "max": max,
-    "min": min,
+    "max": lambda *numbers: max(numbers),
+    "min": lambda *numbers: min(numbers),
 }
 
 
