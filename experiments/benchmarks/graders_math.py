@@ -92,11 +92,20 @@ def paraphrases(gold: str) -> Iterator[str]:
     if r"\frac" in gold:
         yield gold.replace(r"\frac", r"\dfrac")
     if "(" in gold and r"\left" not in gold and r"\begin" not in gold:
-        yield gold.replace("(", r"\left(").replace(")", r"\right)").replace("[", r"\left[").replace(
-            "]", r"\right]"
+        yield (
+            gold.replace("(", r"\left(")
+            .replace(")", r"\right)")
+            .replace("[", r"\left[")
+            .replace("]", r"\right]")
         )
     if re.fullmatch(r"-?[0-9]+", gold):
-        yield from (f"{gold}.0", f"x = {gold}", rf"\text{{{gold}}}", f"{int(gold):,}", f"{gold}^\\circ")
+        yield from (
+            f"{gold}.0",
+            f"x = {gold}",
+            rf"\text{{{gold}}}",
+            f"{int(gold):,}",
+            f"{gold}^\\circ",
+        )
     if match := re.fullmatch(r"(-?)\\[dt]?frac\s*\{?([0-9]+)\}?\s*\{?([0-9]+)\}?", gold):
         sign, over, under = match.groups()
         yield f"{sign}{over}/{under}"

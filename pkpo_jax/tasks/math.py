@@ -1,8 +1,8 @@
 r"""Word problems with one answer, given in \boxed{}: MATH, GSM8K, or a file of one's own.
 
 Answers are read and compared by `math_answers`: exactly, and in steps that are counted instead of
-seconds, so that a verdict does not depend on how busy the machine is. An answer has to be evaluated:
-a formula of the question is none. The rules are those of `math_answers.comparison`.
+seconds, so that a verdict does not depend on how busy the machine is. An answer has to be
+evaluated: a formula of the question is none. The rules are those of `math_answers.comparison`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Math(Task):
                 f"a {split}.jsonl of your own; set task.data_dir to their directory."
             )
         # So that a missing library is told before anything is compiled.
-        math_answers.numerics()
+        math_answers.library()
         return [
             {"id": i, "prompt": f"{row['problem']}\n\n{INSTRUCTION}\n", **row}
             for i, row in enumerate(rows)

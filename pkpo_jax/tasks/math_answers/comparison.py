@@ -1,23 +1,23 @@
-r"""Whether an answer is right: it has the value of the problem's own, and nothing is left to compute.
+r"""Decides whether an answer is right: it has the right value, and nothing is left to compute.
 
 The rules, for an answer a and the problem's own answer g:
 
-- Numbers are compared exactly: 0.5 is 1/2, and 0.333 is not 1/3. Only where g is a decimal and a says
-  that it is inexact ("\approx 3.1416" for 3.14) is a rounded to the places of g.
-- a is evaluated (`forms`), but for operations that g has as well: 10^6 is right where g is 10^6, and
-  no answer where g is 1000000. With variables, g decides between product, sum and fraction.
+- Numbers are compared exactly: 0.5 is 1/2, and 0.333 is not 1/3. Only where g is a decimal and a
+  says that it is inexact ("\approx 3.1416" for 3.14) is a rounded to the places of g.
+- a is evaluated (`forms`), but for operations that g has as well: 10^6 is right where g is 10^6,
+  and no answer where g is 1000000. With variables, g decides between product, sum and fraction.
 - An answer states one value. A chain of equations may lead to it ("2 + 5 = 7") if all of its sides
-  that have a value have the same; "8 = 7" and "7 \approx 8" are wrong. Behind \approx may stand what
-  the value before it rounds to ("\pi \approx 3.14"). A variable that is set equal to the value is a
-  name ("x = 7"), and has to be g's if that has one.
+  that have a value have the same; "8 = 7" and "7 \approx 8" are wrong. Behind \approx may stand
+  what the value before it rounds to ("\pi \approx 3.14"). A variable that is set equal to the value
+  is a name ("x = 7"), and has to be g's if that has one.
 - Units are ignored where only one of the two has one, or one is no known unit; "5 cm" is not "5 m".
-  Degrees and dollars are units. A percent is part of the value: 50\% is 1/2 and not 50, and 500\% is
-  not 5, for nobody writes a whole number so; where g has a percent sign, so that the question asks
-  for one, the number alone is right too.
-- 52_8 is neither 52_7, 42 nor, where g is 52, right; where g is 52_8, so that the question names the
-  base, 52 is right.
-- Tuples and intervals have the same brackets and parts; sets, lists and unions the same parts in any
-  order. Inequalities of one variable are intervals.
+  Degrees and dollars are units. A percent is part of the value: 50\% is 1/2 and not 50, and 500\%
+  is not 5, for nobody writes a whole number so; where g has a percent sign, so that the question
+  asks for one, the number alone is right too.
+- 52_8 is neither 52_7, 42 nor, where g is 52, right; where g is 52_8, so that the question names
+  the base, 52 is right.
+- Tuples and intervals have the same brackets and parts; sets, lists and unions the same parts in
+  any order. Inequalities of one variable are intervals.
 - Words are compared as words. What cannot be read is right as the very text of g alone.
 - The letter of a choice decides where g is a letter; "(B) 12" is 12 where it is none.
 """
@@ -30,11 +30,19 @@ import re
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
-from pkpo_jax.tasks.math_answers import forms, units, values
+from pkpo_jax.tasks.math_answers import forms, units
+from pkpo_jax.tasks.math_answers.monomials import (
+    TooLarge,
+    Unknown,
+    Value,
+    rational,
+    shown,
+    variables,
+)
 from pkpo_jax.tasks.math_answers.reading import Node, read
 from pkpo_jax.tasks.math_answers.structure import named, simplified
 from pkpo_jax.tasks.math_answers.text import about, clean, label, squeezed
-from pkpo_jax.tasks.math_answers.values import Arithmetic, TooLarge, Unknown, Value
+from pkpo_jax.tasks.math_answers.values import Arithmetic
 
 _FORMULA = re.compile(r"(?<!\\)\$\$?(.+?)(?<!\\)\$\$?|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL)
 
@@ -102,7 +110,7 @@ class _Comparison:
             return self._chain(own, value)
         own, value = _single(own), _single(value)
         many = ("list", "set")
-        if own.kind in many and value.kind in many or own.kind == value.kind == "union":
+        if (own.kind in many and value.kind in many) or own.kind == value.kind == "union":
             return self._unordered(own.args, value.args)
         if own.kind in ("group", "matrix", "relation", "words") or own.kind in many:
             if own.kind != value.kind:
@@ -134,7 +142,7 @@ class _Comparison:
         return all(self._ordered(*rows) for rows in zip(gold.args, answer.args, strict=True))
 
     def _chain(self, gold: Node, answer: Node) -> bool:
-        """Whether a chain such as 2 + 5 = 7, or \\pi \\approx 3.14, states the gold answer alone."""
+        r"""Whether a chain such as 2 + 5 = 7, or \pi \approx 3.14, states the gold answer alone."""
         signs, sides = answer.args
         ends = signs[-1] == "~"
         exact = sides[:-1] if ends else sides
@@ -148,14 +156,14 @@ class _Comparison:
             return self.same(gold, exact[-1])
         rounded = sides[-1]
         with contextlib.suppress(Unknown):
-            if not _rounds(self._real(exact[-1]), rounded):
+            if not _rounds(self.arithmetic.approximate(self.arithmetic.of(exact[-1])), rounded):
                 return False
             decimal = exact[-1].kind in ("number", "neg", "quantity")
-            return self.same(gold, exact[-1]) or not decimal and self.same(gold, rounded)
+            return self.same(gold, exact[-1]) or (not decimal and self.same(gold, rounded))
         return False
 
     def _agree(self, sides: Sequence[Node]) -> bool:
-        """Whether the sides that have a value have that of the last, which needs one if others do."""
+        """Whether the sides of a chain that have a value have that of the last."""
         if len(sides) == 1:
             return True
         try:
@@ -169,12 +177,6 @@ class _Comparison:
                 if not self.arithmetic.equal(self.arithmetic.of(side), last):
                     return False
         return True
-
-    def _real(self, node: Node) -> Fraction:
-        """Returns a real constant, to many more places than are written."""
-        value = self.arithmetic.of(node)
-        number = values.rational(value)
-        return self.arithmetic.approximate(value) if number is None else number
 
     def _relations(self, gold: Node, answer: Node) -> bool:
         (signs, sides), (others, parts) = gold.args, answer.args
@@ -206,7 +208,9 @@ class _Comparison:
     def _expressions(self, gold: Node, answer: Node) -> bool:
         if gold.kind == answer.kind == "quantity" and units.differ(gold.args[1], answer.args[1]):
             return False
-        gold, answer = (n.args[0] if n.kind in ("quantity", "degree") else n for n in (gold, answer))
+        gold, answer = (
+            n.args[0] if n.kind in ("quantity", "degree") else n for n in (gold, answer)
+        )
         if "base" in (gold.kind, answer.kind):
             return _same_digits(gold, answer)
         if gold.kind == "percent" and answer.kind != "percent" and self.same(gold.args[0], answer):
@@ -220,7 +224,7 @@ class _Comparison:
             return False
 
     def _equal(self, gold: Node, one: Value, other: Value) -> bool:
-        number, exact = values.rational(other), values.rational(one)
+        number, exact = rational(other), rational(one)
         if self.inexact and number is not None and exact is not None and _places(gold) > 0:
             return _rounds(number, gold)
         return self.arithmetic.equal(one, other)
@@ -229,7 +233,7 @@ class _Comparison:
         compute = self.arithmetic
         if not _allowed(forms.operations(gold, compute), forms.operations(answer, compute)):
             return False
-        if not values.variables(one) and not values.variables(other):
+        if not variables(one) and not variables(other):
             return True
         return forms.algebraic_form(gold, compute) == forms.algebraic_form(answer, compute)
 
@@ -240,8 +244,8 @@ def canonical(answer: str) -> str:
     Units, names of variables and \approx are left out; operations that are not carried out stay as
     they are written, so that 2 + 5 is no vote for 7. Takes some milliseconds at most.
 
-    >>> canonical(r"\dfrac{2}{4}"), canonical("x = 0.5"), canonical(r"\sqrt{3} + 1"), canonical("East")
-    ('1/2', '1/2', '1+\\sqrt{3}', 'east')
+    >>> [canonical(text) for text in (r"\dfrac{2}{4}", "x = 0.5", r"\sqrt{3} + 1", "East")]
+    ['1/2', '1/2', '1+\\sqrt{3}', 'east']
     """
     text = clean(answer)
     choice = label(text)
@@ -275,12 +279,12 @@ def _shown(node: Node, compute: Arithmetic) -> str:
     if kind == "relation":
         raise Unknown
     value = compute.of(node)
-    if forms.operations(node, compute) or kind == "percent" and _is_whole(value):
+    if forms.operations(node, compute) or (kind == "percent" and _is_whole(value)):
         raise Unknown
     form = forms.algebraic_form(node, compute)
     if form.factors > 1 or form.divisors or form.outside != ((), 1):
         raise Unknown
-    return values.shown(value)
+    return shown(value)
 
 
 def formulas(question: str) -> list[str]:
@@ -328,7 +332,7 @@ def _same_digits(gold: Node, answer: Node) -> bool:
 
 
 def _is_whole(value: Value) -> bool:
-    number = values.rational(value)
+    number = rational(value)
     return number is not None and number.denominator == 1
 
 
@@ -349,7 +353,7 @@ def _rounds(number: Fraction, written: Node) -> bool:
     if places < 0:
         return False
     try:
-        decimal = values.rational(Arithmetic().of(written))
+        decimal = rational(Arithmetic().of(written))
     except (Unknown, TooLarge):
         return False
     return decimal is not None and abs(number - decimal) * 2 * 10**places <= 1

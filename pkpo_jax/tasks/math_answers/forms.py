@@ -1,9 +1,9 @@
 r"""Which operations of an expression are left to be done: an answer has none.
 
-Ordinary forms of a number are done: 12, 1/2 and 2/4, 0.5, 3\frac{1}{2}, 5\%, 3\sqrt{2}, 2\pi, and sums
-of such that cannot be collected, as 1 + \sqrt{2} and 3 + 4i. Copies of a question are not: a sum or
-product of numbers, a power of a number, a fraction that is a whole number or has decimals, fractions
-or sums of radicals in its parts, a root that is not in lowest terms, any function.
+Ordinary forms of a number are done: 12, 1/2 and 2/4, 0.5, 3\frac{1}{2}, 5\%, 3\sqrt{2}, 2\pi, and
+sums of such that cannot be collected, as 1 + \sqrt{2} and 3 + 4i. Copies of a question are not: a
+sum or product of numbers, a power of a number, a fraction that is a whole number or has decimals,
+fractions or sums of radicals in its parts, a root that is not in lowest terms, any function.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import math
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+from pkpo_jax.tasks.math_answers.monomials import Value, rational, variables
 from pkpo_jax.tasks.math_answers.reading import Node
-from pkpo_jax.tasks.math_answers.values import Arithmetic, Value, rational, variables
+from pkpo_jax.tasks.math_answers.values import Arithmetic
 
 Operations = collections.Counter[str]
 
@@ -142,7 +143,9 @@ def _raise(node: Node, arithmetic: Arithmetic, found: Operations) -> None:
     number = rational(exponent)
     if number in (0, 1) or (rational(base) is not None and number is not None):
         simple = number is not None and 0 < number < 1
-        found["power"] += not (simple and _is_lowest(base, arithmetic.power(base, exponent), number))
+        found["power"] += not (
+            simple and _is_lowest(base, arithmetic.power(base, exponent), number)
+        )
     elif number is not None and not variables(base):
         # \pi^2 and e^2 are numbers; powers of sums, radicals and i are not carried out.
         found["power"] += len(base) > 1 or not all(a in ("pi", "e") for m in base for a, _ in m)
@@ -196,7 +199,7 @@ _CHECKS = {
 def _is_product(node: Node) -> bool:
     if node.kind == "neg":
         return _is_product(node.args[0])
-    return node.kind in ("mul", "pow") or node.kind == "div" and _is_product(node.args[0])
+    return node.kind in ("mul", "pow") or (node.kind == "div" and _is_product(node.args[0]))
 
 
 def algebraic_form(node: Node, arithmetic: Arithmetic) -> Form:

@@ -1,7 +1,8 @@
 r"""Reads clean answer text into a tree: numbers, operations, tuples, sets, relations, words.
 
-The grammar is the LaTeX of answers, and what is typed in its stead ("pi/2", "sqrt(2)"). Reading takes
-time in proportion to the text, and computes nothing. Two numerals side by side are no product.
+The grammar is the LaTeX of answers, and what is typed in its stead ("pi/2", "sqrt(2)"). Reading
+takes time in proportion to the text, and computes nothing. Two numerals side by side are no
+product.
 """
 
 from __future__ import annotations
@@ -14,39 +15,20 @@ from typing import Any, NamedTuple
 
 from pkpo_jax.tasks.math_answers import units
 from pkpo_jax.tasks.math_answers.text import words
+from pkpo_jax.tasks.math_answers.tokens import FUNCTIONS, SYMBOLS, Token, are_words, tokens
 
 # Brackets and fractions inside one another.
 _DEEPEST = 30
 
-_TOKEN = re.compile(
-    r"\s+|(?P<text>\\text ?\{(?P<words>[^{}]*)\})|(?P<command>\\[a-zA-Z]+|\\[{}%|])"
-    r"|(?P<number>[0-9]+(?:\.[0-9]*)?|\.[0-9]+|\.(?=\\overline))|(?P<word>[a-zA-Z]+)|(?P<char>.)",
-    re.DOTALL,
-)
-_TYPED = {
-    **{name: f"\\{name}" for name in "pi sqrt theta alpha beta gamma phi lambda frac".split()},
-    **dict.fromkeys(("infinity", "infty", "inf", "oo"), r"\infty"),
-    "Infinity": r"\infty",
-    "degrees": r"\degree",
-    "degree": r"\degree",
-    "percent": r"\%",
-    "union": r"\cup",
+_UNKNOWN_TEXT = "sum prod int iint iiint oint lim limsup liminf sup inf"
+_UNKNOWN = frozenset(_UNKNOWN_TEXT.split())
+_RELATIONS = {
+    **{"=": "=", "<": "<", ">": ">", ":": ":", r"\lt": "<", r"\gt": ">", r"\le": "<="},
+    **{r"\ge": ">=", r"\ne": "!=", r"\approx": "~", r"\sim": "~", r"\in": "in", r"\equiv": "=="},
 }
-FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp gcd lcm min max "
-    "det arg Re Im".split()
-)
-_UNKNOWN = frozenset("sum prod int iint iiint oint lim limsup liminf sup inf".split())
-_RELATIONS = {"=": "=", "<": "<", ">": ">", ":": ":", r"\lt": "<", r"\gt": ">", r"\le": "<="} | {
-    r"\ge": ">=", r"\ne": "!=", r"\approx": "~", r"\sim": "~", r"\in": "in", r"\equiv": "=="
-}  # fmt: skip
-_GREEK = (
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi "
-    "rho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi "
-    "Omega ell pi infty"
-).split()
-_SYMBOLS = {f"\\{name}": name for name in _GREEK}
-_NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+_SYMBOLS = {f"\\{name}": name for name in SYMBOLS}
+_NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve"
+_NUMBERS = _NUMBER_WORDS.split()
 _BASES = {name: base for base, name in enumerate(_NUMBERS) if base > 1} | {"sixteen": 16}
 
 
@@ -74,11 +56,11 @@ def read(text: str) -> Node | None:
     >>> read(r"3\sqrt{2}").kind, read("neve"), read("3 4")
     ('mul', Node(kind='words', args=('neve',)), None)
     """
-    if _are_words(text):
+    if are_words(text):
         plain = re.sub("^(?:an?|the) ", "", words(text))
         return integer(_NUMBERS.index(plain)) if plain in _NUMBERS else Node("words", (plain,))
     try:
-        parser = _Parser(_tokens(text))
+        parser = _Parser(tokens(text))
         node = parser.sequence()
         return node if parser.peek() == ("end", "") else None
     except Unreadable:
@@ -89,62 +71,19 @@ def integer(value: Fraction | int) -> Node:
     return Node("number", (Fraction(value), 0))
 
 
-def _are_words(text: str) -> bool:
-    """Whether clean text holds words, and nothing that is computed."""
-    bare = re.sub(r"\\text ?\{([^{}]*)\}", r"\1", text)
-    if not re.fullmatch(r"""[a-zA-Z0-9 ,.:;'"&()/?!-]+""", bare) or re.match(r"[-.0-9(]", bare):
-        return False
-    known = {*_TYPED, *FUNCTIONS, "or", "and"}
-    runs = [run for run in re.findall("[a-zA-Z]+", bare) if len(run) > 1 and run not in known]
-    return any(not re.fullmatch("[xyz]+", run) for run in runs) or (
-        bare != text and not runs and bare.strip().isalpha() and bare.strip() not in ("or", "and")
-    )
-
-
-def _tokens(text: str) -> list[tuple[str, str]]:
-    tokens: list[tuple[str, str]] = []
-    for match in _TOKEN.finditer(text):
-        kind, token = match.lastgroup, match[0]
-        if match["text"] is not None:
-            tokens.append(("text", match["words"].strip()))
-        elif kind == "word":
-            spaced = match.start() > 0 and text[match.start() - 1] == " "
-            tokens += _word(token, spaced, bool(tokens) and tokens[-1][0] == "number")
-        elif kind is not None:
-            tokens.append((kind, token))
-    return tokens
-
-
-def _word(run: str, spaced: bool, counted: bool) -> list[tuple[str, str]]:
-    """Tokens of letters typed in a row: a name, a unit, a word, or a product of single letters."""
-    if run in _TYPED:
-        return [("command", _TYPED[run])]
-    if run in FUNCTIONS:
-        return [("command", f"\\{run}")]
-    if run in ("or", "and") or len(run) > 1 and units.is_unit(run):
-        return [("text", run)]
-    if len(run) > 3 or (counted and spaced and len(run) > 2 and re.search("[aeiou]", run)):
-        return [("text", run)]
-    for name in ("pi", "sqrt"):
-        # As in 12pi r, which has a space, and xpi, which has none.
-        if run.endswith(name):
-            return [*(("char", c) for c in run[: -len(name)]), ("command", f"\\{name}")]
-    return [("char", letter) for letter in run]
-
-
 class _Parser:
     """Recursive descent over tokens; each method reads what it is named for."""
 
-    def __init__(self, tokens: list[tuple[str, str]]) -> None:
+    def __init__(self, tokens: list[Token]) -> None:
         self.tokens, self.at, self.depth, self.bars = tokens, 0, 0, 0
 
-    def peek(self) -> tuple[str, str]:
+    def peek(self) -> Token:
         return self.tokens[self.at] if self.at < len(self.tokens) else ("end", "")
 
     def take(self, *values: str) -> str | None:
         """Takes the next token if it is one of the values (any, without values)."""
         kind, value = self.peek()
-        if kind == "end" or values and (value not in values or kind in ("text", "number")):
+        if kind == "end" or (values and (value not in values or kind in ("text", "number"))):
             return None
         self.at += 1
         return value
@@ -224,9 +163,7 @@ class _Parser:
                 factors.append(self.signed())
             elif self.take("/", r"\div"):
                 factors = [Node("div", (_product(factors), self.signed()))]
-            elif self.take(r"\bmod", r"\mod"):
-                factors = [Node("call", ("mod", _product(factors), self.signed()))]
-            elif self.take(r"\pmod"):
+            elif self.take(r"\bmod", r"\mod") or self.take(r"\pmod"):
                 factors = [Node("call", ("mod", _product(factors), self.signed()))]
             elif self._starts():
                 numeral = self.peek()[0] == "number"
@@ -264,7 +201,9 @@ class _Parser:
                 or value[1:] in FUNCTIONS | _UNKNOWN
                 or value in (r"\{", r"\begin", r"\lfloor", r"\lceil", r"\emptyset", r"\dollar")
             )
-        return kind == "char" and (value.isalpha() or value in "([{" or value == "|" and not self.bars)
+        return kind == "char" and (
+            value.isalpha() or value in "([{" or (value == "|" and not self.bars)
+        )
 
     def power(self) -> Node:
         node = self.atom()
@@ -432,7 +371,9 @@ class _Parser:
             digit, rest = self.peek()[1][0], self.peek()[1][1:]
             if digit == "." or "." in rest:
                 raise Unreadable("digits")
-            self.tokens[self.at : self.at + 1] = [("number", digit)] + ([("number", rest)] if rest else [])
+            self.tokens[self.at : self.at + 1] = [("number", digit)] + (
+                [("number", rest)] if rest else []
+            )
         return self.atom()
 
     def _fraction(self) -> Node:
@@ -464,8 +405,10 @@ class _Parser:
             args = inner.args[2:] if inner.kind == "group" else (inner,)
         else:
             factors = [self.power()]
-            while self._starts() and self.peek()[1][1:] not in FUNCTIONS | _UNKNOWN and (
-                self.peek()[0] != "number" and self.peek()[1] not in "([{|"
+            while (
+                self._starts()
+                and self.peek()[1][1:] not in FUNCTIONS | _UNKNOWN
+                and (self.peek()[0] != "number" and self.peek()[1] not in "([{|")
             ):
                 factors.append(self.power())
             args = (_product(factors),)

@@ -64,11 +64,11 @@ _COMMANDS = {
     **dict.fromkeys(("vert", "lvert", "rvert", "mid"), "vert"),
     "degree": "circ",
 }
-_DROPPED = (
-    "left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle "
-    "textstyle scriptstyle limits nolimits mathstrut strut boldsymbol underline boxed fbox "
-    "therefore"
-).split()
+_SIZES = """
+left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle textstyle
+scriptstyle limits nolimits mathstrut strut boldsymbol underline boxed fbox therefore
+"""
+_DROPPED = frozenset(_SIZES.split())
 _COMMAND = re.compile(r"\\([a-zA-Z]+)\*?\s*")
 _SPACING = re.compile(r"\\(?:[ ,;:>]|quad\b|qquad\b|hspace\s*\{[^{}]*\}|phantom\s*\{[^{}]*\})|~")
 # A comma or thin space that can only be one of thousands; a plain comma may also part a list.

@@ -40,15 +40,16 @@ _NAMES = {name: unit for unit, names in _SAME.items() for name in [unit, *names.
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9}
 _SCALES["trillion"] = 10**12
 # Words that say more than a unit does: another number, a doubt, an alternative.
-_NO_UNITS = frozenset(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-    "twenty thirty forty fifty sixty seventy eighty ninety dozen half halves third thirds quarter "
-    "quarters double twice triple once not or and nor but maybe perhaps probably possibly either "
-    "neither else plus minus over under above below more less fewer greater than least most at to "
-    "through between until up down around about except without with if then is are was equals equal "
-    "mod modulo base squared cubed root power factorial choose pi infinity all any none no yes wrong "
-    "right correct incorrect true false answer when where which percent".split()
-)
+_OTHER_WORDS = """
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen twenty
+thirty forty fifty sixty seventy eighty ninety dozen half halves third thirds quarter quarters
+double twice triple once not or and nor but maybe perhaps probably possibly either neither else plus
+minus over under above below more less fewer greater than least most at to through between until up
+down around about except without with if then is are was equals equal mod modulo base squared cubed
+root power factorial choose pi infinity all any none no yes wrong right correct incorrect true false
+answer when where which percent
+"""
+_NO_UNITS = frozenset(_OTHER_WORDS.split())
 
 
 def is_unit(word: str) -> bool:

@@ -1,87 +1,40 @@
 r"""Exact values of expressions, in steps that are counted.
 
 A value is a sum of monomials: a rational coefficient times powers of atoms. Atoms are primes (with
-exponents between 0 and 1, so that \sqrt{12} is 2 times 3^{1/2}), pi, e, i, variables, and what is not
-taken apart: functions, and sums under a root or in a denominator. Without the last two kinds a value
-has one form, so that equality is exact: radicals of different primes are independent over the
+exponents between 0 and 1, so that \sqrt{12} is 2 times 3^{1/2}), pi, e, i, variables, and what is
+not taken apart: functions, and sums under a root or in a denominator. Without the last two kinds a
+value has one form, so that equality is exact: radicals of different primes are independent over the
 rationals. With them, differences are multiplied out, and constants are compared to 60 digits.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-from collections.abc import Iterator, Mapping
 from fractions import Fraction
-from typing import Any, NamedTuple
 
+from pkpo_jax.tasks.math_answers import numerics
+from pkpo_jax.tasks.math_answers.monomials import (
+    LARGEST,
+    ONE,
+    Monomial,
+    Opaque,
+    TooLarge,
+    Unknown,
+    Value,
+    atoms,
+    checked,
+    constant,
+    freeze,
+    monomial_of,
+    rational,
+    variables,
+)
 from pkpo_jax.tasks.math_answers.reading import Node
 
-Monomial = tuple[tuple[Any, Fraction], ...]
-Value = Mapping[Monomial, Fraction]
-
-# Bits of a numerator or denominator, and steps (products of two monomials) for an answer: some
-# milliseconds.
-_LARGEST, STEPS = 12_000, 2_000
-_DIGITS = 60
-_ONE: Monomial = ()
+# Products of two monomials, for an answer.
+STEPS = 2_000
 _PRIMES = [n for n in range(2, 1000) if all(n % p for p in range(2, math.isqrt(n) + 1))]
-
-
-class TooLarge(Exception):
-    """The value takes more room or steps to write out than an answer may."""
-
-
-class Unknown(Exception):
-    """No value is known: an integral, a division by 0, a word."""
-
-
-class Opaque(NamedTuple):
-    """An atom that is not taken apart: a function of values, or a sum.
-
-    Attributes:
-      name: the function, or "sum" for a value of several terms under a root or in a denominator.
-      args: values, frozen.
-    """
-
-    name: str
-    args: tuple[tuple[tuple[Monomial, Fraction], ...], ...]
-
-
-def constant(number: Fraction | int) -> Value:
-    return {_ONE: Fraction(number)} if number else {}
-
-
-def rational(value: Value) -> Fraction | None:
-    """Returns the value as a fraction, or None if it is none."""
-    if not value:
-        return Fraction(0)
-    return value.get(_ONE) if len(value) == 1 else None
-
-
-def atoms(value: Value) -> set[Any]:
-    """Returns the atoms of a value, and of the arguments of its functions."""
-    found = set()
-    for monomial in value:
-        for atom, _ in monomial:
-            found.add(atom)
-            if isinstance(atom, Opaque):
-                found |= set().union(*(atoms(dict(arg)) for arg in atom.args))
-    return found
-
-
-def variables(value: Value) -> set[str]:
-    """Returns the names of the variables of a value."""
-    return {a for a in atoms(value) if isinstance(a, str) and a not in ("pi", "e", "i")}
-
-
-def freeze(value: Value) -> tuple[tuple[Monomial, Fraction], ...]:
-    return tuple(sorted(value.items(), key=lambda term: _key(term[0])))
-
-
-def _key(monomial: Monomial) -> tuple[Any, ...]:
-    return tuple((isinstance(a, Opaque), isinstance(a, str), str(a), e) for a, e in monomial)
 
 
 class Arithmetic:
@@ -100,7 +53,7 @@ class Arithmetic:
         for value in values:
             for monomial, coefficient in value.items():
                 self.spend()
-                total[monomial] = _checked(total.get(monomial, Fraction(0)) + coefficient)
+                total[monomial] = checked(total.get(monomial, Fraction(0)) + coefficient)
         return {monomial: c for monomial, c in total.items() if c}
 
     def scale(self, value: Value, factor: Fraction | int) -> Value:
@@ -117,8 +70,8 @@ class Arithmetic:
                 exponents = dict(left)
                 for atom, exponent in right:
                     exponents[atom] = exponents.get(atom, Fraction(0)) + exponent
-                monomial, c = _monomial(exponents)
-                total[monomial] = total.get(monomial, Fraction(0)) + _checked(_checked(a * b) * c)
+                monomial, c = monomial_of(exponents)
+                total[monomial] = total.get(monomial, Fraction(0)) + checked(checked(a * b) * c)
         return {monomial: c for monomial, c in total.items() if c}
 
     def invert(self, value: Value) -> Value:
@@ -126,7 +79,7 @@ class Arithmetic:
             raise Unknown
         if len(value) == 1:
             ((monomial, coefficient),) = value.items()
-            inverse, c = _monomial({atom: -exponent for atom, exponent in monomial})
+            inverse, c = monomial_of({atom: -exponent for atom, exponent in monomial})
             return {inverse: c / coefficient}
         # Of first coefficient 1, so that equal denominators up to a factor are one atom.
         first = freeze(value)[0][1]
@@ -137,7 +90,7 @@ class Arithmetic:
         """Returns base to the exponent; numbers are multiplied out as far as room allows."""
         number = rational(exponent)
         if number is None:
-            whole = exponent.get(_ONE, Fraction(0))
+            whole = exponent.get(ONE, Fraction(0))
             whole = whole if whole.denominator == 1 else Fraction(0)
             rest = freeze(self.subtract(exponent, constant(whole)))
             atom = Opaque("power", (freeze(base), rest))
@@ -162,10 +115,10 @@ class Arithmetic:
         bits = max(c.numerator.bit_length(), c.denominator.bit_length())
         # A prime's exponent, once above 1, moves to the coefficient.
         primes = sum(atom.bit_length() for atom, _ in monomial if isinstance(atom, int))
-        if ((bits if abs(c) != 1 else 0) + primes) * abs(n) > _LARGEST:
+        if ((bits if abs(c) != 1 else 0) + primes) * abs(n) > LARGEST:
             raise TooLarge
-        raised, factor = _monomial({atom: e * n for atom, e in monomial})
-        return {raised: _checked(c**n * factor)}
+        raised, factor = monomial_of({atom: e * n for atom, e in monomial})
+        return {raised: checked(c**n * factor)}
 
     def root(self, value: Value, n: int) -> Value:
         """Returns the n-th root, the real one of a negative number if n is odd."""
@@ -176,7 +129,7 @@ class Arithmetic:
         if len(value) > 1:
             return {((Opaque("sum", (freeze(value),)), Fraction(1, n)),): Fraction(1)}
         ((monomial, c),) = value.items()
-        if any(atom == "i" for atom, _ in monomial) or c < 0 and n % 2 == 0 and n != 2:
+        if any(atom == "i" for atom, _ in monomial) or (c < 0 and n % 2 == 0 and n != 2):
             raise Unknown
         exponents = {atom: e / n for atom, e in monomial}
         for number, sign in ((abs(c).numerator, 1), (abs(c).denominator, -1)):
@@ -184,8 +137,8 @@ class Arithmetic:
                 exponents[prime] = exponents.get(prime, Fraction(0)) + Fraction(sign * times, n)
         if c < 0 and n == 2:
             exponents["i"] = Fraction(1)
-        rooted, factor = _monomial(exponents)
-        return {rooted: _checked(factor) * (-1 if c < 0 and n % 2 else 1)}
+        rooted, factor = monomial_of(exponents)
+        return {rooted: checked(factor) * (-1 if c < 0 and n % 2 else 1)}
 
     def _factors(self, number: int) -> list[tuple[int, int]]:
         """Returns primes and their powers; a factor without small primes stays as it is."""
@@ -209,7 +162,7 @@ class Arithmetic:
         """Returns the value of a function where it is rational and simple; else an atom."""
         numbers = [rational(arg) for arg in args]
         if None not in numbers and name in _EXACT:
-            return constant(_checked(_EXACT[name](*numbers)))
+            return constant(checked(_EXACT[name](*numbers)))
         if name == "exp":
             return self.power({(("e", Fraction(1)),): Fraction(1)}, args[0])
         if name in ("ln", "log") and len(args) == 1:
@@ -281,13 +234,18 @@ class Arithmetic:
         value = self._expand(value)
         if not value or not any(isinstance(atom, Opaque) for atom in atoms(value)):
             return not value
-        return not variables(value) and self._vanishes(value)
+        return not variables(value) and numerics.vanishes(value, self.spend)
+
+    def approximate(self, value: Value) -> Fraction:
+        """Returns a real constant, to 60 digits if not exactly; raises Unknown for others."""
+        number = rational(value)
+        return numerics.real(value, self.spend) if number is None else number
 
     def _expand(self, value: Value) -> Value:
         """Multiplies out whole powers of sums."""
         total: Value = {}
         for monomial, coefficient in value.items():
-            part: Value = {_ONE: coefficient}
+            part: Value = {ONE: coefficient}
             for atom, exponent in monomial:
                 whole = math.floor(exponent) if isinstance(atom, Opaque) else 0
                 if whole >= 1 and atom.name == "sum":
@@ -297,103 +255,6 @@ class Arithmetic:
                     part = self.multiply(part, {((atom, exponent),): Fraction(1)})
             total = self.add(total, part)
         return total
-
-    def _vanishes(self, value: Value) -> bool:
-        with _precisely() as mp:
-            terms = [self._number({monomial: c}) for monomial, c in value.items()]
-            return bool(abs(mp.fsum(terms)) <= max(map(abs, terms)) * mp.mpf(10) ** -_DIGITS)
-
-    def approximate(self, value: Value) -> Fraction:
-        """Returns a real constant to 60 digits; raises Unknown if it has variables or is not real."""
-        with _precisely() as mp:
-            number = self._number(value)
-            if mp.im(number) != 0:
-                raise Unknown
-            return Fraction(mp.nstr(mp.re(number), _DIGITS))
-
-    def _number(self, value: Value) -> Any:
-        """Returns a constant as a number of mpmath."""
-        mp, total = numerics(), 0
-        for monomial, c in value.items():
-            self.spend(20)
-            term = mp.mpf(c.numerator) / c.denominator
-            for atom, exponent in monomial:
-                term *= mp.power(self._atom(atom), mp.mpf(exponent.numerator) / exponent.denominator)
-            total += term
-        return total
-
-    def _atom(self, atom: Any) -> Any:
-        mp = numerics()
-        if isinstance(atom, int):
-            return mp.mpf(atom)
-        if isinstance(atom, str):
-            if atom not in ("pi", "e", "i"):
-                raise Unknown
-            return {"pi": mp.pi, "e": mp.e, "i": mp.mpc(0, 1)}[atom]
-        args = [self._number(dict(arg)) for arg in atom.args]
-        if any(abs(arg) > 10**6 for arg in args):
-            raise TooLarge
-        if atom.name == "sum":
-            return args[0]
-        if atom.name == "power":
-            return mp.power(*args)
-        functions = {"ln": mp.ln, "log": mp.log10, "abs": abs, "floor": mp.floor, "ceil": mp.ceil}
-        functions |= {"arcsin": mp.asin, "arccos": mp.acos, "arctan": mp.atan, "lg": mp.log10}
-        if atom.name in _TRIGONOMETRIC:
-            functions[atom.name] = getattr(mp, atom.name)
-        if atom.name == "log" and len(args) == 2:
-            return mp.ln(args[0]) / mp.ln(args[1])
-        if atom.name not in functions or len(args) != 1:
-            raise Unknown
-        return functions[atom.name](*args)
-
-
-def numerics() -> Any:
-    """Returns mpmath's context; imported here, for the package is an extra."""
-    try:
-        import mpmath
-    except ImportError as e:
-        raise ImportError(
-            f'the task math compares constants by mpmath ({e}); pip install -e ".[math]"'
-        ) from e
-    return mpmath.mp
-
-
-@contextlib.contextmanager
-def _precisely() -> Iterator[Any]:
-    """Works to some more digits than are compared; what has no number, as ln 0, is Unknown."""
-    mp = numerics()
-    with mp.workdps(_DIGITS + 20):
-        try:
-            yield mp
-        except (ArithmeticError, ValueError, TypeError) as e:
-            raise Unknown from e
-
-
-_TRIGONOMETRIC = ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh")
-
-
-def _monomial(exponents: Mapping[Any, Fraction]) -> tuple[Monomial, Fraction]:
-    """Returns a monomial with primes' exponents in [0, 1) and i's in {0, 1}, and the factor left."""
-    factor, kept = Fraction(1), []
-    for atom, exponent in exponents.items():
-        if isinstance(atom, int):
-            whole = math.floor(exponent)
-            if abs(whole) * atom.bit_length() > _LARGEST:
-                raise TooLarge
-            factor, exponent = factor * Fraction(atom) ** whole, exponent - whole
-        elif atom == "i" and exponent.denominator == 1:
-            turns = int(exponent) % 4
-            factor, exponent = factor * (-1 if turns > 1 else 1), Fraction(turns % 2)
-        if exponent:
-            kept.append((atom, exponent))
-    return tuple(sorted(kept, key=lambda pair: _key((pair,)))), factor
-
-
-def _checked(number: Fraction) -> Fraction:
-    if max(number.numerator.bit_length(), number.denominator.bit_length()) > _LARGEST:
-        raise TooLarge
-    return number
 
 
 def _whole_numbers(*numbers: Fraction) -> list[int]:
@@ -415,7 +276,7 @@ def _binomial(over: Fraction, under: Fraction) -> Fraction:
     n, k = _whole_numbers(over, under)
     if n < 0 or k < 0:
         raise Unknown
-    if min(k, n - k) * n.bit_length() > _LARGEST:
+    if min(k, n - k) * n.bit_length() > LARGEST:
         raise TooLarge
     return Fraction(math.comb(n, k))
 
@@ -438,35 +299,3 @@ _EXACT = {
     "max": lambda *numbers: max(numbers),
     "min": lambda *numbers: min(numbers),
 }
-
-
-def shown(value: Value) -> str:
-    r"""Returns a value as LaTeX: 1/2, 3\sqrt{2}/4, 1+2i."""
-    text = ""
-    for monomial, coefficient in freeze(value):
-        atoms = _shown_atoms(monomial)
-        number = str(abs(coefficient.numerator))
-        part = atoms if number == "1" and atoms else number + atoms
-        part += f"/{coefficient.denominator}" if coefficient.denominator > 1 else ""
-        text += ("-" if coefficient < 0 else "+" if text else "") + part
-    return text or "0"
-
-
-def _shown_atoms(monomial: Monomial) -> str:
-    roots = [(atom, e) for atom, e in monomial if isinstance(atom, int)]
-    text = ""
-    if roots:
-        index = math.lcm(*(e.denominator for _, e in roots))
-        radicand = math.prod(atom ** int(e * index) for atom, e in roots)
-        text = rf"\sqrt{{{radicand}}}" if index == 2 else rf"\sqrt[{index}]{{{radicand}}}"
-    for atom, exponent in monomial:
-        if not isinstance(atom, int):
-            name = _shown_opaque(atom) if isinstance(atom, Opaque) else atom
-            name = f"\\{name} " if len(name) > 1 and name.isalpha() else name
-            text += name if exponent == 1 else f"{name}^{{{exponent}}}"
-    return text.strip()
-
-
-def _shown_opaque(atom: Opaque) -> str:
-    inner = ", ".join(shown(dict(arg)) for arg in atom.args)
-    return f"({inner})" if atom.name == "sum" else rf"\{atom.name}({inner})"
