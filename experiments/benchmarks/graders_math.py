@@ -35,13 +35,14 @@ _BARE = re.compile(
 def measure(math500: str, gsm8k: str) -> dict[str, Any]:
     """Returns counts over the files at two paths, and the answers graded in a second.
 
-    Keys: `golds` and `golds_accepted`, of both files; `solutions_agree`, how many solutions of
-    MATH-500 end on the box of their "answer"; `paraphrases`, the golds in other spellings, and
-    `paraphrases_refused` of them; `formulas`, those of the problems that hold an operation, `formulas_paid` of
-    them are graded right, in `problems_paid` problems, and `formulas_paid_unseen` without the
-    problem's text; `bare_paid`, coincidences such as a 2 in a problem whose answer is 2;
-    `pairs_equal`, the golds of different texts that are right for one another, as pairs of texts;
-    `answers_per_second`, of the paraphrases.
+    Returns:
+      `golds` of both files, and `golds_accepted`; `solutions_agree`: solutions of MATH-500 that end
+      on the box of their "answer"; `paraphrases`: the golds in other spellings, and
+      `paraphrases_refused` of them, as pairs of texts; `formulas` of the problems that hold an
+      operation, `formulas_paid` of them, and `formulas_paid_unseen`, where the grader does not
+      know the problem's text; `bare_paid`: coincidences, such as a 2 in a problem whose answer is
+      2; `pairs_equal`: golds of different texts that are right for one another;
+      `answers_per_second`, of the paraphrases.
     """
     problems = json.loads(pathlib.Path(math500).read_text())
     lines = pathlib.Path(gsm8k).read_text().splitlines()
@@ -121,7 +122,7 @@ def paraphrases(gold: str) -> Iterator[str]:
 
 
 def equal_pairs(golds: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yields pairs of different texts of which the second is right where the first is the answer."""
+    """Yields pairs of different texts, the second right where the first is the answer."""
     texts = list(golds)
     for gold in texts:
         for other in texts:

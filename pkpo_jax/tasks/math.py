@@ -118,8 +118,8 @@ def boxed(text: str) -> str | None:
     r"""The content of the last \boxed or \fbox; None without one, or if its brace does not close
     within `LONGEST_BOX` characters.
 
-    A box without braces reaches to the next dollar, as in the MATH release's own code. The time taken
-    is in proportion to the text.
+    A box without braces reaches to the next dollar, as in the MATH release's own code. Takes time
+    in proportion to the text.
 
     >>> boxed(r"not \boxed{1} but \boxed{\frac{1}{2}}"), boxed(r"$\fbox 3$."), boxed(r"\boxed{4")
     ('\\frac{1}{2}', '3', None)

@@ -98,7 +98,7 @@ def clean(text: str) -> str:
     r"""Returns the answer with one spelling of each symbol, without delimiters and decoration.
 
     >>> clean(r"**$\left( 10,\!080 ; \tfrac12 \right)$.**"), clean("The answer is: 3½")
-    ('( 10080 ; \\frac12 )', '3\\frac{1}{2}')
+    ('( 10080 ; \\frac 12 )', '3\\frac {1}{2}')
     """
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda m: f"^{{{m[0].translate(_SUPERSCRIPTS)}}}", text)
     text = re.sub(r"√ ?([0-9]+(?:\.[0-9]+)?)", r"\\sqrt{\1}", text).translate(_UNICODE)
