@@ -40,7 +40,7 @@ from pkpo_jax.tasks.math_answers.monomials import (
     variables,
 )
 from pkpo_jax.tasks.math_answers.reading import Node, read
-from pkpo_jax.tasks.math_answers.structure import named, simplified
+from pkpo_jax.tasks.math_answers.structure import has_variable, is_label, named, point, simplified
 from pkpo_jax.tasks.math_answers.text import about, clean, label, squeezed
 from pkpo_jax.tasks.math_answers.values import Arithmetic
 
@@ -109,6 +109,7 @@ class _Comparison:
         if own.kind != "relation" and value.kind == "relation":
             return self._chain(own, value)
         own, value = _single(own), _single(value)
+        value = point(value) if own.kind == "group" else value
         many = ("list", "set")
         if (own.kind in many and value.kind in many) or own.kind == value.kind == "union":
             return self._unordered(own.args, value.args)
@@ -148,7 +149,10 @@ class _Comparison:
         exact = sides[:-1] if ends else sides
         if any(sign != "=" for sign in signs[: len(exact) - 1]):
             return False
-        if len(exact) > 1 and named(Node("relation", (("=",), exact[:2])))[0]:
+        if len(exact) > 1 and (
+            named(Node("relation", (("=",), exact[:2])))[0]
+            or (is_label(exact[0]) and not has_variable(exact[-1]))
+        ):
             exact = exact[1:]
         if not self._agree(exact):
             return False

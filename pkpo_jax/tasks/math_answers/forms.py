@@ -159,7 +159,9 @@ def _extract(node: Node, arithmetic: Arithmetic, found: Operations) -> None:
     number = rational(index)
     if number is None or variables(value):
         root = arithmetic.of(node)
-        found["root"] += len(value) == 1 and any(e >= 1 for m in root for _, e in m)
+        ((monomial, coefficient),) = root.items() or [((), Fraction(1))]
+        done = coefficient == 1 and all(e < 1 for _, e in monomial)
+        found["root"] += len(value) == 1 and not done
     else:
         root = arithmetic.of(node)
         found["root"] += not _is_lowest(value, root, 1 / number)

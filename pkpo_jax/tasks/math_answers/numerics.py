@@ -28,17 +28,17 @@ def library() -> Any:
 def vanishes(value: Value, spend: Spend) -> bool:
     """Whether a constant is 0, to 60 digits of its largest term."""
     with _precisely() as mp:
-        terms = [_number({monomial: c}, spend) for monomial, c in value.items()]
+        terms = [number({monomial: c}, spend) for monomial, c in value.items()]
         return bool(abs(mp.fsum(terms)) <= max(map(abs, terms)) * mp.mpf(10) ** -_DIGITS)
 
 
 def real(value: Value, spend: Spend) -> Fraction:
     """Returns a constant to 60 digits; raises Unknown if it has variables or is not real."""
     with _precisely() as mp:
-        number = _number(value, spend)
-        if mp.im(number) != 0:
+        constant = number(value, spend)
+        if mp.im(constant) != 0:
             raise Unknown
-        return Fraction(mp.nstr(mp.re(number), _DIGITS))
+        return Fraction(mp.nstr(mp.re(constant), _DIGITS))
 
 
 @contextlib.contextmanager
@@ -52,7 +52,8 @@ def _precisely() -> Iterator[Any]:
             raise Unknown from e
 
 
-def _number(value: Value, spend: Spend) -> Any:
+def number(value: Value, spend: Spend) -> Any:
+    """Returns a constant as a number of mpmath, at its present precision."""
     mp, total = library(), 0
     for monomial, c in value.items():
         spend(20)
@@ -73,7 +74,7 @@ def _atom(atom: Any, spend: Spend) -> Any:
             raise Unknown
         return {"pi": mp.pi, "e": mp.e, "i": mp.mpc(0, 1)}[atom]
     assert isinstance(atom, Opaque)
-    args = [_number(dict(arg), spend) for arg in atom.args]
+    args = [number(dict(arg), spend) for arg in atom.args]
     # Beyond, trigonometric functions and powers take their time.
     if any(abs(arg) > 10**6 for arg in args):
         raise TooLarge

@@ -199,7 +199,7 @@ class _Parser:
                 value in _SYMBOLS
                 or value in _ATOMS
                 or value[1:] in FUNCTIONS | _UNKNOWN
-                or value in (r"\{", r"\begin", r"\lfloor", r"\lceil", r"\emptyset", r"\dollar")
+                or value in (r"\{", r"\begin", r"\lfloor", r"\lceil", r"\emptyset")
             )
         return kind == "char" and (
             value.isalpha() or value in "([{" or (value == "|" and not self.bars)
@@ -216,6 +216,8 @@ class _Parser:
                 node = Node("percent", (node,))
             elif self.take(r"\degree"):
                 node = Node("degree", (node,))
+            elif self.peek()[1] in units.CURRENCIES and self.at == len(self.tokens) - 1:
+                node = Node("quantity", (node, units.CURRENCIES[self.take() or ""]))
             elif self.peek() == ("char", "_") and node.kind in ("number", "symbol"):
                 self.take()
                 node = self._subscript(node)
@@ -276,6 +278,8 @@ class _Parser:
                 return self._char(value)
             if kind == "command":
                 return self._command(value)
+            if kind == "text" and self.peek()[1] == "=" and units.scale(value)[1]:
+                return Node("symbol", (value,))
             raise Unreadable(value)
         finally:
             self.depth -= 1
@@ -355,8 +359,8 @@ class _Parser:
             return Node("set", inner.args if inner.kind == "list" else (inner,))
         if name == r"\emptyset":
             return Node("set", ())
-        if name == r"\dollar":
-            return Node("quantity", (self.power(), "dollar"))
+        if name in units.CURRENCIES:
+            return Node("quantity", (self.power(), units.CURRENCIES[name]))
         if name in (r"\lfloor", r"\lceil"):
             inner = self.sum()
             self.need(name.replace("l", "r", 1))
@@ -450,6 +454,8 @@ _ATOMS: dict[str, Callable[[_Parser], Node]] = {
     r"\binom": _Parser._binomial,
     r"\sqrt": _Parser._root,
     r"\mathbb": _Parser._reals,
+    # Of a segment; of decimals, `_Parser._number` reads it.
+    r"\overline": _Parser.atom,
     r"\vert": lambda parser: parser._bars(r"\vert"),
 }
 

@@ -61,6 +61,24 @@ def is_name(node: Node) -> bool:
     return node.kind == "mul" and len(node.args) == 2 and node.args[0] in _FUNCTIONS
 
 
+def is_label(node: Node) -> bool:
+    r"""Whether a side of an equation holds no number, as AB, m + n and \cos x do."""
+    if node.kind == "symbol":
+        return is_name(node)
+    if node.kind == "call":
+        return any(isinstance(part, Node) and is_label(part) for part in node.args)
+    return node.kind in ("add", "mul") and all(is_label(part) for part in node.args)
+
+
+def point(node: Node) -> Node:
+    """Returns the point of a list such as x = 1, y = 2; others as they are."""
+    pairs = [named(part) for part in node.args] if node.kind == "list" else []
+    names = {name for name, _ in pairs}
+    if None in names or len(names) < max(2, len(pairs)):
+        return node
+    return Node("group", ("(", ")", *(value for _, value in pairs)))
+
+
 _FUNCTIONS = [Node("symbol", (name,)) for name in "fghpqPQFG"]
 
 
@@ -94,15 +112,16 @@ def _interval(signs: tuple[str, ...], sides: tuple[Node, ...]) -> Node | None:
     else:
         return None
     # With other variables, as in y > 2x + 1, it is a region.
-    if any(_variable(bound) or _occurs(variable, bound) for bound in bounds[2:]):
+    if any(has_variable(bound) or _occurs(variable, bound) for bound in bounds[2:]):
         return None
     return Node("group", bounds)
 
 
-def _variable(node: Node) -> bool:
+def has_variable(node: Node) -> bool:
+    """Whether a variable stands anywhere in a tree."""
     if node.kind == "symbol":
         return is_name(node)
-    return any(_variable(part) for part in node.args if isinstance(part, Node))
+    return any(has_variable(part) for part in node.args if isinstance(part, Node))
 
 
 def _opening(sign: str) -> str:

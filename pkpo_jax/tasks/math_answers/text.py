@@ -40,6 +40,8 @@ _SYMBOLS = {
     "‘’′": "'",
     "，": ",",
     "％": r"\%",
+    "€": r"\euro ",
+    "£": r"\pounds ",
 }
 _UNICODE = str.maketrans({char: to for chars, to in _SYMBOLS.items() for char in chars})
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
@@ -59,14 +61,15 @@ _COMMANDS = {
     **dict.fromkeys(("bar", "overline"), "overline"),
     **dict.fromkeys(("text", "mbox", "hbox", "textnormal", "textrm", "textup"), "text"),
     **dict.fromkeys(("textbf", "textit", "mathrm", "mathbf", "mathit", "mathsf", "bold"), "text"),
-    **dict.fromkeys(("operatorname", "rm", "bf", "emph", "textsf", "mathtt", "texttt"), "text"),
+    **dict.fromkeys(("operatorname", "emph", "textsf", "mathtt", "texttt"), "text"),
     **dict.fromkeys(("ldots", "cdots", "dotsc", "dotsb"), "dots"),
     **dict.fromkeys(("vert", "lvert", "rvert", "mid"), "vert"),
     "degree": "circ",
 }
 _SIZES = """
 left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle textstyle
-scriptstyle limits nolimits mathstrut strut boldsymbol underline boxed fbox therefore
+scriptstyle limits nolimits mathstrut strut boldsymbol underline boxed fbox therefore angle triangle
+rm bf it
 """
 _DROPPED = frozenset(_SIZES.split())
 _COMMAND = re.compile(r"\\([a-zA-Z]+)\*?\s*")
@@ -77,11 +80,17 @@ _SPACED = re.compile(r"(?<![0-9.] )(?<![0-9.])[0-9]{1,3}(?: [0-9]{3})+(?! ?[0-9]
 _COMMAS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?!,?[0-9])")
 _MIXED = re.compile(r"(?<![0-9./] )(?<![0-9./^_{])([0-9]+) +([0-9]+) ?/ ?([0-9]+)(?![0-9/.])")
 _ORDINAL = re.compile(r"(?<=[0-9])\s*(?:\^\s*\{?\s*)?(?:\\text\s*)?\{?(?:st|nd|rd|th)\b\}*")
-_DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))|\\circ(?![a-zA-Z])")
+_DEGREE = re.compile(
+    r"(?<=[0-9])\^\s*(?:\{\s*o\s*\}|o\b)|\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))|\\circ(?![a-zA-Z])"
+)
 _LEAD = re.compile(
-    r"\s*(?:\\text\s*\{\s*)?(?:(?:so|thus|hence|therefore)\b[ ,:]*)?"
+    r"\s*(?:\\text\s*\{\s*)?"
     r"(?:(?:the|my|our)\s+)?(?:(?:final|correct)\s+)?(?:answers?|ans|result|solution)\b\.?"
-    r"\s*(?:is\b|are\b|:|=)\s*:?\s*(\}?)",
+    r"(?:\s*(?:is\b|are\b|:|=)\s*:?|(?=\s*[-+$]?\s*[0-9\\]))\s*(\}?)",
+    re.IGNORECASE,
+)
+_SO = re.compile(
+    r"^(?:=|:|\\(?:Rightarrow|implies|rightarrow)(?![a-zA-Z])|(?:so|thus|hence|therefore)\b)[ ,:]*",
     re.IGNORECASE,
 )
 _ABOUT = re.compile(
@@ -103,7 +112,7 @@ def clean(text: str) -> str:
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda m: f"^{{{m[0].translate(_SUPERSCRIPTS)}}}", text)
     text = re.sub(r"√ ?([0-9]+(?:\.[0-9]+)?)", r"\\sqrt{\1}", text).translate(_UNICODE)
     text = re.sub(r"\\\\(?:\s*\[[^\]]*\])?", r"\\row ", text)
-    text = _THOUSANDS.sub("", text)
+    text = _THOUSANDS.sub("", text.replace(r"\textsuperscript", "^"))
     text = text.replace(r"\!", "").replace(r"\$", r"\dollar ").replace("$", "")
     text = re.sub(r"\\[()\[\]]", " ", text)
     text = _SPACING.sub(" ", text).replace("`", "")
@@ -170,6 +179,7 @@ def _lead(text: str) -> str:
     r"""Removes phrases around the answer, markup, and final full stops."""
     for _ in range(3):
         text = text.strip().strip("*").strip().strip('"')
+        text = _SO.sub("", text)
         match = _LEAD.match(text)
         if match:
             opened = match[0].count("{") > match[0].count("}")
@@ -179,6 +189,7 @@ def _lead(text: str) -> str:
             if text.endswith("\\dots"):
                 break
             text = text[:-1]
+        text = text.removesuffix("\\row").strip()
     while text.startswith("{") and _closes(text) == len(text) - 1:
         text = text[1:-1].strip()
     return text

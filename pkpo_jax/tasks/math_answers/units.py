@@ -37,6 +37,8 @@ _SAME = {
     "degree": "degrees deg",
 }
 _NAMES = {name: unit for unit, names in _SAME.items() for name in [unit, *names.split()]}
+# Commands before, or behind, an amount of money.
+CURRENCIES = {r"\dollar": "dollar", r"\euro": "euro", r"\pounds": "pound sterling"}
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9}
 _SCALES["trillion"] = 10**12
 # Words that say more than a unit does: another number, a doubt, an alternative.
