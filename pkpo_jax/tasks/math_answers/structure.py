@@ -62,12 +62,16 @@ def is_name(node: Node) -> bool:
 
 
 def is_label(node: Node) -> bool:
-    r"""Whether a side of an equation holds no number, as AB, m + n and \cos x do."""
+    r"""Whether a side of an equation holds no number and is no sum, as AB and \cos x.
+
+    Products are those of points: xy = 0 and a + b = 0 are what a question may well say.
+    """
     if node.kind == "symbol":
         return is_name(node)
     if node.kind == "call":
         return any(isinstance(part, Node) and is_label(part) for part in node.args)
-    return node.kind in ("add", "mul") and all(is_label(part) for part in node.args)
+    points = node.kind == "mul" and all(part.kind == "symbol" for part in node.args)
+    return points and node.args[-1].args[0].isupper()
 
 
 def point(node: Node) -> Node:
