@@ -1,35 +1,32 @@
 r"""Word problems with one answer, given in \boxed{}: MATH, GSM8K, or a file of one's own.
 
-Answers are compared by math-verify (`pip install -e ".[math]"`), which reads LaTeX into sympy: an
-answer is right if it equals the problem's own up to form, as 0.5 equals \frac{1}{2}. Of an equation
-it reads the last side, as in x = 7, and so 8 = 7 is right where 7 is.
+Answers are read and compared by `math_answers`: exactly, and in steps that are counted instead of
+seconds, so that a verdict does not depend on how busy the machine is. An answer has to be
+evaluated: a formula of the question is none. The rules are those of `math_answers.comparison`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import pathlib
 import random
 import re
 import string
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pkpo_jax.tasks import drawing
+from pkpo_jax.tasks import drawing, math_answers
 from pkpo_jax.tasks.base import Grade, Problem, Status, Task
 
 INSTRUCTION = r"Reason step by step, and put your final answer within \boxed{}."
 
-# An answer is compared for at most this many seconds; reading it may take as many again, and so may
-# the problem's own: less in all than the default of grading.timeout.
-TIMEOUT = 3
-# Of a response longer than the first, only the end is read: as many characters as the second says.
-LONG_RESPONSE, END = 20_000, 2_000
-# Longer answers are wrong unread; in 100 problems of MATH none takes more than 23 characters.
-LONGEST_ANSWER = 500
+# Seconds, about, that the arithmetic of a comparison may take, counted as steps of a slow core: an
+# answer that needs more is TIMEOUT on any machine, as one too large to write out is at once.
+TIMEOUT, STEPS_A_SECOND = 1, 20_000
+# Longer answers are wrong unread, but for the problem's own text; in MATH-500 none takes more than
+# 63 characters. A box of more characters than the second number says is none.
+LONGEST_ANSWER, LONGEST_BOX = 500, 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,44 +63,40 @@ class Math(Task):
                 f"a {split}.jsonl of your own; set task.data_dir to their directory."
             )
         # So that a missing library is told before anything is compiled.
-        _math_verify()
+        math_answers.library()
         return [
             {"id": i, "prompt": f"{row['problem']}\n\n{INSTRUCTION}\n", **row}
             for i, row in enumerate(rows)
         ]
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        # In a worker, before the clock of its first answer runs.
-        self.__dict__.update(state)
-        _math_verify()
-
     def grade(self, problem: Problem, response: str) -> float | Grade:
-        """1 iff the last box of the response equals the answer; whatever goes wrong gives 0.
+        """1 iff the last box of the response is right; TIMEOUT if that takes too much arithmetic.
 
-        In the main thread it takes at most about 3 times `TIMEOUT`. In others there is no limit,
-        for math-verify's is by SIGALRM, and sympy may well try to write out 10^{10^{10}}.
+        Any text is graded, in any thread, within about `TIMEOUT` seconds. Where the problem has its
+        text in "problem", its formulas are no answers (see `math_answers.right`).
         """
-        answer = self.answer(response)
-        if answer == problem["answer"]:
+        answer, own = boxed(response), problem["answer"]
+        if answer == own:
             return 1.0
         if not answer or len(answer) > LONGEST_ANSWER:
             return 0.0
-        library = _math_verify()
+        question = problem.get("problem", "")
         try:
-            # The gold answer is first: verify is not symmetric.
-            right = library.verify(
-                _gold(problem["answer"]), _parse(answer), timeout_seconds=_timeout()
+            return float(
+                math_answers.right(own, answer, int(TIMEOUT * STEPS_A_SECOND), question=question)
             )
-        # It is no Exception, so that sympy's handlers do not swallow it.
-        except library.errors.TimeoutException:
+        except math_answers.TooLarge:
             return Grade(0.0, Status.TIMEOUT)
-        except Exception:
-            return 0.0
-        return float(right)
 
     def answer(self, response: str) -> str | None:
-        """What the last box of the response holds."""
-        return boxed(response[-END:] if len(response) > LONG_RESPONSE else response)
+        r"""Extracts the last box in a canonical form, which spellings of one value share.
+
+        \frac12, 0.5 and \dfrac{1}{2} are all "1/2". Takes some milliseconds at most.
+        """
+        answer = boxed(response)
+        if not answer or len(answer) > LONGEST_ANSWER:
+            return answer or None
+        return math_answers.canonical(answer)
 
     def demonstration(self, problem: Problem, rng: random.Random) -> str:
         """The problem's own solution, which ends on its boxed answer; nothing but that if none."""
@@ -116,24 +109,28 @@ class Math(Task):
         drawing.draw_text(axes, problem["problem"], responses, rewards, problem["answer"])
 
 
-_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
+# Greedy, so that the search goes from the end back to the first box that it meets.
+_LAST_BOX = re.compile(r".*\\(?:boxed|fbox)(?![a-zA-Z])\s*", re.DOTALL)
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
 def boxed(text: str) -> str | None:
-    r"""The content of the last \boxed or \fbox; None without one, or if its brace never closes.
+    r"""The content of the last \boxed or \fbox; None without one, or if its brace does not close
+    within `LONGEST_BOX` characters.
 
-    A box without braces reaches to the next dollar, as in the MATH release's own code.
+    A box without braces reaches to the next dollar, as in the MATH release's own code. Takes time
+    in proportion to the text.
 
     >>> boxed(r"not \boxed{1} but \boxed{\frac{1}{2}}"), boxed(r"$\fbox 3$."), boxed(r"\boxed{4")
     ('\\frac{1}{2}', '3', None)
     """
-    *_, box = None, *_BOX.finditer(text)
+    box = _LAST_BOX.match(text)
     if box is None:
         return None
-    rest, depth = text[box.end() :], 0
+    rest = text[box.end() : box.end() + LONGEST_BOX]
     if not rest.startswith("{"):
         return rest.partition("$")[0].strip()
+    depth = 0
     for brace in _BRACE.finditer(rest):
         # Escaped braces are letters of the answer: they match as pairs with their backslash.
         depth += {"{": 1, "}": -1}.get(brace[0], 0)
@@ -182,41 +179,3 @@ def _row(place: str, text: bytes) -> dict[str, str]:
     if boxed(solution) is None:
         solution = f"{solution}\n\\boxed{{{answer}}}".lstrip()
     return {"problem": problem, "answer": answer, "solution": solution}
-
-
-@functools.cache
-def _math_verify() -> Any:
-    """The library, imported here, for it takes a second and few tasks need it."""
-    try:
-        import math_verify
-    except ImportError as e:
-        raise ImportError(
-            f'the task math grades with math-verify ({e}); pip install -e ".[math]"'
-        ) from e
-    return math_verify
-
-
-@functools.lru_cache(maxsize=65_536)
-def _gold(answer: str) -> list[Any]:
-    return _parse(answer)
-
-
-def _parse(answer: str) -> list[Any]:
-    """What `verify` compares: a sympy expression, if the answer can be read, and its text.
-
-    Raises on a timeout, so that no cache keeps what a busy machine did not read in time.
-    """
-    library = _math_verify()
-    # LaTeX only, and the whole box: by default, a number is picked out of what cannot be read.
-    return library.parse(
-        f"\\boxed{{{answer}}}",
-        [library.LatexExtractionConfig(boxed_match_priority=0)],
-        extraction_mode="first_match",
-        parsing_timeout=_timeout(),
-        raise_on_error=True,
-    )
-
-
-def _timeout() -> int | None:
-    """math-verify's timeouts are by SIGALRM, which only the main thread may set; None is none."""
-    return TIMEOUT if threading.current_thread() is threading.main_thread() else None

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pkpo_jax.tasks import Math, Problem, Task, code_tests, math
+from pkpo_jax.tasks import Math, Problem, Task, code_tests
 from pkpo_jax.tasks.code import Code
 from pkpo_jax.tasks.grading import Grader
 from tests.hostile_answers import programs, protocol
@@ -27,21 +27,13 @@ SECRET_NAME, SECRET = "PKPO_JAX_SECRET", "s3cret of the trainer"
 CODE_TIMEOUT, TIMEOUT = 1.5, 12.0
 
 
-class QuickMath(Math):
-    """Gives up sooner."""
-
-    def __setstate__(self, state: dict) -> None:
-        super().__setstate__(state)
-        math.TIMEOUT = 1
-
-
 @dataclasses.dataclass(frozen=True)
 class Either(Task):
     """Has each problem graded by its own task, so that one pool grades all of them."""
 
     def __post_init__(self) -> None:
         chat = Code(**{**OPTIONS, "instruct": True})
-        tasks = {"math": QuickMath(), "code": Code(**OPTIONS), "chat": chat}
+        tasks = {"math": Math(), "code": Code(**OPTIONS), "chat": chat}
         object.__setattr__(self, "tasks", tasks)
 
     def problems(self, split: str) -> list[Problem]:

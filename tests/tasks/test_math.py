@@ -14,11 +14,6 @@ from pkpo_jax import tasks
 from pkpo_jax.tasks import Grade, Math, Status, math
 
 
-@pytest.fixture(autouse=True)
-def short_timeout(monkeypatch):
-    monkeypatch.setattr(math, "TIMEOUT", 1)
-
-
 def grade(answer, response):
     grade = Math().grade({"answer": answer}, response)
     return grade.reward if isinstance(grade, Grade) else grade
@@ -154,10 +149,10 @@ def test_boxes_are_balanced(content, before, name):
         ("0.5", r"\frac{1}{2}"),
         ("1/2", "0.5"),
         (r"\sqrt{\frac{9}{4}}", r"\frac{3}{2}"),
-        ("x^2+2x+1", "(x+1)^2"),
+        ("x^2+2x+1", "1 + 2x + x^2"),
         ("[1,2)", "[1, 2)"),
         (r"(-\infty, 3]", r"(-\infty,3]"),
-        ("(1,2,3)", r"\left( 1, \frac{4}{2}, 3 \right)"),
+        ("(1,2,3)", r"\left( 1, 2.0, 3 \right)"),
         ("1,2", r"\{2, 1\}"),
         ("1,234", "1234"),
         (r"$\$32,\!348$", "32348"),
@@ -223,77 +218,110 @@ HOSTILE = {
 }
 
 
+PIECES = [r"\frac", r"\sqrt", "{", "}", "(", ")", "[", "^", "_8", "+", "-", "/", "=", r"\le", ","]
+PIECES += ["1", "2.5", "x", "i", r"\pi", r"\infty", r"\ln", r"\tan", r"\cup", r"\pm", "!", "%", "|"]
+PIECES += [
+    r"\text{cm}",
+    r"\binom",
+    r"\sum",
+    r"\gcd(",
+    r"\max",
+    r"\bmod",
+    r"\approx",
+    r"\overline{3}",
+]
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_text_is_wrong_and_soon(name):
-    start = time.monotonic()
-    assert grade("7", HOSTILE[name]) == 0.0
-    # The library's import and two timeouts, on a machine that may be busy.
-    assert time.monotonic() - start < 8
+    started = time.process_time()
+    assert grade("7", HOSTILE[name]) == (name == "boxed long ago")
+    assert time.process_time() - started < 1
+    started = time.process_time()
+    answer = Math().answer(HOSTILE[name])
+    # Called for each response, in the trainer's own process.
+    assert time.process_time() - started < 0.05
+    assert answer is None or len(answer) <= len(HOSTILE[name])
 
 
-@hypothesis.settings(max_examples=30)
-@hypothesis.given(st.text(max_size=30) | st.text(alphabet=r"7\{}()^_,.=frac $%&", max_size=20))
+@hypothesis.settings(deadline=None)
+@hypothesis.given(
+    st.text(max_size=30)
+    | st.text(alphabet=r"7\{}()^_,.=frac $%&", max_size=20)
+    | st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
+)
 def test_any_text_is_graded(text):
     assert grade("7", f"\\boxed{{{text}}}") in (0.0, 1.0)
+    assert grade(text or "7", r"\boxed{7x}") in (0.0, 1.0)
+    Math().answer(f"\\boxed{{{text}}}")
 
 
-def test_a_long_response_is_read_at_its_end():
-    assert grade("7", "so " * 100_000 + r"it is \boxed{7.0}") == 1.0
+@pytest.mark.parametrize("length", [100, 19_000, 21_000, 1_000_000])
+def test_a_box_anywhere_in_a_response_is_seen(length):
+    assert grade("7", "so " * (length // 3) + r"it is \boxed{7.0}") == 1.0
+    assert grade("7", r"It is \boxed{7.0}. " + "Again. " * (length // 7)) == 1.0
 
 
 def test_other_threads_grade_alike():
     graded = []
     texts = [r"\boxed{0.5}", r"\boxed{\frac{3}{6}}", r"\boxed{2}", "", r"\boxed{\frac{1}{}"]
     thread = threading.Thread(target=lambda: graded.extend(grade("1/2", t) for t in texts))
-    math._gold.cache_clear()
     thread.start()
     thread.join(timeout=60)
     assert graded == [1.0, 1.0, 0.0, 0.0, 0.0]
 
 
-def test_interrupts_are_not_grades(monkeypatch):
-    library = math._math_verify()
-    for error, escapes in [
-        (KeyboardInterrupt, True),
-        (SystemExit, True),
-        (RecursionError, False),
-        (MemoryError, False),
-        (library.errors.TimeoutException, False),
-    ]:
-
-        def fail(*args, error=error, **kwargs):
-            raise error
-
-        monkeypatch.setattr(library, "verify", fail)
-        if escapes:
-            with pytest.raises(error):
-                grade("7", r"\boxed{8}")
-        else:
-            assert grade("7", r"\boxed{8}") == 0.0
+@pytest.mark.parametrize(
+    "text",
+    ["9^{9^{9^{9}}}", "10^{10^{10}}", "(10^8)!", r"\binom{10^9}{5 \cdot 10^8}", "(a+b+c+d)^{60}"],
+)
+def test_too_much_arithmetic_is_a_timeout_at_once(text):
+    started = time.process_time()
+    assert Math().grade({"answer": "7"}, f"\\boxed{{{text}}}") == (0.0, Status.TIMEOUT)
+    assert time.process_time() - started < 1
 
 
-def test_a_timeout_of_the_answer_itself_is_not_kept(monkeypatch):
-    library = math._math_verify()
-    math._gold.cache_clear()
-    with monkeypatch.context() as patch:
+def test_a_timeout_is_counted_in_steps(monkeypatch):
+    problem, response = {"answer": "x^4+4x^3+6x^2+4x+2"}, r"\boxed{(x+1)^4+1}"
+    assert Math().grade(problem, response) == 0.0
+    monkeypatch.setattr(math, "TIMEOUT", 0.001)
+    assert Math().grade(problem, response) == (0.0, Status.TIMEOUT)
 
-        def late(*args, **kwargs):
-            raise library.errors.TimeoutException
 
-        patch.setattr(library, "parse", late)
-        assert Math().grade({"answer": "7"}, r"\boxed{7.0}") == (0.0, Status.TIMEOUT)
-    assert grade("7", r"\boxed{7.0}") == 1.0
+def test_a_formula_of_the_problem_is_no_answer():
+    problem = {"answer": "0.15", "problem": r"Write $\frac{3}{20}$ as a decimal: $y = \frac12, 7$."}
+    assert Math().grade(problem, r"\boxed{3/20}") == 0.0
+    assert Math().grade(problem, r"\boxed{0.15}") == 1.0
+    assert Math().grade({**problem, "answer": "0.5"}, r"\boxed{\dfrac{1}{2}}") == 0.0
+    # But for the answer itself, and integers.
+    assert Math().grade({**problem, "answer": r"\frac{3}{20}"}, r"\boxed{3/20}") == 1.0
+    assert Math().grade({**problem, "answer": "7.0"}, r"\boxed{7}") == 1.0
+
+
+def test_a_vote_counts_values():
+    def votes(*texts):
+        return {Math().answer(f"\\boxed{{{text}}}") for text in texts}
+
+    assert votes("1/2", r"\frac12", "0.5", r"\dfrac{1}{2}", r"\tfrac{2}{4}", "x = .5") == {"1/2"}
+    assert votes("3", "3.0", r"\text{3}", "$3$", "3 cm", r"3^\circ", "**3**", "3.") == {"3"}
+    assert votes("(1, 2)", r"\left( 1, \frac{4}{2} \right)", "(1;2.0)") == {
+        "(1, 2)",
+        r"(1,\frac{4}{2})",
+    }
+    assert votes(r"1+\sqrt2", r"\sqrt{2} + 1", "√2+1") == {r"1+\sqrt{2}"}
+    assert votes("1,2", r"\{2, 1\}", "2 and 1") == {"1, 2"}
+    assert votes("[1,2)", r"1 \le x < 2") == {"[1, 2)"}
+    assert votes("East", r"\text{east}") == {"east"}
+    # An operation that is left undone is another answer, as is another base.
+    assert votes("7", "3+4") == {"7", "3+4"} and votes("52_8", "52") == {"52_8", "52"}
+    assert Math().answer("no box") is None and Math().answer(r"\boxed{ }") is None
 
 
 def test_a_missing_library_is_told(tmp_path, monkeypatch):
     write(tmp_path / "train.jsonl", {"problem": "a", "answer": "1"})
-    monkeypatch.setitem(sys.modules, "math_verify", None)
-    math._math_verify.cache_clear()
-    try:
-        with pytest.raises(ImportError, match=re.escape('pip install -e ".[math]"')):
-            Math(data_dir=str(tmp_path)).problems("train")
-    finally:
-        math._math_verify.cache_clear()
+    monkeypatch.setitem(sys.modules, "mpmath", None)
+    with pytest.raises(ImportError, match=re.escape('pip install -e ".[math]"')):
+        Math(data_dir=str(tmp_path)).problems("train")
 
 
 def test_any_text_is_drawn(tmp_path):

@@ -1,0 +1,149 @@
+r"""How the grader of the task math does on real problems: MATH-500 and GSM8K's test split.
+
+python -m experiments.benchmarks.graders_math --math500=math500.json --gsm8k=gsm8k_test.jsonl
+
+MATH-500 is a list of objects with "problem", "solution" and "answer" (huggingface.co/datasets/
+HuggingFaceH4/MATH-500), GSM8K lines with "question" and "answer". Both are MIT-licensed.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from typing import Any
+
+from absl import app, flags
+
+from pkpo_jax.tasks import Grade, Math, math_answers
+from pkpo_jax.tasks.math import boxed
+
+_MATH500 = flags.DEFINE_string("math500", "", "Path of MATH-500 as JSON.")
+_GSM8K = flags.DEFINE_string("gsm8k", "", "Path of GSM8K's test split as JSON lines.")
+
+# A number, a name or a point of such: to state it is no copy, though the question has it as well.
+_BARE = re.compile(
+    r"(?:[-()\[\]{}\\$ ,;:.]|[0-9]|\\text|\\(?:[!,;%]|circ|pi|theta|left|right|infty)"
+    r"(?![a-zA-Z])|\^\\circ|(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z]))+"
+)
+
+
+def measure(math500: str, gsm8k: str) -> dict[str, Any]:
+    """Returns counts over the files at two paths, and the answers graded in a second.
+
+    Returns:
+      `golds` of both files, and `golds_accepted`; `solutions_agree`: solutions of MATH-500 that end
+      on the box of their "answer"; `paraphrases`: the golds in other spellings, and
+      `paraphrases_refused` of them, as pairs of texts; `formulas` of the problems that hold an
+      operation, `formulas_paid` of them, and `formulas_paid_unseen`, where the grader does not
+      know the problem's text; `bare_paid`: coincidences, such as a 2 in a problem whose answer is
+      2; `pairs_equal`: golds of different texts that are right for one another;
+      `answers_per_second`, of the paraphrases.
+    """
+    problems = json.loads(pathlib.Path(math500).read_text())
+    lines = pathlib.Path(gsm8k).read_text().splitlines()
+    answers = [json.loads(line)["answer"].rpartition("####")[2].strip() for line in lines]
+    golds = [row["answer"] for row in problems] + answers
+    other = [(gold, text) for gold in golds for text in paraphrases(gold)]
+    started = time.perf_counter()
+    refused = [pair for pair in other if not _pays(*pair)]
+    taken = time.perf_counter() - started
+    return {
+        "golds": len(golds),
+        "golds_accepted": sum(_pays(gold, gold) for gold in golds),
+        "solutions_agree": sum(_pays(r["answer"], boxed(r["solution"]) or "") for r in problems),
+        "paraphrases": len(other),
+        "paraphrases_refused": refused,
+        **copies(problems),
+        "pairs_equal": list(equal_pairs(sorted({row["answer"] for row in problems}))),
+        "answers_per_second": round(len(other) / taken),
+    }
+
+
+def copies(problems: Sequence[dict[str, str]]) -> dict[str, Any]:
+    """Grades each formula of a problem, and its sides and parts, as the problem's answer.
+
+    A part is bare if it is made of numerals, single letters and brackets alone, and a formula else.
+    """
+    found: dict[str, Any] = {"formulas": 0, "formulas_paid": [], "formulas_paid_unseen": []}
+    bare = []
+    for row in problems:
+        for text in dict.fromkeys(math_answers.formulas(row["problem"])):
+            if not text.strip():
+                continue
+            if _BARE.fullmatch(text) and "/" not in text:
+                bare += [(row["answer"], text)] * _pays(row["answer"], text, row["problem"])
+                continue
+            found["formulas"] += 1
+            for key, question in (
+                ("formulas_paid", row["problem"]),
+                ("formulas_paid_unseen", ""),
+            ):
+                found[key] += [(row["answer"], text)] * _pays(row["answer"], text, question)
+    return {**found, "bare_paid": bare}
+
+
+def paraphrases(gold: str) -> Iterator[str]:
+    """Yields spellings of an answer that models use."""
+    yield f"$ {gold} $."
+    if r"\frac" in gold:
+        yield gold.replace(r"\frac", r"\dfrac")
+    if "(" in gold and r"\left" not in gold and r"\begin" not in gold:
+        yield (
+            gold.replace("(", r"\left(")
+            .replace(")", r"\right)")
+            .replace("[", r"\left[")
+            .replace("]", r"\right]")
+        )
+    if re.fullmatch(r"-?[0-9]+", gold):
+        yield from (
+            f"{gold}.0",
+            f"x = {gold}",
+            rf"\text{{{gold}}}",
+            f"{int(gold):,}",
+            f"{gold}^\\circ",
+        )
+    if match := re.fullmatch(r"(-?)\\[dt]?frac\s*\{?([0-9]+)\}?\s*\{?([0-9]+)\}?", gold):
+        sign, over, under = match.groups()
+        yield f"{sign}{over}/{under}"
+        yield rf"\frac{{{sign}{over}}}{{{under}}}"
+        if Fraction(1, int(under)).limit_denominator(10**6) == Fraction(str(1 / int(under))):
+            yield str(int(sign + over) / int(under))
+    if r"\text{" in gold:
+        yield re.sub(r"\\text\{([^}]*)\}", r"\1", gold)
+    for plain, symbol in ((r"\sqrt", "√"), (r"\pi", "π"), (r"^\circ", "°"), (r"\infty", "∞")):
+        if plain in gold and (plain != r"\sqrt" or re.search(r"\\sqrt\{?[0-9]+\}?", gold)):
+            text = gold.replace(plain, symbol)
+            yield re.sub(r"√\{([0-9]+)\}", r"√\1", text)
+
+
+def equal_pairs(golds: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yields pairs of different texts, the second right where the first is the answer."""
+    texts = list(golds)
+    for gold in texts:
+        for other in texts:
+            if gold != other and _pays(gold, other):
+                yield gold, other
+
+
+def _pays(gold: str, answer: str, question: str = "") -> bool:
+    grade = Math().grade({"answer": gold, "problem": question}, f"\\boxed{{{answer}}}")
+    return (grade.reward if isinstance(grade, Grade) else grade) == 1
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    if not (_MATH500.value and _GSM8K.value):
+        sys.exit("give the paths of the files: --math500=... --gsm8k=...")
+    for key, value in measure(_MATH500.value, _GSM8K.value).items():
+        print(f"{key}: {len(value) if isinstance(value, list) else value}")
+        for pair in value if isinstance(value, list) else ():
+            print("   ", *map(repr, pair))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,363 @@
+r"""Decides whether an answer is right: it has the right value, and nothing is left to compute.
+
+The rules, for an answer a and the problem's own answer g:
+
+- Numbers are compared exactly: 0.5 is 1/2, and 0.333 is not 1/3. Only where g is a decimal and a
+  says that it is inexact ("\approx 3.1416" for 3.14) is a rounded to the places of g.
+- a is evaluated (`forms`), but for operations that g has as well: 10^6 is right where g is 10^6,
+  and no answer where g is 1000000. With variables, g decides between product, sum and fraction.
+- An answer states one value. A chain of equations may lead to it ("2 + 5 = 7") if all of its sides
+  that have a value have the same; "8 = 7" and "7 \approx 8" are wrong. Behind \approx may stand
+  what the value before it rounds to ("\pi \approx 3.14"). A variable that is set equal to the value
+  is a name ("x = 7"), and has to be g's if that has one.
+- Units are ignored where only one of the two has one, or one is no known unit; "5 cm" is not "5 m".
+  Degrees and dollars are units. A percent is part of the value: 50\% is 1/2 and not 50, and 500\%
+  is not 5, for nobody writes a whole number so; where g has a percent sign, so that the question
+  asks for one, the number alone is right too.
+- 52_8 is neither 52_7, 42 nor, where g is 52, right; where g is 52_8, so that the question names
+  the base, 52 is right.
+- Tuples and intervals have the same brackets and parts; sets, lists and unions the same parts in
+  any order. Inequalities of one variable are intervals.
+- Words are compared as words. What cannot be read is right as the very text of g alone.
+- The letter of a choice decides where g is a letter; "(B) 12" is 12 where it is none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+
+from pkpo_jax.tasks.math_answers import forms, units
+from pkpo_jax.tasks.math_answers.monomials import (
+    TooLarge,
+    Unknown,
+    Value,
+    rational,
+    shown,
+    variables,
+)
+from pkpo_jax.tasks.math_answers.reading import Node, read
+from pkpo_jax.tasks.math_answers.structure import has_variable, is_label, named, point, simplified
+from pkpo_jax.tasks.math_answers.text import about, clean, label, squeezed
+from pkpo_jax.tasks.math_answers.values import Arithmetic
+
+_FORMULA = re.compile(r"(?<!\\)\$\$?(.+?)(?<!\\)\$\$?|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL)
+
+
+def right(gold: str, answer: str, steps: int, question: str = "") -> bool:
+    r"""Returns whether an answer is right for the problem whose own is `gold`.
+
+    Args:
+      gold, answer: as they were written, in LaTeX or plain text.
+      steps: the arithmetic that may be spent.
+      question: where it is given, a formula that stands in it is no answer, unless it is the gold
+        answer itself, an integer, or a variable.
+
+    Raises:
+      TooLarge: if the values take more steps, or more room, than may be spent.
+
+    >>> right("56088", r"123 \cdot 456", 1000), right(r"\frac{1}{2}", "0.5", 1000)
+    (False, True)
+    """
+    gold, answer = clean(gold), clean(answer)
+    if squeezed(gold) == squeezed(answer):
+        return True
+    ours, theirs = label(gold), label(answer)
+    if re.fullmatch("[A-J]", gold):
+        ours = gold, ""
+    if ours and not ours[1]:
+        letter = theirs[0] if theirs else squeezed(answer)
+        return letter == ours[0]
+    if theirs and theirs[1]:
+        if ours and ours[0] != theirs[0]:
+            return False
+        answer = theirs[1]
+    if ours:
+        gold = ours[1]
+    gold, _ = about(gold)
+    answer, inexact = about(answer)
+    own, node = read(gold), read(answer)
+    if own is None or node is None:
+        return squeezed(gold) == squeezed(answer)
+    if node != own and question and _stands_in(question, node):
+        return False
+    comparison = _Comparison(Arithmetic(steps), inexact)
+    if comparison.same(own, node):
+        return True
+    marked = units.marked(answer)
+    other = read(marked) if marked != answer else None
+    return other is not None and comparison.same(own, other)
+
+
+class _Comparison:
+    """Compares trees, part by part."""
+
+    def __init__(self, arithmetic: Arithmetic, inexact: bool) -> None:
+        self.arithmetic, self.inexact = arithmetic, inexact
+
+    def same(self, gold: Node, answer: Node) -> bool:
+        """Whether an answer, or a part of one, is right for the gold one's."""
+        gold, answer = simplified(gold), simplified(answer)
+        if gold == answer:
+            return True
+        (name, own), (called, value) = named(gold), named(answer)
+        if name and called and name != called:
+            return False
+        if own.kind != "relation" and value.kind == "relation":
+            return self._chain(own, value)
+        own, value = _single(own), _single(value)
+        value = point(value) if own.kind == "group" else value
+        many = ("list", "set")
+        if (own.kind in many and value.kind in many) or own.kind == value.kind == "union":
+            return self._unordered(own.args, value.args)
+        if own.kind in ("group", "matrix", "relation", "words") or own.kind in many:
+            if own.kind != value.kind:
+                return False
+            compare = {"group": self._groups, "matrix": self._matrices, "words": _same_words}
+            return compare.get(own.kind, self._relations)(own, value)
+        return self._expressions(own, value)
+
+    def _unordered(self, gold: Sequence[Node], answer: Sequence[Node]) -> bool:
+        left = list(answer)
+        for part in gold if len(gold) == len(answer) else ():
+            match = next((i for i, other in enumerate(left) if self.same(part, other)), None)
+            if match is None:
+                return False
+            del left[match]
+        return len(gold) == len(answer)
+
+    def _ordered(self, gold: Iterable[Node], answer: Iterable[Node]) -> bool:
+        return all(self.same(one, other) for one, other in zip(gold, answer, strict=True))
+
+    def _groups(self, gold: Node, answer: Node) -> bool:
+        if gold.args[:2] != answer.args[:2] or len(gold.args) != len(answer.args):
+            return False
+        return self._ordered(gold.args[2:], answer.args[2:])
+
+    def _matrices(self, gold: Node, answer: Node) -> bool:
+        if [len(row) for row in gold.args] != [len(row) for row in answer.args]:
+            return False
+        return all(self._ordered(*rows) for rows in zip(gold.args, answer.args, strict=True))
+
+    def _chain(self, gold: Node, answer: Node) -> bool:
+        r"""Whether a chain such as 2 + 5 = 7, or \pi \approx 3.14, states the gold answer alone."""
+        signs, sides = answer.args
+        ends = signs[-1] == "~"
+        exact = sides[:-1] if ends else sides
+        if any(sign != "=" for sign in signs[: len(exact) - 1]):
+            return False
+        if len(exact) > 1 and (
+            named(Node("relation", (("=",), exact[:2])))[0]
+            or (is_label(exact[0]) and not has_variable(exact[-1]))
+        ):
+            exact = exact[1:]
+        if not self._agree(exact):
+            return False
+        if not ends:
+            return self.same(gold, exact[-1])
+        rounded = sides[-1]
+        with contextlib.suppress(Unknown):
+            if not _rounds(self.arithmetic.approximate(self.arithmetic.of(exact[-1])), rounded):
+                return False
+            decimal = exact[-1].kind in ("number", "neg", "quantity")
+            return self.same(gold, exact[-1]) or (not decimal and self.same(gold, rounded))
+        return False
+
+    def _agree(self, sides: Sequence[Node]) -> bool:
+        """Whether the sides of a chain that have a value have that of the last."""
+        if len(sides) == 1:
+            return True
+        try:
+            last = self.arithmetic.of(sides[-1])
+        except Unknown:
+            return all(self.same(sides[-1], side) for side in sides[:-1])
+        for side in sides[:-1]:
+            if side.kind in ("words", "list", "set", "group", "union", "matrix", "quantity"):
+                return False
+            with contextlib.suppress(Unknown):
+                if not self.arithmetic.equal(self.arithmetic.of(side), last):
+                    return False
+        return True
+
+    def _relations(self, gold: Node, answer: Node) -> bool:
+        (signs, sides), (others, parts) = gold.args, answer.args
+        if signs == others == ("=",):
+            return self._equations(sides, parts)
+        flipped = tuple({"<": ">", ">": "<", "<=": ">=", ">=": "<="}.get(s, s) for s in others)
+        if signs == others and self._ordered(sides, parts):
+            return True
+        return ":" not in signs and signs == flipped[::-1] and self._ordered(sides, parts[::-1])
+
+    def _equations(self, gold: Sequence[Node], answer: Sequence[Node]) -> bool:
+        """Whether two equations differ by terms moved across, and their sign, alone."""
+        compute = self.arithmetic
+        try:
+            one, other = (
+                compute.subtract(compute.of(sides[0]), compute.of(sides[1]))
+                for sides in (gold, answer)
+            )
+            if not compute.equal(one, other) and not compute.equal(one, compute.scale(other, -1)):
+                return False
+            done = [
+                forms.operations(sides[0], compute) + forms.operations(sides[1], compute)
+                for sides in (gold, answer)
+            ]
+        except Unknown:
+            return False
+        return _allowed(*done)
+
+    def _expressions(self, gold: Node, answer: Node) -> bool:
+        if gold.kind == answer.kind == "quantity" and units.differ(gold.args[1], answer.args[1]):
+            return False
+        gold, answer = (
+            n.args[0] if n.kind in ("quantity", "degree") else n for n in (gold, answer)
+        )
+        if "base" in (gold.kind, answer.kind):
+            return _same_digits(gold, answer)
+        if gold.kind == "percent" and answer.kind != "percent" and self.same(gold.args[0], answer):
+            return True
+        try:
+            one, other = self.arithmetic.of(gold), self.arithmetic.of(answer)
+            if (gold.kind == "percent") != (answer.kind == "percent") and _is_whole(one):
+                return False
+            return self._equal(gold, one, other) and self._evaluated(gold, answer, one, other)
+        except Unknown:
+            return False
+
+    def _equal(self, gold: Node, one: Value, other: Value) -> bool:
+        number, exact = rational(other), rational(one)
+        if self.inexact and number is not None and exact is not None and _places(gold) > 0:
+            return _rounds(number, gold)
+        return self.arithmetic.equal(one, other)
+
+    def _evaluated(self, gold: Node, answer: Node, one: Value, other: Value) -> bool:
+        compute = self.arithmetic
+        if not _allowed(forms.operations(gold, compute), forms.operations(answer, compute)):
+            return False
+        if not variables(one) and not variables(other):
+            return True
+        return forms.algebraic_form(gold, compute) == forms.algebraic_form(answer, compute)
+
+
+def canonical(answer: str) -> str:
+    r"""Returns a text that equal answers share, whatever their spelling: the value, if it is done.
+
+    Units, names of variables and \approx are left out; operations that are not carried out stay as
+    they are written, so that 2 + 5 is no vote for 7. Takes some milliseconds at most.
+
+    >>> [canonical(text) for text in (r"\dfrac{2}{4}", "x = 0.5", r"\sqrt{3} + 1", "East")]
+    ['1/2', '1/2', '1+\\sqrt{3}', 'east']
+    """
+    text = clean(answer)
+    choice = label(text)
+    if choice:
+        return f"({choice[0]}) {canonical(choice[1])}" if choice[1] else choice[0]
+    text, _ = about(text)
+    node = read(text)
+    if node is not None:
+        with contextlib.suppress(Unknown, TooLarge):
+            return _shown(node, Arithmetic(200))
+    return squeezed(text)
+
+
+def _shown(node: Node, compute: Arithmetic) -> str:
+    """Returns the canonical text of a tree; raises Unknown if it has none but its own."""
+    node = _single(named(simplified(node))[1])
+    kind, args = node
+    if kind == "words":
+        return args[0]
+    if kind == "base":
+        return f"{args[0]}_{args[1]}"
+    if kind in ("list", "set"):
+        return ", ".join(sorted(_shown(part, compute) for part in args)) or r"\emptyset"
+    if kind == "union":
+        return r" \cup ".join(sorted(_shown(part, compute) for part in args))
+    if kind == "group":
+        return args[0] + ", ".join(_shown(part, compute) for part in args[2:]) + args[1]
+    if kind == "matrix":
+        rows = (" & ".join(_shown(part, compute) for part in row) for row in args)
+        return r"\begin{pmatrix} " + r" \\ ".join(rows) + r" \end{pmatrix}"
+    if kind == "relation":
+        raise Unknown
+    value = compute.of(node)
+    if forms.operations(node, compute) or (kind == "percent" and _is_whole(value)):
+        raise Unknown
+    form = forms.algebraic_form(node, compute)
+    if form.factors > 1 or form.divisors or form.outside != ((), 1):
+        raise Unknown
+    return shown(value)
+
+
+def formulas(question: str) -> list[str]:
+    """Returns the formulas of a question, and the sides of its equations and parts of its lists."""
+    found = [next(filter(None, match)) for match in _FORMULA.findall(question)]
+    return [*found, *(part for text in found for part in re.split(r"[=,<>]|\\[lg]eq?\b", text))]
+
+
+@functools.lru_cache(maxsize=256)
+def _trees(question: str) -> frozenset[Node]:
+    texts = {text.strip() for text in formulas(question)[:300]}
+    return frozenset(node for text in texts if len(text) <= 500 and (node := read(clean(text))))
+
+
+def _stands_in(question: str, node: Node) -> bool:
+    """Whether an answer is a formula of the question, and no integer or name."""
+    last = node.args[1][-1] if node.kind == "relation" else node
+    return not _is_plain(last) and (node in _trees(question) or last in _trees(question))
+
+
+def _is_plain(node: Node) -> bool:
+    if node.kind == "number":
+        return node.args[1] == 0
+    if node.kind in ("neg", "group", "list", "set", "quantity", "degree"):
+        return all(_is_plain(part) for part in node.args if isinstance(part, Node))
+    return node.kind in ("symbol", "words", "base")
+
+
+def _single(node: Node) -> Node:
+    """Returns the one element of a set of one, and others as they are."""
+    return node.args[0] if node.kind == "set" and len(node.args) == 1 else node
+
+
+def _same_words(gold: Node, answer: Node) -> bool:
+    one, other = (re.sub("[^a-z0-9]", "", node.args[0]) for node in (gold, answer))
+    return one == other and bool(one)
+
+
+def _same_digits(gold: Node, answer: Node) -> bool:
+    if gold.kind != "base":
+        return False
+    if answer.kind == "number" and answer.args[1] == 0:
+        return gold.args[0] == str(answer.args[0].numerator)
+    return gold == answer
+
+
+def _is_whole(value: Value) -> bool:
+    number = rational(value)
+    return number is not None and number.denominator == 1
+
+
+def _allowed(gold: forms.Operations, answer: forms.Operations) -> bool:
+    """Whether the answer leaves no more undone than the gold one, and is as far multiplied out."""
+    return answer <= gold and answer["expand"] == gold["expand"]
+
+
+def _places(node: Node) -> int:
+    while node.kind in ("neg", "quantity", "degree", "percent"):
+        node = node.args[0]
+    return node.args[1] if node.kind == "number" else -1
+
+
+def _rounds(number: Fraction, written: Node) -> bool:
+    """Whether a number is a decimal to the places that are written."""
+    places = _places(written)
+    if places < 0:
+        return False
+    try:
+        decimal = rational(Arithmetic().of(written))
+    except (Unknown, TooLarge):
+        return False
+    return decimal is not None and abs(number - decimal) * 2 * 10**places <= 1

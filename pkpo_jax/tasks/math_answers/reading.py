@@ -1,0 +1,482 @@
+r"""Reads clean answer text into a tree: numbers, operations, tuples, sets, relations, words.
+
+The grammar is the LaTeX of answers, and what is typed in its stead ("pi/2", "sqrt(2)"). Reading
+takes time in proportion to the text, and computes nothing. Two numerals side by side are no
+product.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+from pkpo_jax.tasks.math_answers import units
+from pkpo_jax.tasks.math_answers.text import words
+from pkpo_jax.tasks.math_answers.tokens import FUNCTIONS, SYMBOLS, Token, are_words, tokens
+
+# Brackets and fractions inside one another.
+_DEEPEST = 30
+
+_UNKNOWN_TEXT = "sum prod int iint iiint oint lim limsup liminf sup inf"
+_UNKNOWN = frozenset(_UNKNOWN_TEXT.split())
+_RELATIONS = {
+    **{"=": "=", "<": "<", ">": ">", ":": ":", r"\lt": "<", r"\gt": ">", r"\le": "<="},
+    **{r"\ge": ">=", r"\ne": "!=", r"\approx": "~", r"\sim": "~", r"\in": "in", r"\equiv": "=="},
+}
+_SYMBOLS = {f"\\{name}": name for name in SYMBOLS}
+_NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve"
+_NUMBERS = _NUMBER_WORDS.split()
+_BASES = {name: base for base, name in enumerate(_NUMBERS) if base > 1} | {"sixteen": 16}
+
+
+class Node(NamedTuple):
+    """An operation or a leaf of what was read.
+
+    Attributes:
+      kind: number, symbol, neg, add, mul, div, pow, root, mixed, percent, degree, base, quantity,
+        scaled, call, pm; group, set, list, union, matrix, relation; words.
+      args: nodes, and for leaves their contents.
+    """
+
+    kind: str
+    args: tuple[Any, ...]
+
+
+class Unreadable(Exception):
+    """The text is not in the grammar."""
+
+
+@functools.lru_cache(maxsize=4096)
+def read(text: str) -> Node | None:
+    r"""Returns the tree of clean text, or None if it cannot be read.
+
+    >>> read(r"3\sqrt{2}").kind, read("neve"), read("3 4")
+    ('mul', Node(kind='words', args=('neve',)), None)
+    """
+    if are_words(text):
+        plain = re.sub("^(?:an?|the) ", "", words(text))
+        return integer(_NUMBERS.index(plain)) if plain in _NUMBERS else Node("words", (plain,))
+    try:
+        parser = _Parser(tokens(text))
+        node = parser.sequence()
+        return node if parser.peek() == ("end", "") else None
+    except Unreadable:
+        return None
+
+
+def integer(value: Fraction | int) -> Node:
+    return Node("number", (Fraction(value), 0))
+
+
+class _Parser:
+    """Recursive descent over tokens; each method reads what it is named for."""
+
+    def __init__(self, tokens: list[Token]) -> None:
+        self.tokens, self.at, self.depth, self.bars = tokens, 0, 0, 0
+
+    def peek(self) -> Token:
+        return self.tokens[self.at] if self.at < len(self.tokens) else ("end", "")
+
+    def take(self, *values: str) -> str | None:
+        """Takes the next token if it is one of the values (any, without values)."""
+        kind, value = self.peek()
+        if kind == "end" or (values and (value not in values or kind in ("text", "number"))):
+            return None
+        self.at += 1
+        return value
+
+    def need(self, value: str) -> None:
+        if not self.take(value):
+            raise Unreadable(value)
+
+    def sequence(self) -> Node:
+        """One item, or several between commas, "or", "and"."""
+        items = [self.item()]
+        while self._separator():
+            items.append(self.item())
+        return items[0] if len(items) == 1 else Node("list", tuple(items))
+
+    def _separator(self) -> bool:
+        found = False
+        while self.peek() in (("text", "or"), ("text", "and")) or self.peek()[1] in (",", ";"):
+            self.at += 1
+            found = True
+        return found
+
+    def item(self) -> Node:
+        """A relation, or one side alone."""
+        sides, signs = [self.union()], []
+        while self.peek()[0] in ("char", "command") and self.peek()[1] in _RELATIONS:
+            sign = _RELATIONS[self.take() or ""]
+            if sign in ("<", ">") and self.take("="):
+                sign += "="
+            signs.append(sign)
+            sides.append(self.union())
+        return Node("relation", (tuple(signs), tuple(sides))) if signs else sides[0]
+
+    def union(self) -> Node:
+        parts = [self.measured()]
+        while self.take(r"\cup"):
+            parts.append(self.measured())
+        return parts[0] if len(parts) == 1 else Node("union", tuple(parts))
+
+    def measured(self) -> Node:
+        """A sum, and the unit behind it."""
+        node = self.sum()
+        unit = ""
+        while self.peek()[0] == "text" and self.peek()[1] not in ("or", "and"):
+            unit += f" {self.take()}"
+            if self.take("^"):
+                unit += f"^{self._digits()}"
+            if self.take("/"):
+                kind, value = self.peek()
+                unit += "/" + (value if kind == "char" and value.isalpha() and self.take() else "")
+        if not unit:
+            return node
+        scale, name = units.scale(unit)
+        if name is None:
+            raise Unreadable(unit)
+        if scale != 1:
+            node = Node("scaled", (node, Fraction(scale)))
+        return Node("quantity", (node, name)) if name else node
+
+    def sum(self) -> Node:
+        terms = []
+        sign = self.take("+", "-", r"\pm", r"\mp")
+        while True:
+            term = self.term()
+            wrap = {"-": "neg", r"\pm": "pm", r"\mp": "pm"}.get(sign or "+")
+            terms.append(Node(wrap, (term,)) if wrap else term)
+            sign = self.take("+", "-", r"\pm", r"\mp")
+            if not sign:
+                return terms[0] if len(terms) == 1 else Node("add", tuple(terms))
+
+    def term(self) -> Node:
+        """Factors, with or without signs between them, from left to right."""
+        node = self.signed()
+        factors = [node]
+        while True:
+            if self.take(r"\cdot", r"\times", "*"):
+                factors.append(self.signed())
+            elif self.take("/", r"\div"):
+                factors = [Node("div", (_product(factors), self.signed()))]
+            elif self.take(r"\bmod", r"\mod") or self.take(r"\pmod"):
+                factors = [Node("call", ("mod", _product(factors), self.signed()))]
+            elif self._starts():
+                numeral = self.peek()[0] == "number"
+                factor = self.power()
+                mixed = _mixed(factors[-1], factor)
+                if numeral or (mixed is None and _is_numeral_fraction(factors[-1], factor)):
+                    raise Unreadable("numerals side by side")
+                factors = [*factors[:-1], mixed] if mixed else [*factors, factor]
+            else:
+                return _product(factors)
+
+    def signed(self) -> Node:
+        self._enter()
+        try:
+            if self.take("-"):
+                return Node("neg", (self.signed(),))
+            return self.signed() if self.take("+") else self.power()
+        finally:
+            self.depth -= 1
+
+    def _enter(self) -> None:
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise Unreadable("too deep")
+
+    def _starts(self) -> bool:
+        """Whether a factor follows without a sign."""
+        kind, value = self.peek()
+        if kind == "number":
+            return True
+        if kind == "command":
+            return (
+                value in _SYMBOLS
+                or value in _ATOMS
+                or value[1:] in FUNCTIONS | _UNKNOWN
+                or value in (r"\{", r"\begin", r"\lfloor", r"\lceil", r"\emptyset")
+            )
+        return kind == "char" and (
+            value.isalpha() or value in "([{" or (value == "|" and not self.bars)
+        )
+
+    def power(self) -> Node:
+        node = self.atom()
+        while True:
+            if self.take("^"):
+                node = Node("pow", (node, self._exponent()))
+            elif self.take("!"):
+                node = Node("call", ("factorial", node))
+            elif self.take(r"\%"):
+                node = Node("percent", (node,))
+            elif self.take(r"\degree"):
+                node = Node("degree", (node,))
+            elif self.peek()[1] in units.CURRENCIES and self.at == len(self.tokens) - 1:
+                node = Node("quantity", (node, units.CURRENCIES[self.take() or ""]))
+            elif self.peek() == ("char", "_") and node.kind in ("number", "symbol"):
+                self.take()
+                node = self._subscript(node)
+            else:
+                return node
+
+    def _exponent(self) -> Node:
+        self._enter()
+        try:
+            exponent = Node("neg", (self.atom(),)) if self.take("-") else self.atom()
+            while self.take("^"):
+                exponent = Node("pow", (exponent, self._exponent()))
+            return exponent
+        finally:
+            self.depth -= 1
+
+    def _subscript(self, node: Node) -> Node:
+        name = self._raw()
+        if node.kind == "symbol":
+            return Node("symbol", (f"{node.args[0]}_{name}",))
+        base = _BASES.get(name, int(name) if re.fullmatch("[0-9]{1,2}", name) else 0)
+        value, places = node.args
+        digits = str(value.numerator)
+        if not 2 <= base <= 36 or places or any(int(d) >= base for d in digits):
+            raise Unreadable("base")
+        return Node("base", (digits, base))
+
+    def _raw(self) -> str:
+        """The text of one token, or of a group in braces."""
+        if not self.take("{"):
+            value = self.take()
+            if value is None or value in "{}":
+                raise Unreadable("subscript")
+            return value
+        depth, parts = 1, []
+        while depth:
+            value = self.take()
+            if value is None:
+                raise Unreadable("}")
+            depth += {"{": 1, "}": -1}.get(value, 0)
+            parts.append(value)
+        return "".join(parts[:-1])
+
+    def _digits(self) -> str:
+        digits = self._raw()
+        if not re.fullmatch("[0-9]", digits):
+            raise Unreadable("exponent of a unit")
+        return digits
+
+    def atom(self) -> Node:
+        self._enter()
+        try:
+            kind, value = self.peek()
+            self.at += 1
+            if kind == "number":
+                return self._number(value)
+            if kind == "char":
+                return self._char(value)
+            if kind == "command":
+                return self._command(value)
+            if kind == "text" and self.peek()[1] == "=" and units.scale(value)[1]:
+                return Node("symbol", (value,))
+            raise Unreadable(value)
+        finally:
+            self.depth -= 1
+
+    def _number(self, digits: str) -> Node:
+        whole, _, decimals = digits.partition(".")
+        repeated, dots = "", False
+        if self.take(r"\overline"):
+            repeated = self._raw()
+            if "." not in digits or not re.fullmatch("[0-9]+", repeated):
+                raise Unreadable("overline")
+        elif self.take(r"\dots"):
+            dots = True
+        elif self.tokens[self.at : self.at + 3] == [("char", ".")] * 3:
+            self.at += 3
+            dots = True
+        if dots:
+            # 0.333... repeats its last digit, if it has shown it three times.
+            repeated, shown = decimals[-1:], len(decimals) - len(decimals.rstrip(decimals[-1:]))
+            if not repeated or shown < 3:
+                raise Unreadable("dots")
+        value = Fraction(int(whole + decimals or "0"), 10 ** len(decimals))
+        if repeated:
+            nines = 10 ** len(repeated) - 1
+            value += Fraction(int(repeated), nines * 10 ** len(decimals))
+        return Node("number", (value, -1 if repeated else len(decimals)))
+
+    def _char(self, value: str) -> Node:
+        if value.isascii() and value.isalpha():
+            return Node("symbol", (value,))
+        if value in "([":
+            return self._group(value)
+        if value == "{":
+            inner = self.sequence()
+            self.need("}")
+            return Node("set", inner.args) if inner.kind == "list" else inner
+        if value == "|" and not self.bars:
+            return self._bars("|")
+        raise Unreadable(value)
+
+    def _bars(self, close: str) -> Node:
+        self.bars += 1
+        inner = self.sum()
+        self.bars -= 1
+        self.need(close)
+        return Node("call", ("abs", inner))
+
+    def _group(self, opening: str) -> Node:
+        bars, self.bars = self.bars, 0
+        inner = self.sequence()
+        self.bars = bars
+        closing = self.take(")", "]")
+        if closing is None:
+            raise Unreadable("open bracket")
+        if inner.kind == "list":
+            return Node("group", (opening, closing, *inner.args))
+        if opening + closing not in ("()", "[]"):
+            raise Unreadable("half an interval")
+        if inner.kind in ("relation", "words"):
+            raise Unreadable("a relation in brackets")
+        return inner
+
+    def _command(self, name: str) -> Node:
+        if name in _SYMBOLS:
+            return Node("symbol", (_SYMBOLS[name],))
+        if name in _ATOMS:
+            return _ATOMS[name](self)
+        if name[1:] in FUNCTIONS:
+            return self._function(name[1:])
+        if name[1:] in _UNKNOWN:
+            return self._unknown(name[1:])
+        if name == r"\{":
+            if self.take(r"\}"):
+                return Node("set", ())
+            inner = self.sequence()
+            self.need(r"\}")
+            return Node("set", inner.args if inner.kind == "list" else (inner,))
+        if name == r"\emptyset":
+            return Node("set", ())
+        if name in units.CURRENCIES:
+            return Node("quantity", (self.power(), units.CURRENCIES[name]))
+        if name in (r"\lfloor", r"\lceil"):
+            inner = self.sum()
+            self.need(name.replace("l", "r", 1))
+            return Node("call", ("floor" if name == r"\lfloor" else "ceil", inner))
+        if name == r"\begin":
+            return self._matrix()
+        raise Unreadable(name)
+
+    def _argument(self) -> Node:
+        """An argument of a command: a group in braces, or one token, of a numeral one digit."""
+        if self.peek()[0] == "number":
+            digit, rest = self.peek()[1][0], self.peek()[1][1:]
+            if digit == "." or "." in rest:
+                raise Unreadable("digits")
+            self.tokens[self.at : self.at + 1] = [("number", digit)] + (
+                [("number", rest)] if rest else []
+            )
+        return self.atom()
+
+    def _fraction(self) -> Node:
+        return Node("div", (self._argument(), self._argument()))
+
+    def _binomial(self) -> Node:
+        return Node("call", ("binom", self._argument(), self._argument()))
+
+    def _root(self) -> Node:
+        index = integer(2)
+        if self.take("["):
+            index = self.sum()
+            self.need("]")
+        return Node("root", (self.atom(), index))
+
+    def _reals(self) -> Node:
+        infinite = Node("symbol", ("infty",))
+        if self._raw() not in ("R", "{R}"):
+            raise Unreadable("set")
+        return Node("group", ("(", ")", Node("neg", (infinite,)), infinite))
+
+    def _function(self, name: str) -> Node:
+        """A function's name, its power and base, and its argument: brackets, or what follows."""
+        exponent = self._exponent() if self.take("^") else None
+        base = self._argument() if self.take("_") else None
+        exponent = self._exponent() if exponent is None and self.take("^") else exponent
+        if self.peek() == ("char", "("):
+            inner = self.atom()
+            args = inner.args[2:] if inner.kind == "group" else (inner,)
+        else:
+            factors = [self.power()]
+            while (
+                self._starts()
+                and self.peek()[1][1:] not in FUNCTIONS | _UNKNOWN
+                and (self.peek()[0] != "number" and self.peek()[1] not in "([{|")
+            ):
+                factors.append(self.power())
+            args = (_product(factors),)
+            if self.take("/"):
+                args = (Node("div", (args[0], self.power())),)
+        call = Node("call", (name, *args, *((base,) if base else ())))
+        return Node("pow", (call, exponent)) if exponent else call
+
+    def _unknown(self, name: str) -> Node:
+        """A sum, an integral, a limit: read, never computed."""
+        limits = []
+        while sign := self.take("_", "^"):
+            limits.append(sign + self._raw())
+        return Node("call", (name, "".join(limits), self.term()))
+
+    def _matrix(self) -> Node:
+        name = self._raw()
+        if name == "array":
+            self._raw()
+        elif name not in ("pmatrix", "bmatrix", "matrix", "vmatrix", "smallmatrix"):
+            raise Unreadable(name)
+        rows: list[list[Node]] = [[self.measured()]]
+        while not self.take(r"\end"):
+            if self.take("&"):
+                rows[-1].append(self.measured())
+            elif self.take(r"\row"):
+                if self.peek()[1] not in (r"\row", r"\end"):
+                    rows.append([self.measured()])
+            else:
+                raise Unreadable("matrix")
+        if self._raw() != name or len({len(row) for row in rows}) != 1:
+            raise Unreadable("matrix")
+        matrix = Node("matrix", tuple(tuple(row) for row in rows))
+        return Node("call", ("det", matrix)) if name == "vmatrix" else matrix
+
+
+_ATOMS: dict[str, Callable[[_Parser], Node]] = {
+    r"\frac": _Parser._fraction,
+    r"\binom": _Parser._binomial,
+    r"\sqrt": _Parser._root,
+    r"\mathbb": _Parser._reals,
+    # Of a segment; of decimals, `_Parser._number` reads it.
+    r"\overline": _Parser.atom,
+    r"\vert": lambda parser: parser._bars(r"\vert"),
+}
+
+
+def _product(factors: list[Node]) -> Node:
+    return factors[0] if len(factors) == 1 else Node("mul", tuple(factors))
+
+
+def _is_numeral(node: Node) -> bool:
+    return node.kind == "number" and node.args[1] == 0
+
+
+def _is_numeral_fraction(whole: Node, node: Node) -> bool:
+    return _is_numeral(whole) and node.kind == "div" and all(map(_is_numeral, node.args))
+
+
+def _mixed(whole: Node, node: Node) -> Node | None:
+    r"""The mixed number of 3\frac{1}{2}; None if it is no such."""
+    if not _is_numeral_fraction(whole, node):
+        return None
+    over, under = (part.args[0] for part in node.args)
+    if not 0 < over < under:
+        return None
+    return Node("mixed", (whole.args[0] + over / under,))

@@ -1,0 +1,151 @@
+r"""One shape for what is written in several: intervals for inequalities, lists for \pm and "or"."""
+
+from __future__ import annotations
+
+from pkpo_jax.tasks.math_answers.reading import Node
+
+_INFINITY = Node("symbol", ("infty",))
+_REALS = Node("group", ("(", ")", Node("neg", (_INFINITY,)), _INFINITY))
+_REVERSED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
+
+
+def simplified(node: Node) -> Node:
+    r"""Returns a tree with inequalities as intervals, x \in S as S, and a \pm b as both values."""
+    kind, args = node
+    if kind == "relation":
+        signs, sides = args
+        if signs == ("in",) and is_name(sides[0]):
+            return simplified(sides[1])
+        if signs == ("=",) and is_name(sides[0]) and _has_pm(sides[1]):
+            return simplified(sides[1])
+        return _interval(signs, sides) or node
+    if kind == "words" and args[0] in ("all real numbers", "all reals"):
+        return _REALS
+    if kind in ("list", "set"):
+        parts = [simplified(part) for part in args]
+        unions = ("group", "union")
+        if kind == "list" and all(
+            new.kind in unions and old.kind == "relation"
+            for old, new in zip(args, parts, strict=True)
+        ):
+            kind = "union"
+        flat = []
+        for part in parts:
+            flat += part.args if part.kind in ("list", kind) else [part]
+        return Node(kind, tuple(flat))
+    if _has_pm(node):
+        both = tuple(_signed(node, sign) for sign in (1, -1))
+        return Node("list", both)
+    return node
+
+
+def named(node: Node) -> tuple[Node | None, Node]:
+    """Returns the variable (or point, or function) of an assignment and its value; else None."""
+    if node.kind != "relation" or node.args[0] != ("=",):
+        return None, node
+    left, right = node.args[1]
+    if is_name(left) and not _occurs(left, right):
+        return left, right
+    if right.kind == "symbol" and left.kind != "number" and not _occurs(right, left):
+        return right, left
+    return None, node
+
+
+def is_name(node: Node) -> bool:
+    """Whether a side of an equation names what is on the other: x, f(x), (x, y)."""
+    if node.kind == "symbol":
+        return node.args[0] not in ("pi", "e", "i", "infty")
+    if node.kind == "group":
+        return all(is_name(part) for part in node.args[2:])
+    # A function's value reads as a product: f(x).
+    return node.kind == "mul" and len(node.args) == 2 and node.args[0] in _FUNCTIONS
+
+
+def is_label(node: Node) -> bool:
+    r"""Whether a side of an equation holds no number and is no sum, as AB and \cos x.
+
+    Products are those of points: xy = 0 and a + b = 0 are what a question may well say.
+    """
+    if node.kind == "symbol":
+        return is_name(node)
+    if node.kind == "call":
+        return any(isinstance(part, Node) and is_label(part) for part in node.args)
+    points = node.kind == "mul" and all(part.kind == "symbol" for part in node.args)
+    return points and node.args[-1].args[0].isupper()
+
+
+def point(node: Node) -> Node:
+    """Returns the point of a list such as x = 1, y = 2; others as they are."""
+    pairs = [named(part) for part in node.args] if node.kind == "list" else []
+    names = {name for name, _ in pairs}
+    if None in names or len(names) < max(2, len(pairs)):
+        return node
+    return Node("group", ("(", ")", *(value for _, value in pairs)))
+
+
+_FUNCTIONS = [Node("symbol", (name,)) for name in "fghpqPQFG"]
+
+
+def _occurs(name: Node, node: Node) -> bool:
+    # A function's arguments may well occur in its value.
+    if name.kind == "mul":
+        return False
+    if node == name:
+        return True
+    parts = name.args[2:] if name.kind == "group" else ()
+    inner = [part for part in node.args if isinstance(part, Node)]
+    return any(_occurs(part, node) for part in parts) or any(_occurs(name, n) for n in inner)
+
+
+def _interval(signs: tuple[str, ...], sides: tuple[Node, ...]) -> Node | None:
+    """Returns the interval of an inequality such as 1 < x <= 2, or x > 3; None if it is none."""
+    if not signs or any(sign not in _REVERSED for sign in signs) or len(signs) > 2:
+        return None
+    if signs[0].startswith(">"):
+        signs, sides = tuple(_REVERSED[s] for s in reversed(signs)), tuple(reversed(sides))
+    if any(not sign.startswith("<") for sign in signs):
+        return None
+    if len(signs) == 1 and sides[0].kind == "symbol" and is_name(sides[0]):
+        bounds = ("(", _closing(signs[0]), Node("neg", (_INFINITY,)), sides[1])
+        variable = sides[0]
+    elif len(signs) == 1 and sides[1].kind == "symbol" and is_name(sides[1]):
+        bounds, variable = (_opening(signs[0]), ")", sides[0], _INFINITY), sides[1]
+    elif len(signs) == 2 and sides[1].kind == "symbol" and is_name(sides[1]):
+        bounds = (_opening(signs[0]), _closing(signs[1]), sides[0], sides[2])
+        variable = sides[1]
+    else:
+        return None
+    # With other variables, as in y > 2x + 1, it is a region.
+    if any(has_variable(bound) or _occurs(variable, bound) for bound in bounds[2:]):
+        return None
+    return Node("group", bounds)
+
+
+def has_variable(node: Node) -> bool:
+    """Whether a variable stands anywhere in a tree."""
+    if node.kind == "symbol":
+        return is_name(node)
+    return any(has_variable(part) for part in node.args if isinstance(part, Node))
+
+
+def _opening(sign: str) -> str:
+    return "[" if sign == "<=" else "("
+
+
+def _closing(sign: str) -> str:
+    return "]" if sign == "<=" else ")"
+
+
+def _has_pm(node: Node) -> bool:
+    if node.kind in ("relation", "list", "set"):
+        return False
+    return node.kind == "pm" or any(_has_pm(part) for part in node.args if isinstance(part, Node))
+
+
+def _signed(node: Node, sign: int) -> Node:
+    """Returns a tree with each \\pm as a plus, or a minus."""
+    if node.kind == "pm":
+        inner = _signed(node.args[0], sign)
+        return inner if sign > 0 else Node("neg", (inner,))
+    parts = (_signed(p, sign) if isinstance(p, Node) else p for p in node.args)
+    return Node(node.kind, tuple(parts))

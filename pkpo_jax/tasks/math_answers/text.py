@@ -1,0 +1,218 @@
+r"""Clean-up of an answer's text: one spelling of each symbol, and no decoration.
+
+What stays is LaTeX whose commands carry meaning. Words stay behind \text{}, so that they are never
+read as products of letters.
+"""
+
+from __future__ import annotations
+
+import re
+
+_SYMBOLS = {
+    "−–—‒﹣－": "-",
+    "×": r"\times ",
+    "·⋅∙": r"\cdot ",
+    "÷": r"\div ",
+    "√": r"\sqrt ",
+    "π": r"\pi ",
+    "°º": r"^\circ ",
+    "∞": r"\infty ",
+    "≤⩽": r"\le ",
+    "≥⩾": r"\ge ",
+    "≠": r"\ne ",
+    "≈": r"\approx ",
+    "±": r"\pm ",
+    "∪": r"\cup ",
+    "∩": r"\cap ",
+    "∅": r"\emptyset ",
+    "∈": r"\in ",
+    "ℝ": r"\mathbb{R}",
+    "θ": r"\theta ",
+    "α": r"\alpha ",
+    "β": r"\beta ",
+    "½": r"\frac{1}{2}",
+    "⅓": r"\frac{1}{3}",
+    "⅔": r"\frac{2}{3}",
+    "¼": r"\frac{1}{4}",
+    "¾": r"\frac{3}{4}",
+    "\u00a0\u2009\u202f\u2002\u2003\t\n\r": " ",
+    "“”": '"',
+    "‘’′": "'",
+    "，": ",",
+    "％": r"\%",
+    "€": r"\euro ",
+    "£": r"\pounds ",
+}
+_UNICODE = str.maketrans({char: to for chars, to in _SYMBOLS.items() for char in chars})
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+
+# Commands with one meaning, by the name that the reader knows.
+_COMMANDS = {
+    **dict.fromkeys(("dfrac", "tfrac", "cfrac"), "frac"),
+    **dict.fromkeys(("dbinom", "tbinom", "choose"), "binom"),
+    **dict.fromkeys(("leq", "leqslant"), "le"),
+    **dict.fromkeys(("geq", "geqslant"), "ge"),
+    **dict.fromkeys(("neq",), "ne"),
+    **dict.fromkeys(("lt",), "lt"),
+    **dict.fromkeys(("approx", "simeq", "doteq", "thickapprox", "approxeq"), "approx"),
+    **dict.fromkeys(("varnothing", "empty", "O"), "emptyset"),
+    **dict.fromkeys(("ast",), "cdot"),
+    **dict.fromkeys(("lbrack",), "["),
+    **dict.fromkeys(("bar", "overline"), "overline"),
+    **dict.fromkeys(("text", "mbox", "hbox", "textnormal", "textrm", "textup"), "text"),
+    **dict.fromkeys(("textbf", "textit", "mathrm", "mathbf", "mathit", "mathsf", "bold"), "text"),
+    **dict.fromkeys(("operatorname", "emph", "textsf", "mathtt", "texttt"), "text"),
+    **dict.fromkeys(("ldots", "cdots", "dotsc", "dotsb"), "dots"),
+    **dict.fromkeys(("vert", "lvert", "rvert", "mid"), "vert"),
+    "degree": "circ",
+}
+_SIZES = """
+left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle textstyle
+scriptstyle limits nolimits mathstrut strut boldsymbol underline boxed fbox therefore angle triangle
+rm bf it
+"""
+_DROPPED = frozenset(_SIZES.split())
+_COMMAND = re.compile(r"\\([a-zA-Z]+)\*?\s*")
+_SPACING = re.compile(r"\\(?:[ ,;:>]|quad\b|qquad\b|hspace\s*\{[^{}]*\}|phantom\s*\{[^{}]*\})|~")
+# A comma or thin space that can only be one of thousands; a plain comma may also part a list.
+_THOUSANDS = re.compile(r"(?<=[0-9])\s*(?:\{,\}\s*|,\s*\\!\s*|\\,\s*|\\ )(?=[0-9]{3}(?![0-9]))")
+_SPACED = re.compile(r"(?<![0-9.] )(?<![0-9.])[0-9]{1,3}(?: [0-9]{3})+(?! ?[0-9])")
+_COMMAS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?!,?[0-9])")
+_MIXED = re.compile(r"(?<![0-9./] )(?<![0-9./^_{])([0-9]+) +([0-9]+) ?/ ?([0-9]+)(?![0-9/.])")
+_ORDINAL = re.compile(r"(?<=[0-9])\s*(?:\^\s*\{?\s*)?(?:\\text\s*)?\{?(?:st|nd|rd|th)\b\}*")
+_DEGREE = re.compile(
+    r"(?<=[0-9])\^\s*(?:\{\s*o\s*\}|o\b)|\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))|\\circ(?![a-zA-Z])"
+)
+_LEAD = re.compile(
+    r"\s*(?:\\text\s*\{\s*)?"
+    r"(?:(?:the|my|our)\s+)?(?:(?:final|correct)\s+)?(?:answers?|ans|result|solution)\b\.?"
+    r"(?:\s*(?:is\b|are\b|:|=)\s*:?|(?=\s*[-+$]?\s*[0-9\\]))\s*(\}?)",
+    re.IGNORECASE,
+)
+_SO = re.compile(
+    r"^(?:=|:|\\(?:Rightarrow|implies|rightarrow)(?![a-zA-Z])|(?:so|thus|hence|therefore)\b)[ ,:]*",
+    re.IGNORECASE,
+)
+_ABOUT = re.compile(
+    r"\s*(?:\\(?:approx|sim)(?![a-zA-Z])|(?:\\text\s*\{)?\s*(?:about|approximately|roughly)\b\s*\}?)",
+    re.IGNORECASE,
+)
+_LABEL = re.compile(
+    r"\s*(?:\\text\s*\{)?\s*(?:\(\s*([A-J])\s*\)|([A-J])\s*\)|([A-J])[.:](?=[\s}]))\s*\}?\s*(.*)",
+    re.DOTALL,
+)
+
+
+def clean(text: str) -> str:
+    r"""Returns the answer with one spelling of each symbol, without delimiters and decoration.
+
+    >>> clean(r"**$\left( 10,\!080 ; \tfrac12 \right)$.**"), clean("The answer is: 3½")
+    ('( 10080 ; \\frac 12 )', '3\\frac {1}{2}')
+    """
+    text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda m: f"^{{{m[0].translate(_SUPERSCRIPTS)}}}", text)
+    text = re.sub(r"√ ?([0-9]+(?:\.[0-9]+)?)", r"\\sqrt{\1}", text).translate(_UNICODE)
+    text = re.sub(r"\\\\(?:\s*\[[^\]]*\])?", r"\\row ", text)
+    text = _THOUSANDS.sub("", text.replace(r"\textsuperscript", "^"))
+    text = text.replace(r"\!", "").replace(r"\$", r"\dollar ").replace("$", "")
+    text = re.sub(r"\\[()\[\]]", " ", text)
+    text = _SPACING.sub(" ", text).replace("`", "")
+    text = re.sub(r"(\*\*|__)(.*?)\1", r"\2", text)
+    text = _COMMAND.sub(_command, text)
+    text = re.sub(r"\\text ?\{\s*(-?[0-9][0-9.,:/]*)\s*([^{}]*)\}", r"\1\\text {\2}", text)
+    text = re.sub(r"\\text ?\{\s*\}", "", text)
+    text = _DEGREE.sub(r"\\degree ", _ORDINAL.sub("", text))
+    text = re.sub(r"(?<!\\)%|\\text \{\s*\\%\s*\}", r"\\%", text)
+    text = re.sub(r"\s+", " ", text).strip()
+    text = _lead(text)
+    text = _SPACED.sub(lambda m: m[0].replace(" ", ""), text)
+    text = _MIXED.sub(r"\1\\frac{\2}{\3}", _commas(text))
+    return text.strip()
+
+
+def about(text: str) -> tuple[str, bool]:
+    r"""Returns clean text without a leading \approx or "about", and whether it had one."""
+    match = _ABOUT.match(text)
+    return (text[match.end() :].strip(), True) if match else (text, False)
+
+
+def label(text: str) -> tuple[str, str] | None:
+    """Returns the letter of a choice and what follows it, of clean text such as "(B) 12"."""
+    match = _LABEL.fullmatch(text)
+    if not match:
+        return None
+    rest = match[4].strip()
+    # A product such as (A)(B + 1), or an equation of points.
+    if rest and re.match(r"[(\[^_+*/=<>!-]|\\(?:cdot|times|cup|cap)", rest) and rest[0] != "-":
+        return None
+    return match[1] or match[2] or match[3], rest
+
+
+def words(text: str) -> str:
+    r"""Returns clean text as plain words in lower case.
+
+    >>> words(clean(r"\text{May  4}.")), words("Evelyn")
+    ('may 4', 'evelyn')
+    """
+    return re.sub(r"\s+", " ", re.sub(r'\\text\b|[{}"]', "", text)).strip().casefold()
+
+
+def squeezed(text: str) -> str:
+    r"""Returns clean text without spaces (but for those between digits) and wrappers of words: the
+    last resort for what cannot be read.
+
+    >>> squeezed(clean(r"\text{(A), } x \to 3 4"))
+    '(A),x\\to3 4'
+    """
+    text = re.sub(r"\\text ?\{([^{}]*)\}", r"\1", text)
+    return re.sub(r"(?<![0-9])\s+|\s+(?![0-9])", "", text)
+
+
+def _command(match: re.Match[str]) -> str:
+    name = match[1]
+    if name in _DROPPED:
+        return " "
+    name = _COMMANDS.get(name, name)
+    return f"\\{name} " if len(name) > 1 else name
+
+
+def _lead(text: str) -> str:
+    r"""Removes phrases around the answer, markup, and final full stops."""
+    for _ in range(3):
+        text = text.strip().strip("*").strip().strip('"')
+        text = _SO.sub("", text)
+        match = _LEAD.match(text)
+        if match:
+            opened = match[0].count("{") > match[0].count("}")
+            rest = text[match.end() :]
+            text = rest.replace("}", "", 1) if opened else rest
+        while text.endswith((".", ",", ";", "!.", " ", "\\")) and not text.endswith("..."):
+            if text.endswith("\\dots"):
+                break
+            text = text[:-1]
+        text = text.removesuffix("\\row").strip()
+    while text.startswith("{") and _closes(text) == len(text) - 1:
+        text = text[1:-1].strip()
+    return text
+
+
+def _closes(text: str) -> int:
+    """Returns where the brace at the start of the text closes; -1 if it never does."""
+    depth = 0
+    for match in re.finditer(r"\\.|[{}]", text, re.DOTALL):
+        depth += {"{": 1, "}": -1}.get(match[0], 0)
+        if depth == 0:
+            return match.start()
+    return -1
+
+
+def _commas(text: str) -> str:
+    """Removes commas of thousands, as in 12,345, but for those in brackets: (1,234) is a point."""
+    depth, parts, last = 0, [], 0
+    for match in re.finditer(r"\\[{}]|[()\[\]]", text):
+        part = text[last : match.start()]
+        parts += [part if depth else _COMMAS.sub(lambda m: m[0].replace(",", ""), part), match[0]]
+        depth = max(0, depth + (1 if match[0][-1] in "([{" else -1))
+        last = match.end()
+    part = text[last:]
+    parts.append(part if depth else _COMMAS.sub(lambda m: m[0].replace(",", ""), part))
+    return "".join(parts)

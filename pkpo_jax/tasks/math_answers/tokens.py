@@ -1,0 +1,77 @@
+"""Splits clean answer text into tokens, and tells words from products of letters."""
+
+from __future__ import annotations
+
+import re
+
+from pkpo_jax.tasks.math_answers import units
+
+# The kind of a token (number, command, text, char; "end" behind the last) and its text.
+Token = tuple[str, str]
+
+_TOKEN = re.compile(
+    r"\s+|(?P<text>\\text ?\{(?P<words>[^{}]*)\})|(?P<command>\\[a-zA-Z]+|\\[{}%|])"
+    r"|(?P<number>[0-9]+(?:\.[0-9]*)?|\.[0-9]+|\.(?=\\overline))|(?P<word>[a-zA-Z]+)|(?P<char>.)",
+    re.DOTALL,
+)
+_GREEK_TEXT = """
+alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho
+sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega ell pi
+infty
+"""
+_FUNCTIONS_TEXT = """
+sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp gcd lcm min max det arg Re
+Im
+"""
+# Commands of symbols, and of functions, by name.
+SYMBOLS, FUNCTIONS = frozenset(_GREEK_TEXT.split()), frozenset(_FUNCTIONS_TEXT.split())
+_TYPED = {
+    **{name: f"\\{name}" for name in ("pi", "sqrt", "theta", "alpha", "beta", "phi", "frac")},
+    **dict.fromkeys(("infinity", "Infinity", "infty", "inf", "oo"), r"\infty"),
+    **dict.fromkeys(("degrees", "degree"), r"\degree"),
+    "percent": r"\%",
+    "union": r"\cup",
+}
+
+
+def are_words(text: str) -> bool:
+    """Whether clean text holds words, and nothing that is computed."""
+    bare = re.sub(r"\\text ?\{([^{}]*)\}", r"\1", text)
+    if not re.fullmatch(r"""[a-zA-Z0-9 ,.:;'"&()/?!-]+""", bare) or re.match(r"[-.0-9(]", bare):
+        return False
+    known = {*_TYPED, *FUNCTIONS, "or", "and"}
+    runs = [run for run in re.findall("[a-zA-Z]+", bare) if len(run) > 1 and run not in known]
+    return any(not re.fullmatch("[xyz]+", run) for run in runs) or (
+        bare != text and not runs and bare.strip().isalpha() and bare.strip() not in ("or", "and")
+    )
+
+
+def tokens(text: str) -> list[Token]:
+    found: list[Token] = []
+    for match in _TOKEN.finditer(text):
+        kind, token = match.lastgroup, match[0]
+        if match["text"] is not None:
+            found.append(("text", match["words"].strip()))
+        elif kind == "word":
+            spaced = match.start() > 0 and text[match.start() - 1] == " "
+            found += _word(token, spaced, bool(found) and found[-1][0] == "number")
+        elif kind is not None:
+            found.append((kind, token))
+    return found
+
+
+def _word(run: str, spaced: bool, counted: bool) -> list[Token]:
+    """Tokens of letters typed in a row: a name, a unit, a word, or a product of single letters."""
+    if run in _TYPED:
+        return [("command", _TYPED[run])]
+    if run in FUNCTIONS:
+        return [("command", f"\\{run}")]
+    if run in ("or", "and") or (len(run) > 1 and units.is_unit(run)):
+        return [("text", run)]
+    if len(run) > 3 or (counted and spaced and len(run) > 2 and re.search("[aeiou]", run)):
+        return [("text", run)]
+    for name in ("pi", "sqrt"):
+        # As in 12pi r, which has a space, and xpi, which has none.
+        if run.endswith(name):
+            return [*(("char", c) for c in run[: -len(name)]), ("command", f"\\{name}")]
+    return [("char", letter) for letter in run]

@@ -1,0 +1,104 @@
+"""Units and words of number behind a number."""
+
+from __future__ import annotations
+
+import re
+
+_SAME = {
+    "cm": "centimeter centimeters centimetre centimetres cms",
+    "mm": "millimeter millimeters millimetre millimetres",
+    "m": "meter meters metre metres",
+    "km": "kilometer kilometers kilometre kilometres kms",
+    "in": "inch inches",
+    "ft": "foot feet",
+    "yd": "yard yards yds",
+    "mi": "mile miles",
+    "g": "gram grams",
+    "kg": "kilogram kilograms kgs",
+    "mg": "milligram milligrams",
+    "lb": "pound pounds lbs",
+    "oz": "ounce ounces",
+    "l": "liter liters litre litres L",
+    "ml": "milliliter milliliters mL",
+    "s": "second seconds sec secs",
+    "min": "minute minutes mins",
+    "h": "hour hours hr hrs",
+    "day": "days",
+    "week": "weeks",
+    "month": "months",
+    "year": "years yr yrs",
+    "dollar": "dollars usd USD",
+    "cent": "cents",
+    "mph": "",
+    "am": "",
+    "pm": "",
+    "unit": "units",
+    "rad": "radian radians",
+    "degree": "degrees deg",
+}
+_NAMES = {name: unit for unit, names in _SAME.items() for name in [unit, *names.split()]}
+# Commands before, or behind, an amount of money.
+CURRENCIES = {r"\dollar": "dollar", r"\euro": "euro", r"\pounds": "pound sterling"}
+_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9}
+_SCALES["trillion"] = 10**12
+# Words that say more than a unit does: another number, a doubt, an alternative.
+_OTHER_WORDS = """
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen twenty
+thirty forty fifty sixty seventy eighty ninety dozen half halves third thirds quarter quarters
+double twice triple once not or and nor but maybe perhaps probably possibly either neither else plus
+minus over under above below more less fewer greater than least most at to through between until up
+down around about except without with if then is are was equals equal mod modulo base squared cubed
+root power factorial choose pi infinity all any none no yes wrong right correct incorrect true false
+answer when where which percent
+"""
+_NO_UNITS = frozenset(_OTHER_WORDS.split())
+
+
+def is_unit(word: str) -> bool:
+    return word in _NAMES or word in _SCALES or word == "sq"
+
+
+def scale(text: str) -> tuple[int, str | None]:
+    """Returns the factor of words such as "million", and the unit's name in one spelling.
+
+    The name is None for a text that is no unit: it has digits, signs, or words such as "or", "not".
+
+    >>> scale(" square inches"), scale("million dollars"), scale("(not 8)")
+    ((1, 'in^2'), (1000000, 'dollar'), (1, None))
+    """
+    text = text.replace(".", "")
+    if not re.fullmatch(r"[a-zA-Z '/^0-9()-]+", text) or re.search(r"(?<!\^)[0-9]", text):
+        return 1, None
+    words = re.findall(r"[a-zA-Z]+(?:\^[0-9])?|/", text.replace(" per ", "/"))
+    if any(word.lower() in _NO_UNITS for word in words) or len(words) > 5:
+        return 1, None
+    factor, names, power = 1, [], ""
+    for word in words:
+        bare, _, exponent = word.partition("^")
+        if bare in _SCALES and not names:
+            factor *= _SCALES[bare]
+        elif bare in ("square", "sq", "cubic", "cu"):
+            power = "2" if bare.startswith("s") else "3"
+        elif bare != "of":
+            exponent, power = exponent or power, ""
+            names.append(_NAMES.get(bare, bare) + (f"^{exponent}" if exponent else ""))
+    return factor, " ".join(names).replace(" / ", "/")
+
+
+def differ(one: str, other: str) -> bool:
+    """Whether two units contradict one another: both are known, and not the same."""
+    known = [
+        unit and all(re.sub(r"\^.*", "", part) in _SAME for part in re.split("[ /]", unit) if part)
+        for unit in (one, other)
+    ]
+    return all(known) and one != other
+
+
+def marked(text: str) -> str:
+    r"""Returns clean text with a typed unit of one letter as \text{}: "12 m^2", which may also be a
+    product, and is one where the right answer has variables.
+
+    >>> marked("12 m^2"), marked("60 km/h"), marked("2x")
+    ('12 \\text {m}^2', '60 km/h', '2x')
+    """
+    return re.sub(r"(?<=[0-9}]) ([mgshLlNJWVCFK])(?=$|\^|/)", r" \\text {\1}", text)

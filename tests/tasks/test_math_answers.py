@@ -1,0 +1,519 @@
+r"""Answers that are right for another text, or wrong, by kind; and exact arithmetic against floats.
+
+Some answers of problems are MATH's (github.com/hendrycks/math, MIT licence).
+"""
+
+import cmath
+import fractions
+import math
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+
+from pkpo_jax.tasks import Grade, Math
+from pkpo_jax.tasks.math_answers import numerics, reading, text, values
+
+# Answers of problems, and behind them answers of responses that are right.
+RIGHT = r"""
+# Units, and a sentence around it.
+12 | 12 apples | 12. | 12 cm | 12\text{ cm} | 12 \,\text{cm}^3 | 12 km/h | 12\ \mathrm{m/s} | $12
+12 | \$12 | 12 dollars
+60 | 60 km/h
+# Names and labels of choices.
+12 | x=12 | n = 12 | x = 12\text{ cm} | The answer is 12 | \text{The answer is }12
+12 | The final answer is: $12$. | Answer: 12 | (B) 12 | \text{(B) }12 | \textbf{(B)}\ 12 | B) 12
+12 | B. 12
+# Choices that are the answer.
+\text{(B)} | B | (B) | \textbf{(B)} | \textbf{(B)}\ 12
+B | (B) | \text{B}
+(B) | \mathrm{B}
+# Degrees.
+75 | 75^{\circ} | 75^\circ | 75 degrees | 75\text{ degrees}
+75^\circ | 75
+\frac{270}7\text{ degrees} | \frac{270}{7}^\circ | 270/7
+# Repeating decimals.
+0.1\overline{6} | 1/6
+\frac13 | 0.\overline{3} | .\overline{3}
+\frac{1}{3} | 0.333... | 0.\bar{3}
+# Empty sets.
+\emptyset | \varnothing | ∅
+\varnothing | \{\}
+# Multiples of pi.
+12\pi | 12pi | 12π | 12 \cdot \pi | 12*pi | \pi \cdot 12 | 12\pi\text{ cm}^2
+12\pi | 12\pi \text{ square units}
+# Radicals.
+\sqrt{2} | sqrt(2) | \sqrt2
+3\sqrt{2} | 3√2 | 3 \sqrt 2 | 3\cdot\sqrt{2}
+\frac{\sqrt{3}}{2} | \sqrt{3}/2 | \frac12\sqrt3
+\frac{\sqrt{3}}{3} | \frac{1}{\sqrt{3}}
+\sqrt[3]{2} | 2^{1/3} | \sqrt[3]2
+# Sums of radicals.
+1+\sqrt{2} | \sqrt2 + 1
+1 \pm \sqrt{19} | 1+\sqrt{19}, 1-\sqrt{19} | x = 1 \pm \sqrt{19}
+1+\sqrt{19}, 1-\sqrt{19} | 1\pm\sqrt{19}
+# Complex numbers.
+3+4i | 4i+3
+6-5i | 6 - 5 i | -5i+6
+# Lists and sets.
+1,-2 | -2, 1 | \{1,-2\} | x=1, x=-2 | x = 1 \text{ or } x = -2 | 1 and -2 | 1\text{ and }-2
+3, 5, 7 | 3,5,7 | 3, 5, and 7
+# Intervals and inequalities.
+(3,4] | (3, 4] | 3 < x \le 4
+[1,5) | 1\leq x<5 | 1 ≤ x < 5 | 5 > x ≥ 1
+(2,\infty) | x>2 | x \in (2,\infty)
+(-\infty, 0] | x \le 0 | x\leq0
+(-\infty, 2) \cup (3, \infty) | x<2 or x>3 | x < 2 \text{ or } x > 3 | (3,\infty)\cup(-\infty,2)
+(-\infty, 2) \cup (3, \infty) | x \in (-\infty,2) ∪ (3,∞)
+x \in [-2,7] | [-2,7] | -2\le x\le 7
+x>2 | (2,\infty)
+# Equations.
+y = 2x + 3 | y=2x+3 | y = 3 + 2x | 2x+3
+5x - 7y + 11z + 4 = 0 | 5x-7y+11z=-4 | -5x+7y-11z-4=0
+# Algebra.
+x^2+2x+1 | 1+2x+x^2
+(a+5)(b+2) | (b+2)(a+5)
+\frac{11+9a}{20} | \frac{9a+11}{20} | \frac{11}{20}+\frac{9a}{20} | (11+9a)/20
+6r^2-4r-24 | 6r^2 - 4r - 24
+5r^5 | 5 r^{5}
+p-q | -q+p
+2k+2 | 2 + 2k
+\cot x | \cot(x) | cot x
+3R^2 | 3R^{2}
+# Thousands.
+10,\!080 | 10080
+10080 | 10,080 | 10{,}080
+12345 | 12\,345
+58,500 | 58500
+58500 | 58 500
+1000000 | 1,000,000 | 1 000 000
+# Mixed numbers.
+137 \frac{1}{2} | 137.5 | \frac{275}{2}
+3\frac{1}{2} | 3 1/2
+\frac{7}{2} | 3½
+\frac72 | 3\dfrac{1}{2}
+-\frac72 | -3\frac12
+# Decimals and fractions.
+.0000672 | 0.0000672 | 0.00006720
+0.5 | 1/2 | .5
+\frac{1}{2} | 2/4 | \frac{3}{6} | 50\%
+-\frac{35}{9} | \frac{-35}{9} | -35/9
+# Operations that the answer itself has.
+10^6 | 10^{6} | 1000000
+2^{100} | 1267650600228229401496703205376
+5! | 120
+# Matrices.
+\begin{pmatrix} -1/3 \\ 2/3 \end{pmatrix} | \begin{pmatrix} -\frac13 \\ \frac23 \end{pmatrix}
+\begin{pmatrix} 1 & 0 \\ 0 & 1 \end{pmatrix} | \begin{bmatrix} 1&0\\0&1\end{bmatrix}
+# Words.
+\text{east} | East | \text{East}
+\text{Evelyn} | Evelyn
+\text{ellipse} | an ellipse
+\text{no solution} | no solution
+\text{yes} | Yes
+yes | \textbf{Yes}
+# Units that the answer itself has.
+5.4 \text{ cents} | 5.4 | 5.4 cents
+864 \mbox{ inches}^2 | 864 | 864 \text{ in}^2 | 864 square inches
+15\mbox{ cm}^2 | 15 \mathrm{~cm}^2
+\$32,\!348 | 32348
+\$18.90 | 18.90 | 18.9 dollars
+\$36 | \$36.00
+# Percent.
+5\% | 5 | 5% | 5 percent
+# Chains.
+7 | 2+5=7 | x=2+5=7
+4495 | \binom{31}{28}=4495
+5050 | \sum_{k=1}^{100} k = 5050
+\pi | \pi \approx 3.14
+3.14 | \pi \approx 3.14
+\frac{20000}{\pi} | \frac{20000}{\pi} \approx 6366.2
+# Bases.
+52_8 | 52_{8} | 52
+4210_{5} | 4210
+2516_8 | 2516_{\text{eight}}
+# Ratios and points.
+3:4 | 3 : 4
+(6,31,-1) | (6, 31, -1)
+\left( \frac{3}{2}, -13 \right) | (1.5, -13)
+\left( 3, \frac{\pi}{2} \right) | (3, pi/2)
+(8,-2) | (x,y) = (8,-2) | (8;-2)
+# Signs, brackets and delimiters.
+2.05 | \$2.05
+-1 | −1 | - 1
+7 | +7 | {7} | (7) | 7.0 | 007
+x=5 | 5
+5 | x = 5. | \(5\) | $$5$$ | \[5\] | `5` | *5* | about 5
+# Functions, powers, and others.
+\log_2 3 | \log_2(3)
+e^2 | e^{2}
+\ln 2 | \ln(2)
+\frac{\pi^2}{6} | \pi^2/6
+18+2\pi | 2\pi+18
+3 | three
+# Times and scales.
+3 \pmod{7} | 3
+\frac{x+2}{x-1} | (x+2)/(x-1)
+f(x)=x+1 | x+1
+\frac{1}{2^{99}} | 2^{-99}
+# Others.
+\text{Monday} | monday
+1.5 million | 1500000
+1500000 | 1.5 million
+10 | 10 units | 10\text{ (units)}
+\text{2:30 p.m.} | 2:30 pm
+# Names and wrappers.
+0.5 | 50\%
+12 | \boxed{12} | 12\text{ ways} | 12 ways. | \mathbf{12} | \$ 12 | 12\,\$ | 12 € | £12
+-3 | $-3$ | \text{-3}
+\frac{5}{2} | 2.5 hours
+20\% | 20
+30 | 30^{\circ} | \angle A = 30^\circ | m\angle A = 30 | 30^o | A = 30 | AB = 30
+30 | \overline{AB} = 30 | f(3) = 30 | P(A) = 30 | a_5 = 30 | \sin x = 30
+\frac{1}{6} | P = \frac{1}{6} | P(A) = \frac{1}{6}
+13 | \text{Area} = 13 | \text{Total}=13 | Total = 13 | |AB| = 13 | 13 students | \text{gcd}=13
+\frac12 | \cos\theta=\frac12
+# Scientific notation, and sums over a denominator.
+(1,2) | x=1, y=2 | (1,\,2) | ( 1 , 2 )
+\frac{3}{4} | 3/4
+10^{-3} | 0.001
+6.02\times10^{23} | 6.02 × 10^{23} | 6.02 \cdot 10^{23}
+3 \times 10^5 | 300000
+2\sqrt{3} | 2√3
+\frac{1+\sqrt{5}}{2} | (1+√5)/2 | \frac{1}{2}+\frac{\sqrt5}{2} | \frac12(1+\sqrt5)
+2+2\sqrt{3} | 2(1+\sqrt3)
+-1+2i | 2i-1
+\frac{1}{2}+\frac{\sqrt{3}}{2}i | \frac{1+i\sqrt{3}}{2} | \frac{1}{2}+\frac{i\sqrt{3}}{2}
+# Exponentials and number sets.
+e^{i\pi/4} | e^{\frac{\pi i}{4}}
+x \le 3 | (-\infty,3]
+\left(-\infty,3\right] | x ≤ 3
+\mathbb{R} | (-\infty,\infty)
+\text{all real numbers} | (-\infty,\infty)
+\{2,3\} | 2, 3 | x \in \{2,3\}
+2,3 | x=2\text{ and }x=3
+\{1\pm\sqrt{5},-2\} | -2, 1+\sqrt5, 1-\sqrt5 | x=-2, x = 1\pm\sqrt5
+# Lists of words.
+A,B,D | A, B, D
+\text{A, B} | A, B
+\text{(A), (B)} | (A), (B)
+\text{June 20} | June 20
+\text{Thursday} | \textbf{Thursday} | Thursday.
+\text{square} | Square
+\text{odd} | odd
+\text{neither} | neither
+true | True
+# More algebra.
+y = -2x | y=-2x
+x^2+y^2=9 | x^2 + y^2 = 9
+2x^2+3x-5 | 3x+2x^2-5
+\frac{x}{2}+1 | 1+\frac{1}{2}x
+\frac{x+1}{2} | (x+1)/2
+x(x+1) | x(1+x)
+(x-1)(x+2) | (x+2)(x-1)
+3(x+1)^2 | 3(x+1)(x+1)
+-(x-1)(x+2) | (1-x)(x+2)
+\sin^2 x | \sin^2(x) | (\sin x)^2
+2\cos 3x | 2\cos(3x)
+\log_{10} 2 | \log_{10}{2}
+\sqrt{x^2+1} | \sqrt{1+x^2}
+|x| | \left|x\right|
+\frac{1}{x} | 1/x | x^{-1}
+x^{1/2} | \sqrt{x}
+2^n | 2^{n}
+n(n+1)/2 | \frac{n(n+1)}{2}
+xy | yx
+ab | a b
+2ab | 2ba
+abc | a b c
+# Decoration.
+12 | 12 \quad | 12\\ | \displaystyle 12 | {\displaystyle 12} | \bf 12 | = 12 | :12
+12 | \Rightarrow 12 | \implies 12 | Answer 12 | answer is 12 | Final Answer: 12 | Thus, x = 12
+12 | ≈12 | ~12 | 12\textsuperscript{th} | 12th | 12^{th} | 12 \text{ (exactly)}
+1 | 1st
+2 | 2^\text{nd} | 2\!
+3 | 3^{\text{rd}}
+0.75 | ¾
+1.5 | 1 ½
+1234567 | 1,234,567 | 1{,}234{,}567
+1234567.5 | 1,234,567.5
+12345 | 12\ 345 | 12 345
+0.0001 | .0001
+# Units of angles, ratios.
+\frac{\pi}{6} | \dfrac{1}{6}\pi | \pi/6 \text{ radians} | \frac{\pi}{6} rad
+2\pi r | 2 \pi r
+\pi r^2 | r^2\pi
+4\pi | 4\pi \text{ cm}^3 | 4π square inches
+\sqrt{3}:2 | \sqrt3 : 2
+1:2 | 1 : 2
+"""
+
+# Answers of problems, and behind them others that are wrong.
+WRONG = r"""
+# Operations that are left undone.
+56088 | 123*456 | 123 × 456
+7 | 3+4 | 10-3
+1024 | 2^{10}
+10 | \binom{5}{2}
+120 | 5!
+3 | \lfloor 3.7 \rfloor | \lfloor \pi \rfloor | \log_2 8
+\frac13 | \int_0^1 x^2\,dx
+1 | \lim_{x\to0}\frac{\sin x}{x} | i^{4}
+-2 | \begin{vmatrix}1&2\\3&4\end{vmatrix} | \det\begin{pmatrix}1&2\\3&4\end{pmatrix}
+65_8 | 52_8+13_8
+\frac12 | \sin 30^\circ | \cos\frac{\pi}{3}
+6 | \gcd(12,18)
+2 | 17 \bmod 5 | 17 \pmod 5 | \frac{2\sqrt{3}}{\sqrt3}
+12 | \frac{84}{7} | 84/7 | 84 \div 7
+5 | \sqrt{25} | |-5| | |3+4i|
+2\sqrt{2} | \sqrt{8}
+\sqrt2+1 | \frac{1}{\sqrt2-1}
+\frac56 | \frac12+\frac13
+\frac16 | \frac12\cdot\frac13
+\frac32 | \frac{1/2}{1/3} | \frac{\frac12}{\frac13}
+3+4i | (2+i)^2
+-1 | i^2
+\frac14 | (1/2)^2 | 2^{-2}
+0.06 | 0.2 \cdot 0.3
+1.44 | 1.2^2
+4 | 0.4 \times 10 | 2\cdot 2
+3500 | 3.5 \times 10^3
+1000 | 10^3
+x^2+2x+1 | (x+1)^2
+(x+1)^2 | x^2+2x+1
+6x+2 | 2x+3+4x-1
+2x | x+x
+5r^5 | 5r^2 \cdot r^3
+x+1 | \frac{x^2-1}{x-1}
+2(x+3) | 2x+6
+2x+6 | 2(x+3)
+\{1,2\} | \{1,1+1\}
+(3,7) | (3,3+4)
+[1,4] | [1,2^2]
+x=7 | x=3+4
+\sqrt{6} | \sqrt{2}\cdot\sqrt3 | \sqrt2\sqrt3
+3\sqrt2 | \sqrt{2}+2\sqrt2
+12\pi | 3\cdot4\pi
+4\pi | 2^2\pi
+\frac{\sqrt5}{5} | \frac{5}{\sqrt{125}}
+1+\sqrt2 | \sqrt{3+2\sqrt2}
+2^{10} | 2^5 \cdot 2^5
+10^6 | 10^3\cdot 10^3 | (10^3)^2
+# More values than one.
+7 | 7 or 8 | 7 \text{ or } 8 | 7, 8 | 7 and 8 | 7/8 | 7 (or 8) | 7 \approx 8 | 8 = 7 | 7=8
+7 | 7 \ne 8 | x=7, y=8 | x = 7 or x = 8 | 7 \text{ not } 8 | 78 | 7 8 | -7 | \pm 7 | {7,8} | [7,8]
+7 | 7 \to 8 | 7 < 8 | x<7 | x \ge 7 | 7\% | 700\% | 7.3 \approx 7 | 8 \approx 7
+5 | 500\% | 5\%
+5% | 0.5
+7.3 | 7.3 \approx 7.4
+# Words.
+even | neve
+no | on
+east | seat
+\text{east} | seat
+\text{Evelyn} | Navin
+\text{May 4} | May 5
+yes | no
+# Bases, units, doubts.
+12 | 12_8 | 21 | 1 2 | 12x | 12\pi | 12 or more | at least 12 | 12 half | 12 million
+52_8 | 42 | 53 | 52.0
+# Numbers near one another, and decimals for exact values.
+5\text{ m} | 5\text{ cm}
+\$5 | 5 cents
+0.333 | \frac13
+\frac13 | 0.333 | 0.3333333333
+\pi | 3.14159 | \frac{22}{7}
+\sqrt2 | 1.41421356
+3.14 | 3.141 | \pi
+100000000000000000000 | 100000000000000000001
+\frac{1}{10^{20}} | \frac{1}{10^{21}}
+0.0000001 | 0.0000002
+18446744073709551617 | 18446744073709551616
+1e-9 | 2e-9
+# Tuples, intervals, lists.
+(1,2) | [1,2] | (2,1) | 1,2
+\{1,2\} | \{1,2,2\}
+1,2 | 1,2,3
+(1,2,3) | (1,2)
+(1,234) | 1234
+1234 | (1,234)
+(2,\infty) | x\ge 2 | x<2
+[1,5) | 1\le x\le 5
+(3,4] | (3,4)
+# Equations and variables.
+y=2x+3 | y=2x | x=2y+3 | y-2x=3
+x=5 | y=5
+5x - 7y + 11z + 4 = 0 | 5x-7y+11z+4
+2x+3 | x=2x+3
+x^2 | x^3
+x | X
+a+b | a-b
+# Choices and ratios.
+\text{(B)} | (C) | (C) B
+B | (A) or (B) | A, B
+12 | (B) 13 | (12) 13
+3:4 | 4:3 | 6:8
+2:30 | 3:30
+# Trivial operations.
+7 | \frac{7}{0} | \infty | 7! | 7^1 | 7\cdot1 | --7 | 7+0 | \frac{7}{1} | -(-7) | \sqrt{49}
+7 | 7^{1} | seven or eight
+\infty | -\infty
+0 | x-x | 1-1
+# Seven, undone or hedged.
+7 | 7 \Rightarrow 8 | 6 \Rightarrow 7 | 7, or maybe 8 | 7?8 | 7;8 | 7 \\ 8 | x=7; x=8 | x=8=7
+7 | 7 = 8 = 7 | 8 ≈ 7 | 7 ± 1 | 7\pm 0.5 | 6.9 ≈ 7 | 7.0001 ≈ 7 | \text{7 or 8} | \text{7, 8}
+7 | 7 eight | 7\text{ eight} | \sim 8 | 7 \vee 8 | 7 \cup 8 | \{7\} \cup \{8\} | 7 \mid 8 | 7|8
+7 | \frac{7}{8} | 7_8 | 7^8 | 7\sqrt{1} | \sqrt[3]{343} | 0b111 | 0x7 | 7e0 | \max(7,3)
+7 | \min(7,9) | \lceil 6.2 \rceil | \left\lfloor\frac{22}{3}\right\rfloor | \frac{d}{dx} 7x
+7 | \left. 7x \right|_{x=1} | \prod_{k=7}^7 k | 7\sin 90^\circ | 7e^0 | \ln e^7 | 49^{1/2}
+7 | (7)(1) | (3)+(4) | 3 + 4 \text{ cm} | 3+4=x | x = 3+4 = 3+4 | 7=3+4 | 1+6 | \tfrac{14}{2}
+7 | 14÷2 | 14 : 2 | 0.7 × 10 | 21_3 | 111_{2} | 7.5 | 6.9999999 | 7i | 7\pi | |{-7}| | {7}{8}
+7 | 07 08
+# One half, undone.
+\frac{3}{4} | 4/3
+\frac{1}{2} | 1/2/1 | 1-1/2
+\frac12 | \frac{1}{2}\cdot 1 | \frac{3}{2}-1 | 2^{-1} | \frac{1!}{2!} | \frac{\binom{3}{1}}{6}
+\frac12 | \frac{1+2}{6} | \frac{2\cdot3}{12} | 0.25+0.25 | \sqrt{\frac14} | \sqrt{0.25}
+\frac12 | \frac{\sqrt{4}}{4}
+# Radicals and complex numbers, undone.
+3\sqrt2 | \sqrt{18} | \sqrt{9\cdot2} | \frac{6}{\sqrt2}
+2\pi | \pi+\pi | \frac{4\pi}{2}
+1+\sqrt2 | \sqrt2+\sqrt1
+3+4i | 3+4\sqrt{-1} | (3+4i)\cdot 1 | 3-4i
+i | \sqrt{-1}
+-4 | (1+i)^4
+1 | \frac{i}{i}
+2 | 1+1
+\log_2 3 | \frac{\ln 3}{\ln 2}
+# Algebra in another form.
+x^2-1 | (x-1)(x+1)
+(x-1)(x+1) | x^2-1
+x+3 | (x+1)+2 | x+1+2
+x^2 | x\cdot x
+x^6 | (x^2)^3 | (x^3)^2
+x^5 | x^2x^3
+6x | 2\cdot3x | 2x+4x
+x | \frac{x^2}{x} | \frac{2x}{2}
+\frac{x+2}{x-1} | \frac{(x+2)(x+1)}{(x-1)(x+1)} | \frac{x^2+3x+2}{x^2-1}
+8x^3 | (2x)^3
+x-y | y-x
+x^2+y^2=9 | x^2+y^2=3
+x^2+1 | x^2
+(x+2)^2-1 | x^2+4x+3
+x^2+4x+3 | (x+2)^2-1
+6xy | 2x\cdot3y
+2\sqrt{x} | \sqrt{4x}
+x\sqrt{2} | \sqrt{2x^2}
+# Anagrams.
+tea | eat
+listen | silent
+god | dog
+abc | abd
+odd | ddo
+Evelyn | nylevE
+\text{A} | B
+\text{east} | west
+\text{north} | thorn
+Monday | dynamo
+"""
+
+
+def rows(table):
+    lines = [line.split(" | ") for line in table.strip().splitlines() if not line.startswith("#")]
+    return [(answer, boxes) for answer, *boxes in lines]
+
+
+def grade(answer, box):
+    grade = Math().grade({"answer": answer}, f"\\boxed{{{box}}}")
+    return grade.reward if isinstance(grade, Grade) else grade
+
+
+@pytest.mark.parametrize(("answer", "boxes"), rows(RIGHT))
+def test_spellings_of_an_answer_are_right(answer, boxes):
+    assert {box: grade(answer, box) for box in (answer, *boxes)} == dict.fromkeys(
+        (answer, *boxes), 1.0
+    )
+
+
+@pytest.mark.parametrize(("answer", "boxes"), rows(WRONG))
+def test_other_answers_and_questions_are_wrong(answer, boxes):
+    assert {box: grade(answer, box) for box in boxes} == dict.fromkeys(boxes, 0.0)
+
+
+rationals = st.fractions(max_denominator=10**12).filter(lambda q: q.denominator > 1)
+
+
+@hypothesis.given(rationals, rationals, st.integers(2, 50))
+def test_a_rational_number_has_one_value_in_all_spellings(number, other, factor):
+    over, under = number.numerator, number.denominator
+    sign, size = ("-" if over < 0 else ""), abs(over)
+    spellings = [
+        rf"\frac{{{over}}}{{{under}}}",
+        rf"{sign}\dfrac{{{size}}}{{{under}}}",
+        f"{over}/{under}",
+        f"x = {over}/{under}",
+        rf"$\frac{{{over * factor}}}{{{under * factor}}}$.",
+    ]
+    whole, rest = divmod(size, under)
+    if whole:
+        spellings.append(rf"{sign}{whole}\frac{{{rest}}}{{{under}}}")
+    assert [grade(spellings[0], s) for s in spellings] == [1.0] * len(spellings)
+    assert {Math().answer(rf"\boxed{{{s}}}") for s in spellings} == {f"{over}/{under}"}
+    wrong = rf"\frac{{{other.numerator}}}{{{other.denominator}}}"
+    assert grade(spellings[0], wrong) == float(number == other)
+    # Nor is a product its value.
+    assert grade(spellings[0], rf"{sign}{size} \cdot \frac{{1}}{{{under}}}") == 0.0
+
+
+@hypothesis.given(st.integers(-(10**40), 10**40), st.integers(0, 30), st.integers(1, 9))
+def test_decimals_are_exact(digits, places, change):
+    def decimal(digits):
+        return f"{'-' if digits < 0 else ''}{abs(digits) // 10**places}." + (
+            f"{abs(digits) % 10**places:0{places}d}" if places else "0"
+        )
+
+    value = fractions.Fraction(digits, 10**places)
+    assert grade(decimal(digits), decimal(digits) + "000") == 1.0
+    if value.denominator > 1:
+        assert grade(decimal(digits), f"{value.numerator}/{value.denominator}") == 1.0
+    assert grade(decimal(digits), decimal(digits + change)) == 0.0
+
+
+# Expressions as LaTeX, and their values by Python's own arithmetic.
+leaves = st.integers(0, 20).map(lambda n: (str(n), complex(n))) | st.sampled_from(
+    [(r"\pi", complex(math.pi)), ("i", 1j), ("e", complex(math.e)), ("0.25", 0.25 + 0j)]
+)
+
+
+def grown(inner):
+    pair = st.tuples(inner, inner)
+    return st.one_of(
+        pair.map(lambda p: (rf"({p[0][0]})+({p[1][0]})", p[0][1] + p[1][1])),
+        pair.map(lambda p: (rf"({p[0][0]})-({p[1][0]})", p[0][1] - p[1][1])),
+        pair.map(lambda p: (rf"({p[0][0]}) \cdot ({p[1][0]})", p[0][1] * p[1][1])),
+        pair.filter(lambda p: abs(p[1][1]) > 1e-6).map(
+            lambda p: (rf"\frac{{{p[0][0]}}}{{{p[1][0]}}}", p[0][1] / p[1][1])
+        ),
+        st.tuples(inner, st.integers(0, 4)).map(
+            lambda p: (f"({p[0][0]})^{{{p[1]}}}", p[0][1] ** p[1])
+        ),
+        # Of other numbers, two roots are in use.
+        inner.filter(lambda p: p[1].imag == 0 and p[1].real > 1e-6).map(
+            lambda p: (rf"\sqrt{{{p[0]}}}", cmath.sqrt(p[1]))
+        ),
+    )
+
+
+@hypothesis.settings(deadline=None, max_examples=200)
+@hypothesis.given(st.recursive(leaves, grown, max_leaves=6))
+def test_values_are_those_of_floats(expression):
+    latex, expected = expression
+    hypothesis.assume(abs(expected) < 1e9)
+    compute = values.Arithmetic(100_000)
+    try:
+        value = compute.of(reading.read(text.clean(latex)))
+        got = complex(numerics.number(value, compute.spend))
+    except (values.Unknown, values.TooLarge):
+        # 0^0, or a denominator that floats do not find to be 0.
+        hypothesis.reject()
+    assert cmath.isclose(got, expected, rel_tol=1e-6, abs_tol=1e-5)
