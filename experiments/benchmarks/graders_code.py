@@ -1,6 +1,4 @@
-"""What the grader of programs accepts and refuses on MBPP, and whether load changes its verdicts.
-
-python -m experiments.benchmarks.graders_code --mbpp=/path/of/mbpp.jsonl
+"""Measures the grader of programs on MBPP, for `graders`.
 
 Counts the reference programs that pass, in each of a dozen layouts of a response; what a constant
 earns that is read off the shown test, with each way of counting; and the programs that are graded
@@ -18,16 +16,11 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import rich.console
-import rich.table
-from absl import app, flags, logging
 
-import experiments
 from pkpo_jax import tasks
 from pkpo_jax.tasks.code import Code
 from pkpo_jax.tasks.grading import Grader, Grades
 
-_MBPP = flags.DEFINE_string("mbpp", "", "The path of mbpp.jsonl.")
 # Tasks that constants are tried on: the first hundred of MBPP's training problems.
 _CONSTANTS = range(511, 611)
 
@@ -144,19 +137,3 @@ def measure(mbpp: str) -> dict[str, dict[str, float]]:
         "layouts of a response: passed of 100": layouts(mbpp, cores),
         "constants of the shown test, MBPP 511-610: mean reward": constants(mbpp, cores),
     }
-
-
-def main(argv: Sequence[str]) -> None:
-    del argv
-    logging.set_verbosity(logging.WARNING)
-    console = rich.console.Console(width=100)
-    for title, counts in measure(_MBPP.value).items():
-        table = rich.table.Table(title, "")
-        for name, value in counts.items():
-            table.add_row(name, f"{value:.3g}" if isinstance(value, float) else str(value))
-        console.print(table)
-    console.print(experiments.machine(), highlight=False)
-
-
-if __name__ == "__main__":
-    app.run(main)

@@ -1,29 +1,21 @@
-r"""How the grader of the task math does on real problems: MATH-500 and GSM8K's test split.
-
-python -m experiments.benchmarks.graders_math --math500=math500.json --gsm8k=gsm8k_test.jsonl
-
-MATH-500 is a list of objects with "problem", "solution" and "answer" (huggingface.co/datasets/
-HuggingFaceH4/MATH-500), GSM8K lines with "question" and "answer". Both are MIT-licensed.
-"""
+r"""Measures the grader of the task math on MATH-500 and GSM8K's test split, for `graders`."""
 
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import re
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
-from absl import app, flags
+import numpy as np
 
 from pkpo_jax.tasks import Grade, Math, math_answers
+from pkpo_jax.tasks.grading import Grader
 from pkpo_jax.tasks.math import boxed
-
-_MATH500 = flags.DEFINE_string("math500", "", "Path of MATH-500 as JSON.")
-_GSM8K = flags.DEFINE_string("gsm8k", "", "Path of GSM8K's test split as JSON lines.")
 
 # A number, a name or a point of such: to state it is no copy, though the question has it as well.
 _BARE = re.compile(
@@ -42,7 +34,7 @@ def measure(math500: str, gsm8k: str) -> dict[str, Any]:
       operation, `formulas_paid` of them, and `formulas_paid_unseen`, where the grader does not
       know the problem's text; `bare_paid`: coincidences, such as a 2 in a problem whose answer is
       2; `pairs_equal`: golds of different texts that are right for one another;
-      `answers_per_second`, of the paraphrases.
+      `answers_per_second`, of the paraphrases, by one process; and what `under_load` returns.
     """
     problems = json.loads(pathlib.Path(math500).read_text())
     lines = pathlib.Path(gsm8k).read_text().splitlines()
@@ -61,7 +53,28 @@ def measure(math500: str, gsm8k: str) -> dict[str, Any]:
         **copies(problems),
         "pairs_equal": list(equal_pairs(sorted({row["answer"] for row in problems}))),
         "answers_per_second": round(len(other) / taken),
+        **under_load(problems, other),
     }
+
+
+def under_load(
+    problems: Sequence[dict[str, str]], paraphrases: Sequence[tuple[str, str]]
+) -> dict[str, int]:
+    """Returns how many verdicts differ between as many workers as cores and three times as many.
+
+    The answers are the formulas of the problems, and the paraphrases of all golds.
+    """
+    tried = [(row, text) for row in problems for text in math_answers.formulas(row["problem"])] + [
+        ({"answer": gold}, text) for gold, text in paraphrases
+    ]
+    texts = [[f"\\boxed{{{text}}}"] for _, text in tried]
+    found = []
+    for workers in (1, 3):
+        with Grader(Math(), workers=workers * (os.cpu_count() or 1), timeout=60.0) as grader:
+            found.append(grader.grade([row for row, _ in tried], texts))
+    idle, busy = found
+    same = np.isclose(idle.rewards, busy.rewards, equal_nan=True) & (idle.statuses == busy.statuses)
+    return {"answers_under_load": len(tried), "different_verdicts": int((~same).sum())}
 
 
 def copies(problems: Sequence[dict[str, str]]) -> dict[str, Any]:
@@ -133,17 +146,3 @@ def equal_pairs(golds: Iterable[str]) -> Iterator[tuple[str, str]]:
 def _pays(gold: str, answer: str, question: str = "") -> bool:
     grade = Math().grade({"answer": gold, "problem": question}, f"\\boxed{{{answer}}}")
     return (grade.reward if isinstance(grade, Grade) else grade) == 1
-
-
-def main(argv: Sequence[str]) -> None:
-    del argv
-    if not (_MATH500.value and _GSM8K.value):
-        sys.exit("give the paths of the files: --math500=... --gsm8k=...")
-    for key, value in measure(_MATH500.value, _GSM8K.value).items():
-        print(f"{key}: {len(value) if isinstance(value, list) else value}")
-        for pair in value if isinstance(value, list) else ():
-            print("   ", *map(repr, pair))
-
-
-if __name__ == "__main__":
-    app.run(main)

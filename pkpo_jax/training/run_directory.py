@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from pkpo_jax.training.config import ConfigError, flatten
+from pkpo_jax.training.config import ConfigError, default, flatten
 
 
 class WriteError(RuntimeError):
@@ -33,7 +33,7 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
-# What may change when a run goes on: where and in which parts it computes, not what.
+# What may change when a run goes on: where, in which parts and how patiently it computes, not what.
 _FREE = (
     "parallel.mesh",
     "parallel.mode",
@@ -43,6 +43,8 @@ _FREE = (
     "checkpoint.keep",
     "checkpoint.best",
     "grading.workers",
+    "grading.timeout",
+    "grading.batch_timeout",
     "log.samples_every",
     "log.samples",
     "log.report",
@@ -104,6 +106,9 @@ def _check_same(path: pathlib.Path, stored: dict[str, Any], wanted: dict[str, An
     stored, wanted = (
         dict(flatten({**config, "k": str(config.get("k"))})) for config in (stored, wanted)
     )
+    # A run that was made before a key was added did what the key's default does.
+    added = json.loads(json.dumps(default(wanted["task.name"]).to_dict()))
+    stored = {**dict(flatten(added)), **stored}
     for key in sorted({*stored, *wanted}):
         if key not in _FREE and stored.get(key) != wanted.get(key):
             raise ConfigError(

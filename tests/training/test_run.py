@@ -2,6 +2,7 @@
 
 import importlib.machinery
 import json
+import shutil
 import sys
 import types
 
@@ -174,6 +175,22 @@ def test_a_finished_run_is_reported_again_and_left_alone(finished, capsys):
     loop.train(small_config(), finished)
     assert (finished / "metrics.jsonl").read_text() == before
     assert "after step 6" in capsys.readouterr().out
+
+
+def test_a_run_from_before_a_key_was_added_goes_on(finished, tmp_path):
+    workdir = tmp_path / "old"
+    shutil.copytree(finished, workdir)
+    stored = json.loads((workdir / "config.json").read_text())
+    # These were not there, or had another default.
+    del stored["task"]["fog"], stored["eval"]["top_p"]
+    stored["grading"]["timeout"] = 10.0
+    (workdir / "config.json").write_text(json.dumps(stored))
+    config = small_config()
+    loop.train(config, workdir)
+    assert json.loads((workdir / "config.json").read_text())["eval"]["top_p"] == 1.0
+    config.eval.top_p = 0.5
+    with pytest.raises(config_lib.ConfigError, match=r"eval.top_p is 1.0 there and 0.5 here"):
+        loop.train(config, workdir)
 
 
 def test_another_config_or_foreign_files_are_refused(finished, tmp_path):
