@@ -1,4 +1,4 @@
-r"""Word problems with one answer, given in \boxed{}: MATH, GSM8K, or a file of one's own.
+r"""Grades word problems with one answer, given in \boxed{}: MATH, GSM8K, or a file of one's own.
 
 Answers are read and compared by `math_answers`: exactly, and in steps that are counted instead of
 seconds, so that a verdict does not depend on how busy the machine is. An answer has to be
@@ -31,7 +31,7 @@ LONGEST_ANSWER, LONGEST_BOX = 500, 10_000
 
 @dataclasses.dataclass(frozen=True)
 class Math(Task):
-    r"""Problems kept in a directory, right if the last box of a response holds their answer.
+    r"""Reads problems from a directory; the last box of a response has to hold the answer.
 
     Attributes:
       data_dir: a directory in one of two layouts. The MATH release (github.com/hendrycks/math):
@@ -51,7 +51,7 @@ class Math(Task):
             raise ValueError(f"task.data_dir={self.data_dir!r}; expected the path of a directory.")
 
     def problems(self, split: str) -> Sequence[Problem]:
-        """Problems of the split "train" or "test", in the order of their files' names."""
+        """Returns the problems of "train" or "test", in the order of their files' names."""
         try:
             rows = [_row(*entry) for entry in _entries(self.data_dir, split)]
         except OSError as e:
@@ -99,13 +99,13 @@ class Math(Task):
         return math_answers.canonical(answer)
 
     def demonstration(self, problem: Problem, rng: random.Random) -> str:
-        """The problem's own solution, which ends on its boxed answer; nothing but that if none."""
+        """Returns the problem's own solution, which ends on its boxed answer, or that alone."""
         return problem["solution"]
 
     def draw(
         self, axes: Any, problem: Problem, responses: Sequence[str], rewards: Sequence[float]
     ) -> None:
-        """The problem, its answer, and the first responses, as text."""
+        """Draws the problem, its answer, and the first responses, as text."""
         drawing.draw_text(axes, problem["problem"], responses, rewards, problem["answer"])
 
 
@@ -115,8 +115,8 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
 def boxed(text: str) -> str | None:
-    r"""The content of the last \boxed or \fbox; None without one, or if its brace does not close
-    within `LONGEST_BOX` characters.
+    r"""Returns the content of the last \boxed or \fbox; None if there is none, or its brace does
+    not close within `LONGEST_BOX` characters.
 
     A box without braces reaches to the next dollar, as in the MATH release's own code. Takes time
     in proportion to the text.
@@ -140,7 +140,7 @@ def boxed(text: str) -> str | None:
 
 
 def _entries(data_dir: str, split: str) -> Iterator[tuple[str, bytes]]:
-    """The JSON texts of a split's problems, each behind the place where it stands."""
+    """Yields the JSON texts of a split's problems, each behind the place where it stands."""
     if not data_dir:
         return
     directory = pathlib.Path(data_dir).expanduser()
@@ -155,7 +155,7 @@ def _entries(data_dir: str, split: str) -> Iterator[tuple[str, bytes]]:
 
 
 def _row(place: str, text: bytes) -> dict[str, str]:
-    """The problem, answer and solution of a JSON text."""
+    """Returns the problem, answer and solution of a JSON text."""
     try:
         row = json.loads(text)
     except ValueError as e:

@@ -245,7 +245,38 @@ abc | a b c
 \pi r^2 | r^2\pi
 4\pi | 4\pi \text{ cm}^3 | 4π square inches
 \sqrt{3}:2 | \sqrt3 : 2
-1:2 | 1 : 2
+1:2 | 1 : 2 | 1 to 2 | 1\text{ to }2 | 1\colon 2
+# Units of several words, fractions of units, temperatures, and money.
+12 | 12 sq. ft | 12 miles per hour | 12 days per week | 12 boxes of cookies | 12 years old
+12 | 12 \frac{m}{s} | 12 \frac{\text{km}}{\text{h}} | 12h | 12 min | 12 \Omega
+20 | 20°C | 20^\circ F | 20^\circ\text{ Celsius}
+5 | ₹5 | Rs. 5 | ¥5 | 5¢
+10\% | 10\text{ percent}
+# Sentences that state one number, and doubts that are only about places.
+13 | She has 13 | She has 13 apples | \text{James has } 13 \text{ apples} | thirteen
+13 | The total cost is \$13. | 13 (approximately) | approx. 13 | 13 \checkmark
+13 | \color{red}{13} | \textcolor{red}{13}
+3.14 | 3.14159 (approximately)
+B | Option B | Choice (B) | \text{Option B}
+# Bases, in words and brackets.
+52_8 | 52_{(8)} | 52 base 8 | 52\text{ (base 8)} | 52\ (\text{base }8) | 52 (base eight)
+# Times.
+3:30 | 3:30 PM
+3:30 p.m. | 3:30 PM | 3{:}30\text{ pm}
+# Sets by a condition, and variables that run over the whole numbers.
+(1,2) | \{x \mid 1<x<2\} | \{x : 1 < x < 2\} | \{x \in \mathbb{R} \mid 1 < x < 2\}
+\{x \mid x > 3\} | (3,\infty) | x > 3
+2k\pi | 2\pi k, k \in \mathbb{Z}
+\frac{\pi}{2}+k\pi, k\in\mathbb{Z} | k\pi+\frac{\pi}{2}, k \in \mathbb Z
+# Products of variables in another order, vectors, and other spellings of TeX.
+ab | ba
+pqr | rqp
+ab + bc | bc + ba
+3\mathbf{i}+2\mathbf{j} | 2\mathbf{j}+3\mathbf{i} | 3\hat{i}+2\hat{j}
+1+2i | 2\mathrm{i}+1
+e^{2x} | \exp(2x)
+\frac{3}{4} | {3 \over 4}
+\frac16 | 0.1\dot{6}
 """
 
 # Answers of problems, and behind them others that are wrong.
@@ -415,6 +446,23 @@ Evelyn | nylevE
 \text{east} | west
 \text{north} | thorn
 Monday | dynamo
+no | on
+ab | ac | a+b
+# Sentences that deny, doubt, or state more than a number.
+13 | She never has 13 | nobody has 13 | it is not 13 | She doesn't have 13 | it is maybe 13
+13 | She has 13 or 14 | She has 3+10 | She has at least 13 | her age was 13 in 1990 | it is 3 10
+1 | 1 to 2
+12 | 12 base 7 | approx. 13 | 12 (approximately 13)
+12_8 | 12 base 7 | 12_{(7)}
+B | Option C | Option B or C
+3:30 pm | 3:30 a.m.
+2k\pi | k\pi, k \in \mathbb{Z}
+2k\pi, k \in \mathbb{Z} | 2k\pi, k \in \mathbb{N}
+(1,2) | \{x \mid x > 1\}
+1 | \exp(0)
+3.5 | 3 .5
+5 | 5 miles per 2 hours | 5 miles not 6 | ₹6
+3 | \overline{3} | {6 \over 2}
 """
 
 

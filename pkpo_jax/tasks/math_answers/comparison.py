@@ -79,17 +79,15 @@ def right(gold: str, answer: str, steps: int, question: str = "") -> bool:
         gold = ours[1]
     gold, _ = about(gold)
     answer, inexact = about(answer)
-    own, node = read(gold), read(answer)
-    if own is None or node is None:
+    own = read(gold)
+    texts = dict.fromkeys((answer, units.marked(answer)))
+    nodes = [node for text in texts if (node := read(text)) is not None]
+    if own is None or not nodes:
         return squeezed(gold) == squeezed(answer)
-    if node != own and question and _stands_in(question, node):
+    if nodes[0] != own and question and _stands_in(question, nodes[0]):
         return False
     comparison = _Comparison(Arithmetic(steps), inexact)
-    if comparison.same(own, node):
-        return True
-    marked = units.marked(answer)
-    other = read(marked) if marked != answer else None
-    return other is not None and comparison.same(own, other)
+    return any(comparison.same(own, node) for node in nodes)
 
 
 class _Comparison:
@@ -99,7 +97,7 @@ class _Comparison:
         self.arithmetic, self.inexact = arithmetic, inexact
 
     def same(self, gold: Node, answer: Node) -> bool:
-        """Whether an answer, or a part of one, is right for the gold one's."""
+        """Returns whether an answer, or a part of one, is right for the gold one's."""
         gold, answer = simplified(gold), simplified(answer)
         if gold == answer:
             return True
@@ -143,7 +141,7 @@ class _Comparison:
         return all(self._ordered(*rows) for rows in zip(gold.args, answer.args, strict=True))
 
     def _chain(self, gold: Node, answer: Node) -> bool:
-        r"""Whether a chain such as 2 + 5 = 7, or \pi \approx 3.14, states the gold answer alone."""
+        r"""Returns whether a chain such as 2 + 5 = 7, or \pi \approx 3.14, states gold alone."""
         signs, sides = answer.args
         ends = signs[-1] == "~"
         exact = sides[:-1] if ends else sides
@@ -167,7 +165,7 @@ class _Comparison:
         return False
 
     def _agree(self, sides: Sequence[Node]) -> bool:
-        """Whether the sides of a chain that have a value have that of the last."""
+        """Returns whether the sides of a chain that have a value have that of the last."""
         if len(sides) == 1:
             return True
         try:
@@ -192,7 +190,7 @@ class _Comparison:
         return ":" not in signs and signs == flipped[::-1] and self._ordered(sides, parts[::-1])
 
     def _equations(self, gold: Sequence[Node], answer: Sequence[Node]) -> bool:
-        """Whether two equations differ by terms moved across, and their sign, alone."""
+        """Returns whether two equations differ by terms moved across, and their sign, alone."""
         compute = self.arithmetic
         try:
             one, other = (
@@ -265,7 +263,7 @@ def canonical(answer: str) -> str:
 
 def _shown(node: Node, compute: Arithmetic) -> str:
     """Returns the canonical text of a tree; raises Unknown if it has none but its own."""
-    node = _single(named(simplified(node))[1])
+    node = point(_single(named(simplified(node))[1]))
     kind, args = node
     if kind == "words":
         return args[0]
@@ -304,7 +302,7 @@ def _trees(question: str) -> frozenset[Node]:
 
 
 def _stands_in(question: str, node: Node) -> bool:
-    """Whether an answer is a formula of the question, and no integer or name."""
+    """Returns whether an answer is a formula of the question, and no integer or name."""
     last = node.args[1][-1] if node.kind == "relation" else node
     return not _is_plain(last) and (node in _trees(question) or last in _trees(question))
 
@@ -341,7 +339,7 @@ def _is_whole(value: Value) -> bool:
 
 
 def _allowed(gold: forms.Operations, answer: forms.Operations) -> bool:
-    """Whether the answer leaves no more undone than the gold one, and is as far multiplied out."""
+    """Returns whether no more is left undone than in gold, and as much is multiplied out."""
     return answer <= gold and answer["expand"] == gold["expand"]
 
 
@@ -352,7 +350,7 @@ def _places(node: Node) -> int:
 
 
 def _rounds(number: Fraction, written: Node) -> bool:
-    """Whether a number is a decimal to the places that are written."""
+    """Returns whether a number is a decimal to the places that are written."""
     places = _places(written)
     if places < 0:
         return False

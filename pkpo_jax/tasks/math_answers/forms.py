@@ -1,4 +1,4 @@
-r"""Which operations of an expression are left to be done: an answer has none.
+r"""Counts the operations of an expression that are left to be done: an answer has none.
 
 Ordinary forms of a number are done: 12, 1/2 and 2/4, 0.5, 3\frac{1}{2}, 5\%, 3\sqrt{2}, 2\pi, and
 sums of such that cannot be collected, as 1 + \sqrt{2} and 3 + 4i. Copies of a question are not: a
@@ -22,7 +22,7 @@ Operations = collections.Counter[str]
 
 
 class Form(NamedTuple):
-    """How an expression with variables is written.
+    """Tells how an expression with variables is written.
 
     Attributes:
       factors: how many factors of several terms its numerator has, as many as their powers say.
@@ -96,7 +96,7 @@ def _pairs(node: Node, values: list[Value]) -> list[tuple[Node, Value]]:
 
 
 def _has_coefficient(factor: Node, value: Value) -> bool:
-    """Whether a factor has a numeral of its own, though it be 1."""
+    """Returns whether a factor has a numeral of its own, though it be 1."""
     if rational(value) is not None:
         return True
     return len(value) == 1 and abs(next(iter(value.values()))) != 1
@@ -130,7 +130,7 @@ def _divide(node: Node, arithmetic: Arithmetic, found: Operations) -> None:
 
 
 def _has_quotient(node: Node) -> bool:
-    """Whether a numeral with a denominator stands in the part of a fraction."""
+    """Returns whether a numeral with a denominator stands in the part of a fraction."""
     if node.kind in ("div", "mixed"):
         return True
     if node.kind == "number":
@@ -168,7 +168,7 @@ def _extract(node: Node, arithmetic: Arithmetic, found: Operations) -> None:
 
 
 def _is_lowest(value: Value, root: Value, exponent: Fraction) -> bool:
-    r"""Whether a root of a whole number has nothing to take out, nor a smaller index."""
+    r"""Returns whether a root of a whole number has nothing to take out, nor a smaller index."""
     number = rational(value)
     if number is None or number.denominator > 1 or number <= 1 or len(root) != 1:
         return False

@@ -1,4 +1,4 @@
-"""Sums of monomials with exact coefficients: what values are made of, and how they are shown."""
+"""Holds values as sums of monomials with exact coefficients, and shows them as text."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ ONE: Monomial = ()
 
 
 class TooLarge(Exception):
-    """The value takes more room or steps to write out than an answer may."""
+    """Tells that the value takes more room or steps to write out than an answer may."""
 
 
 class Unknown(Exception):
-    """No value is known: an integral, a division by 0, a word."""
+    """Tells that no value is known: an integral, a division by 0, a word."""
 
 
 class Opaque(NamedTuple):
-    """An atom that is not taken apart: a function of values, or a sum.
+    """Holds an atom that is not taken apart: a function of values, or a sum.
 
     Attributes:
       name: the function, or "sum" for a value of several terms under a root or in a denominator.

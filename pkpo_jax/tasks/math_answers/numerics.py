@@ -1,4 +1,4 @@
-"""Constants that have no exact form here, to many digits by mpmath."""
+"""Computes constants that have no exact form here, to many digits by mpmath."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def library() -> Any:
 
 
 def vanishes(value: Value, spend: Spend) -> bool:
-    """Whether a constant is 0, to 60 digits of its largest term."""
+    """Returns whether a constant is 0, to 60 digits of its largest term."""
     with _precisely() as mp:
         terms = [number({monomial: c}, spend) for monomial, c in value.items()]
         return bool(abs(mp.fsum(terms)) <= max(map(abs, terms)) * mp.mpf(10) ** -_DIGITS)

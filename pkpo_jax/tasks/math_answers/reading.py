@@ -27,13 +27,16 @@ _RELATIONS = {
     **{r"\ge": ">=", r"\ne": "!=", r"\approx": "~", r"\sim": "~", r"\in": "in", r"\equiv": "=="},
 }
 _SYMBOLS = {f"\\{name}": name for name in SYMBOLS}
-_NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve"
+_NUMBER_WORDS = """
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
+sixteen seventeen eighteen nineteen twenty
+"""
 _NUMBERS = _NUMBER_WORDS.split()
-_BASES = {name: base for base, name in enumerate(_NUMBERS) if base > 1} | {"sixteen": 16}
+_BASES = {name: base for base, name in enumerate(_NUMBERS) if base > 1}
 
 
 class Node(NamedTuple):
-    """An operation or a leaf of what was read.
+    """Holds an operation or a leaf of what was read.
 
     Attributes:
       kind: number, symbol, neg, add, mul, div, pow, root, mixed, percent, degree, base, quantity,
@@ -45,8 +48,12 @@ class Node(NamedTuple):
     args: tuple[Any, ...]
 
 
+# Stands in answers only to say what values a variable takes.
+INTEGERS = Node("symbol", ("mathbb Z",))
+
+
 class Unreadable(Exception):
-    """The text is not in the grammar."""
+    """Tells that the text is not in the grammar."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -72,7 +79,7 @@ def integer(value: Fraction | int) -> Node:
 
 
 class _Parser:
-    """Recursive descent over tokens; each method reads what it is named for."""
+    """Reads tokens by recursive descent; each method reads what it is named for."""
 
     def __init__(self, tokens: list[Token]) -> None:
         self.tokens, self.at, self.depth, self.bars = tokens, 0, 0, 0
@@ -93,7 +100,7 @@ class _Parser:
             raise Unreadable(value)
 
     def sequence(self) -> Node:
-        """One item, or several between commas, "or", "and"."""
+        """Reads one item, or several between commas, "or", "and"."""
         items = [self.item()]
         while self._separator():
             items.append(self.item())
@@ -107,7 +114,7 @@ class _Parser:
         return found
 
     def item(self) -> Node:
-        """A relation, or one side alone."""
+        """Reads a relation, or one side alone."""
         sides, signs = [self.union()], []
         while self.peek()[0] in ("char", "command") and self.peek()[1] in _RELATIONS:
             sign = _RELATIONS[self.take() or ""]
@@ -124,11 +131,12 @@ class _Parser:
         return parts[0] if len(parts) == 1 else Node("union", tuple(parts))
 
     def measured(self) -> Node:
-        """A sum, and the unit behind it."""
+        """Reads a sum, and the unit behind it."""
         node = self.sum()
         unit = ""
         while self.peek()[0] == "text" and self.peek()[1] not in ("or", "and"):
             unit += f" {self.take()}"
+            self.take(".")
             if self.take("^"):
                 unit += f"^{self._digits()}"
             if self.take("/"):
@@ -155,7 +163,7 @@ class _Parser:
                 return terms[0] if len(terms) == 1 else Node("add", tuple(terms))
 
     def term(self) -> Node:
-        """Factors, with or without signs between them, from left to right."""
+        """Reads factors, with or without signs between them, from left to right."""
         node = self.signed()
         factors = [node]
         while True:
@@ -190,7 +198,7 @@ class _Parser:
             raise Unreadable("too deep")
 
     def _starts(self) -> bool:
-        """Whether a factor follows without a sign."""
+        """Returns whether a factor follows without a sign."""
         kind, value = self.peek()
         if kind == "number":
             return True
@@ -235,7 +243,7 @@ class _Parser:
             self.depth -= 1
 
     def _subscript(self, node: Node) -> Node:
-        name = self._raw()
+        name = self._raw().strip("()").removeprefix("base ")
         if node.kind == "symbol":
             return Node("symbol", (f"{node.args[0]}_{name}",))
         base = _BASES.get(name, int(name) if re.fullmatch("[0-9]{1,2}", name) else 0)
@@ -246,7 +254,7 @@ class _Parser:
         return Node("base", (digits, base))
 
     def _raw(self) -> str:
-        """The text of one token, or of a group in braces."""
+        """Returns the text of one token, or of a group in braces."""
         if not self.take("{"):
             value = self.take()
             if value is None or value in "{}":
@@ -354,6 +362,7 @@ class _Parser:
         if name == r"\{":
             if self.take(r"\}"):
                 return Node("set", ())
+            self._such_that()
             inner = self.sequence()
             self.need(r"\}")
             return Node("set", inner.args if inner.kind == "list" else (inner,))
@@ -369,8 +378,15 @@ class _Parser:
             return self._matrix()
         raise Unreadable(name)
 
+    def _such_that(self) -> None:
+        r"""Skips the head of a set such as \{x : 1 < x\} or \{x \in \mathbb{R} \mid 1 < x\}."""
+        behind = " ".join(value for _, value in self.tokens[self.at : self.at + 8])
+        head = re.match(r"[a-zA-Z] (\\in \\mathbb (?:R|{ R }) )?(\\vert|[|:]) ", behind)
+        if head:
+            self.at += head[0].count(" ")
+
     def _argument(self) -> Node:
-        """An argument of a command: a group in braces, or one token, of a numeral one digit."""
+        """Reads a command's argument: a group in braces, or one token, of a numeral one digit."""
         if self.peek()[0] == "number":
             digit, rest = self.peek()[1][0], self.peek()[1][1:]
             if digit == "." or "." in rest:
@@ -393,14 +409,24 @@ class _Parser:
             self.need("]")
         return Node("root", (self.atom(), index))
 
-    def _reals(self) -> Node:
+    def _segment(self) -> Node:
+        """Reads a bar over the name of a segment; `_number` reads the one of decimals."""
+        inner = self.atom()
+        if inner.kind == "number":
+            raise Unreadable("bar")
+        return inner
+
+    def _numbers(self) -> Node:
         infinite = Node("symbol", ("infty",))
-        if self._raw() not in ("R", "{R}"):
+        name = self._raw()
+        if name == "Z":
+            return INTEGERS
+        if name not in ("R", "{R}"):
             raise Unreadable("set")
         return Node("group", ("(", ")", Node("neg", (infinite,)), infinite))
 
     def _function(self, name: str) -> Node:
-        """A function's name, its power and base, and its argument: brackets, or what follows."""
+        """Reads a function's power and base, and its argument: in brackets, or what follows."""
         exponent = self._exponent() if self.take("^") else None
         base = self._argument() if self.take("_") else None
         exponent = self._exponent() if exponent is None and self.take("^") else exponent
@@ -418,11 +444,14 @@ class _Parser:
             args = (_product(factors),)
             if self.take("/"):
                 args = (Node("div", (args[0], self.power())),)
+        if name == "exp" and not base and len(args) == 1:
+            power = Node("pow", (Node("symbol", ("e",)), args[0]))
+            return Node("pow", (power, exponent)) if exponent else power
         call = Node("call", (name, *args, *((base,) if base else ())))
         return Node("pow", (call, exponent)) if exponent else call
 
     def _unknown(self, name: str) -> Node:
-        """A sum, an integral, a limit: read, never computed."""
+        """Reads a sum, an integral or a limit, which is never computed."""
         limits = []
         while sign := self.take("_", "^"):
             limits.append(sign + self._raw())
@@ -453,9 +482,8 @@ _ATOMS: dict[str, Callable[[_Parser], Node]] = {
     r"\frac": _Parser._fraction,
     r"\binom": _Parser._binomial,
     r"\sqrt": _Parser._root,
-    r"\mathbb": _Parser._reals,
-    # Of a segment; of decimals, `_Parser._number` reads it.
-    r"\overline": _Parser.atom,
+    r"\mathbb": _Parser._numbers,
+    r"\overline": _Parser._segment,
     r"\vert": lambda parser: parser._bars(r"\vert"),
 }
 
@@ -473,7 +501,7 @@ def _is_numeral_fraction(whole: Node, node: Node) -> bool:
 
 
 def _mixed(whole: Node, node: Node) -> Node | None:
-    r"""The mixed number of 3\frac{1}{2}; None if it is no such."""
+    r"""Returns the mixed number of 3\frac{1}{2}; None if it is no such."""
     if not _is_numeral_fraction(whole, node):
         return None
     over, under = (part.args[0] for part in node.args)

@@ -1,8 +1,8 @@
-r"""One shape for what is written in several: intervals for inequalities, lists for \pm and "or"."""
+r"""Gives one shape to what has several: intervals for inequalities, lists for \pm and "or"."""
 
 from __future__ import annotations
 
-from pkpo_jax.tasks.math_answers.reading import Node
+from pkpo_jax.tasks.math_answers.reading import INTEGERS, Node
 
 _INFINITY = Node("symbol", ("infty",))
 _REALS = Node("group", ("(", ")", Node("neg", (_INFINITY,)), _INFINITY))
@@ -22,6 +22,9 @@ def simplified(node: Node) -> Node:
     if kind == "words" and args[0] in ("all real numbers", "all reals"):
         return _REALS
     if kind in ("list", "set"):
+        args = tuple(part for part in args if not _is_domain(part)) or args
+        if len(args) == 1 and kind == "list":
+            return simplified(args[0])
         parts = [simplified(part) for part in args]
         unions = ("group", "union")
         if kind == "list" and all(
@@ -52,7 +55,7 @@ def named(node: Node) -> tuple[Node | None, Node]:
 
 
 def is_name(node: Node) -> bool:
-    """Whether a side of an equation names what is on the other: x, f(x), (x, y)."""
+    """Returns whether a side of an equation names what is on the other: x, f(x), (x, y)."""
     if node.kind == "symbol":
         return node.args[0] not in ("pi", "e", "i", "infty")
     if node.kind == "group":
@@ -62,7 +65,7 @@ def is_name(node: Node) -> bool:
 
 
 def is_label(node: Node) -> bool:
-    r"""Whether a side of an equation holds no number and is no sum, as AB and \cos x.
+    r"""Returns whether a side of an equation holds no number and is no sum, as AB and \cos x.
 
     Products are those of points: xy = 0 and a + b = 0 are what a question may well say.
     """
@@ -122,10 +125,17 @@ def _interval(signs: tuple[str, ...], sides: tuple[Node, ...]) -> Node | None:
 
 
 def has_variable(node: Node) -> bool:
-    """Whether a variable stands anywhere in a tree."""
+    """Returns whether a variable stands anywhere in a tree."""
     if node.kind == "symbol":
         return is_name(node)
     return any(has_variable(part) for part in node.args if isinstance(part, Node))
+
+
+def _is_domain(node: Node) -> bool:
+    r"""Returns whether a part of a list only says that a variable is whole: k \in \mathbb{Z}."""
+    if node.kind != "relation" or node.args[0] != ("in",) or not is_name(node.args[1][0]):
+        return False
+    return node.args[1][1] == INTEGERS
 
 
 def _opening(sign: str) -> str:

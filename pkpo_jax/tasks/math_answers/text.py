@@ -1,4 +1,4 @@
-r"""Clean-up of an answer's text: one spelling of each symbol, and no decoration.
+r"""Cleans up an answer's text: one spelling of each symbol, and no decoration.
 
 What stays is LaTeX whose commands carry meaning. Words stay behind \text{}, so that they are never
 read as products of letters.
@@ -27,6 +27,7 @@ _SYMBOLS = {
     "∅": r"\emptyset ",
     "∈": r"\in ",
     "ℝ": r"\mathbb{R}",
+    "ℤ": r"\mathbb{Z}",
     "θ": r"\theta ",
     "α": r"\alpha ",
     "β": r"\beta ",
@@ -42,6 +43,9 @@ _SYMBOLS = {
     "％": r"\%",
     "€": r"\euro ",
     "£": r"\pounds ",
+    "₹": r"\rupee ",
+    "¥": r"\yen ",
+    "¢": r"\text{ cents}",
 }
 _UNICODE = str.maketrans({char: to for chars, to in _SYMBOLS.items() for char in chars})
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
@@ -58,7 +62,8 @@ _COMMANDS = {
     **dict.fromkeys(("varnothing", "empty", "O"), "emptyset"),
     **dict.fromkeys(("ast",), "cdot"),
     **dict.fromkeys(("lbrack",), "["),
-    **dict.fromkeys(("bar", "overline"), "overline"),
+    **dict.fromkeys(("bar", "dot", "overline"), "overline"),
+    "colon": ":",
     **dict.fromkeys(("text", "mbox", "hbox", "textnormal", "textrm", "textup"), "text"),
     **dict.fromkeys(("textbf", "textit", "mathrm", "mathbf", "mathit", "mathsf", "bold"), "text"),
     **dict.fromkeys(("operatorname", "emph", "textsf", "mathtt", "texttt"), "text"),
@@ -69,7 +74,7 @@ _COMMANDS = {
 _SIZES = """
 left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle textstyle
 scriptstyle limits nolimits mathstrut strut boldsymbol underline boxed fbox therefore angle triangle
-rm bf it
+checkmark rm bf it
 """
 _DROPPED = frozenset(_SIZES.split())
 _COMMAND = re.compile(r"\\([a-zA-Z]+)\*?\s*")
@@ -80,6 +85,16 @@ _SPACED = re.compile(r"(?<![0-9.] )(?<![0-9.])[0-9]{1,3}(?: [0-9]{3})+(?! ?[0-9]
 _COMMAS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?!,?[0-9])")
 _MIXED = re.compile(r"(?<![0-9./] )(?<![0-9./^_{])([0-9]+) +([0-9]+) ?/ ?([0-9]+)(?![0-9/.])")
 _ORDINAL = re.compile(r"(?<=[0-9])\s*(?:\^\s*\{?\s*)?(?:\\text\s*)?\{?(?:st|nd|rd|th)\b\}*")
+_COLOR = re.compile(r"\\(?:text)?color\s*\{[^{}]*\}")
+# A letter that is set as a vector, or upright.
+_VECTOR = re.compile(r"\\(?:(?:mathbf|vec|hat)\s*\{\s*([a-z])\s*\}|mathrm\s*\{\s*([ie])\s*\})")
+_OVER = re.compile(r"\{([^{}]*)\\over(?![a-zA-Z])([^{}]*)\}")
+# Half of a day, and the base of a numeral, as they are typed behind a number.
+_HALF_DAY = re.compile(r"(?<=[0-9])\s*(?:\\text\s*\{\s*)?([AaPp])\.?\s?[Mm](?![a-zA-Z])\.?\s*\}?")
+_BASE = re.compile(
+    r"(?<=[0-9])\s*\(?(?:\\text\s*\{)?\s*\(?\s*(?:in\s+)?base[\s-]*\}?\s*([a-z]+|[0-9]+)\s*\)?\s*\}?$"
+)
+_RATIO = re.compile(r"([0-9]+)\s*(?:\\text\s*\{)?\s*to\s*\}?\s*([0-9]+)")
 _DEGREE = re.compile(
     r"(?<=[0-9])\^\s*(?:\{\s*o\s*\}|o\b)|\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))|\\circ(?![a-zA-Z])"
 )
@@ -89,18 +104,33 @@ _LEAD = re.compile(
     r"(?:\s*(?:is\b|are\b|:|=)\s*:?|(?=\s*[-+$]?\s*[0-9\\]))\s*(\}?)",
     re.IGNORECASE,
 )
+# A sentence that states one number: "She has 13 apples". Words that deny or doubt it are left in.
+_SENTENCE = re.compile(
+    r"\s*(?:\\text\s*\{\s*)?"
+    r"(?:(?!(?:no|not|never|nobody|neither|none|nor|if|unless|maybe|perhaps|either)\b)[a-z]+\s+){1,6}"
+    r"(?:is|are|was|were|has|have|had|equals|costs?|gets?|needs?)\s*(\}?)\s*"
+    r"(?=-?(?:\\dollar\s*)?[0-9])",
+    re.IGNORECASE,
+)
 _SO = re.compile(
     r"^(?:=|:|\\(?:Rightarrow|implies|rightarrow)(?![a-zA-Z])|(?:so|thus|hence|therefore)\b)[ ,:]*",
     re.IGNORECASE,
 )
 _ABOUT = re.compile(
-    r"\s*(?:\\(?:approx|sim)(?![a-zA-Z])|(?:\\text\s*\{)?\s*(?:about|approximately|roughly)\b\s*\}?)",
+    r"\s*(?:\\(?:approx|sim)(?![a-zA-Z])"
+    r"|(?:\\text\s*\{)?\s*(?:about|approximately|approx|roughly)\b\.?\s*\}?)",
     re.IGNORECASE,
 )
+_ABOUT_BEHIND = re.compile(
+    r"\s*(?:\\text\s*\{)?\s*(\()?(?:approximately|approx\.?)(?(1)\))\s*\}?$", re.IGNORECASE
+)
 _LABEL = re.compile(
-    r"\s*(?:\\text\s*\{)?\s*(?:\(\s*([A-J])\s*\)|([A-J])\s*\)|([A-J])[.:](?=[\s}]))\s*\}?\s*(.*)",
+    r"\s*(?:\\text\s*\{)?\s*(?:[Oo]ption\s+|[Cc]hoice\s+)?(?:\(\s*([A-J])\s*\)|([A-J])\s*\)|([A-J])[.:](?=[\s}]))\s*\}?\s*(.*)",
     re.DOTALL,
 )
+
+# The empty group is what a label has behind its letter.
+_CHOICE = re.compile(r"\s*(?:\\text\s*\{)?\s*(?:[Oo]ption|[Cc]hoice)\s*\}?\s*([A-J])\s*\}?()")
 
 
 def clean(text: str) -> str:
@@ -112,39 +142,43 @@ def clean(text: str) -> str:
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda m: f"^{{{m[0].translate(_SUPERSCRIPTS)}}}", text)
     text = re.sub(r"√ ?([0-9]+(?:\.[0-9]+)?)", r"\\sqrt{\1}", text).translate(_UNICODE)
     text = re.sub(r"\\\\(?:\s*\[[^\]]*\])?", r"\\row ", text)
+    text = _OVER.sub(r"\\frac{\1}{\2}", _COLOR.sub("", text.replace("{:}", ":")))
+    text = re.sub(r"\bRs\.? ?(?=[0-9])", r"\\rupee ", text)
     text = _THOUSANDS.sub("", text.replace(r"\textsuperscript", "^"))
     text = text.replace(r"\!", "").replace(r"\$", r"\dollar ").replace("$", "")
     text = re.sub(r"\\[()\[\]]", " ", text)
     text = _SPACING.sub(" ", text).replace("`", "")
     text = re.sub(r"(\*\*|__)(.*?)\1", r"\2", text)
-    text = _COMMAND.sub(_command, text)
+    text = _COMMAND.sub(_command, _VECTOR.sub(r"\1\2", text))
     text = re.sub(r"\\text ?\{\s*(-?[0-9][0-9.,:/]*)\s*([^{}]*)\}", r"\1\\text {\2}", text)
     text = re.sub(r"\\text ?\{\s*\}", "", text)
     text = _DEGREE.sub(r"\\degree ", _ORDINAL.sub("", text))
-    text = re.sub(r"(?<!\\)%|\\text \{\s*\\%\s*\}", r"\\%", text)
+    text = re.sub(r"(?<!\\)%|\\text \{\s*(?:\\%|percent)\s*\}", r"\\%", text)
     text = re.sub(r"\s+", " ", text).strip()
-    text = _lead(text)
+    text = _BASE.sub(r"_{\1}", _lead(text))
+    text = _HALF_DAY.sub(lambda m: rf"\text {{{m[1].lower()}m}}", text)
+    text = _RATIO.sub(r"\1:\2", text) if _RATIO.fullmatch(text) else text
     text = _SPACED.sub(lambda m: m[0].replace(" ", ""), text)
     text = _MIXED.sub(r"\1\\frac{\2}{\3}", _commas(text))
     return text.strip()
 
 
 def about(text: str) -> tuple[str, bool]:
-    r"""Returns clean text without a leading \approx or "about", and whether it had one."""
-    match = _ABOUT.match(text)
-    return (text[match.end() :].strip(), True) if match else (text, False)
+    r"""Returns clean text without \approx, "about" or "(approximately)", and whether it had one."""
+    rest = _ABOUT_BEHIND.sub("", _ABOUT.sub("", text, count=1) if _ABOUT.match(text) else text)
+    return rest.strip(), rest != text
 
 
 def label(text: str) -> tuple[str, str] | None:
     """Returns the letter of a choice and what follows it, of clean text such as "(B) 12"."""
-    match = _LABEL.fullmatch(text)
+    match = _LABEL.fullmatch(text) or _CHOICE.fullmatch(text)
     if not match:
         return None
-    rest = match[4].strip()
+    rest = match[match.re.groups].strip()
     # A product such as (A)(B + 1), or an equation of points.
-    if rest and re.match(r"[(\[^_+*/=<>!-]|\\(?:cdot|times|cup|cap)", rest) and rest[0] != "-":
+    if rest and re.match(r"[,(\[^_+*/=<>!-]|\\(?:cdot|times|cup|cap)", rest) and rest[0] != "-":
         return None
-    return match[1] or match[2] or match[3], rest
+    return next(filter(None, match.groups())), rest
 
 
 def words(text: str) -> str:
@@ -164,7 +198,7 @@ def squeezed(text: str) -> str:
     '(A),x\\to3 4'
     """
     text = re.sub(r"\\text ?\{([^{}]*)\}", r"\1", text)
-    return re.sub(r"(?<![0-9])\s+|\s+(?![0-9])", "", text)
+    return re.sub(r"(?<![0-9.])\s+|\s+(?![0-9.])", "", text)
 
 
 def _command(match: re.Match[str]) -> str:
@@ -180,7 +214,7 @@ def _lead(text: str) -> str:
     for _ in range(3):
         text = text.strip().strip("*").strip().strip('"')
         text = _SO.sub("", text)
-        match = _LEAD.match(text)
+        match = _LEAD.match(text) or _SENTENCE.match(text)
         if match:
             opened = match[0].count("{") > match[0].count("}")
             rest = text[match.end() :]

@@ -32,16 +32,18 @@ _TYPED = {
     "percent": r"\%",
     "union": r"\cup",
 }
+# Letters typed in a row that are variables, and spell no English word.
+_PRODUCT = re.compile("[abc]+|[mn]+|[pqrst]+|[uvwxyz]+")
 
 
 def are_words(text: str) -> bool:
-    """Whether clean text holds words, and nothing that is computed."""
+    """Returns whether clean text holds words, and nothing that is computed."""
     bare = re.sub(r"\\text ?\{([^{}]*)\}", r"\1", text)
     if not re.fullmatch(r"""[a-zA-Z0-9 ,.:;'"&()/?!-]+""", bare) or re.match(r"[-.0-9(]", bare):
         return False
     known = {*_TYPED, *FUNCTIONS, "or", "and"}
     runs = [run for run in re.findall("[a-zA-Z]+", bare) if len(run) > 1 and run not in known]
-    return any(not re.fullmatch("[xyz]+", run) for run in runs) or (
+    return any(not _PRODUCT.fullmatch(run) for run in runs) or (
         bare != text and not runs and bare.strip().isalpha() and bare.strip() not in ("or", "and")
     )
 
@@ -54,14 +56,19 @@ def tokens(text: str) -> list[Token]:
             found.append(("text", match["words"].strip()))
         elif kind == "word":
             spaced = match.start() > 0 and text[match.start() - 1] == " "
-            found += _word(token, spaced, bool(found) and found[-1][0] == "number")
+            last = found[-1] if found else ("", "")
+            if last[0] == "text" and last[1] not in ("or", "and") and len(token) > 1:
+                # Of a unit of several words: "miles per hour".
+                found.append(("text", token))
+            else:
+                found += _word(token, spaced, last[0] == "number")
         elif kind is not None:
             found.append((kind, token))
     return found
 
 
 def _word(run: str, spaced: bool, counted: bool) -> list[Token]:
-    """Tokens of letters typed in a row: a name, a unit, a word, or a product of single letters."""
+    """Splits letters typed in a row: a name, a unit, a word, or a product of single letters."""
     if run in _TYPED:
         return [("command", _TYPED[run])]
     if run in FUNCTIONS:

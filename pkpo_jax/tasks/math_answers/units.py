@@ -1,4 +1,4 @@
-"""Units and words of number behind a number."""
+"""Reads units and words of number behind a number."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ _SAME = {
 _NAMES = {name: unit for unit, names in _SAME.items() for name in [unit, *names.split()]}
 # Commands before, or behind, an amount of money.
 CURRENCIES = {r"\dollar": "dollar", r"\euro": "euro", r"\pounds": "pound sterling"}
+CURRENCIES |= {r"\rupee": "rupee", r"\yen": "yen"}
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9}
 _SCALES["trillion"] = 10**12
 # Words that say more than a unit does: another number, a doubt, an alternative.
@@ -86,7 +87,7 @@ def scale(text: str) -> tuple[int, str | None]:
 
 
 def differ(one: str, other: str) -> bool:
-    """Whether two units contradict one another: both are known, and not the same."""
+    """Returns whether two units contradict one another: both are known, and not the same."""
     known = [
         unit and all(re.sub(r"\^.*", "", part) in _SAME for part in re.split("[ /]", unit) if part)
         for unit in (one, other)
@@ -101,4 +102,12 @@ def marked(text: str) -> str:
     >>> marked("12 m^2"), marked("60 km/h"), marked("2x")
     ('12 \\text {m}^2', '60 km/h', '2x')
     """
-    return re.sub(r"(?<=[0-9}]) ([mgshLlNJWVCFK])(?=$|\^|/)", r" \\text {\1}", text)
+    text = re.sub(r"(?<=[0-9]) ?min$", r" \\text {min}", text)
+    text = re.sub(
+        r"\\frac ?\{(?:\\text ?\{)?([a-z]{1,2})\}+ ?\{(?:\\text ?\{)?([a-z]{1,2})\}+$",
+        r"\\text {\1/\2}",
+        text,
+    )
+    text = re.sub(r"(?<=[0-9])(?: ?\\mu m| ?\\Omega)$", r"\\text {unit}", text)
+    typed = r"(?:(?<=[0-9}]) |(?<=[0-9])|(?<=\\degree )) ?([mgshLlNJWVCFK])(?=$|\^|/)"
+    return re.sub(typed, r" \\text {\1}", text)

@@ -1,4 +1,4 @@
-r"""Exact values of expressions, in steps that are counted.
+r"""Computes exact values of expressions, in steps that are counted.
 
 A value is a sum of monomials: a rational coefficient times powers of atoms. Atoms are primes (with
 exponents between 0 and 1, so that \sqrt{12} is 2 times 3^{1/2}), pi, e, i, variables, and what is
@@ -219,7 +219,7 @@ class Arithmetic:
         return self.zero(self.subtract(one, other))
 
     def zero(self, value: Value) -> bool:
-        """Whether a value is 0; where that is not exact, to 60 digits of its largest term."""
+        """Returns whether a value is 0; where inexact, to 60 digits of its largest term."""
         for _ in range(8):
             sums = [
                 (atom, -exponent)
