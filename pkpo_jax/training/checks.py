@@ -60,8 +60,8 @@ def validate(config: config_dict.ConfigDict, devices: int, *, reads_weights: boo
     temperature = config.eval.temperature
     if temperature is not None and not 0 <= temperature < math.inf:
         raise ConfigError(
-            f"eval.temperature={temperature!r}; expected a number of 0 (greedy) or more, or None for "
-            "that of the rollouts."
+            f"eval.temperature={temperature!r}; expected a number of 0 (greedy) or more, or None "
+            "for that of the rollouts."
         )
     _check_estimator(config)
     _check_grading(config)

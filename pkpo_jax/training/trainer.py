@@ -31,7 +31,8 @@ class Graded(NamedTuple):
 
     Attributes:
       problems, responses, rows: those that this process graded, and their rows in the batch.
-      ids: [P] the places of all problems in their split; rewards, statuses, weights: [P, n], of all.
+      ids: [P] of all problems, their places in the split; rewards, statuses, weights: [P, n], of
+        all.
       batch: what the update was given, where it taught nothing: it was skipped for a loss or
         gradient that was not finite, or no response was graded; None else.
     """
