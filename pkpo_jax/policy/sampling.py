@@ -54,7 +54,8 @@ def sample(
       params: parameters of `model`.
       prompts: [P, L] int32, right-padded; lengths: [P] int32, at least 1 each.
       key: random key of this call.
-      temperature: scalar > 0, may be traced; the policy is softmax(logits / temperature).
+      temperature: scalar, may be traced; the policy is softmax(logits / temperature). At 0 the
+        likeliest token is taken, and log-probs and entropies are those of temperature 1.
       top_p: below 1, tokens are drawn from the likeliest ones that have this mass together (nucleus
         sampling), for evaluation: log-probs and entropies stay those of the whole distribution.
       rows: [P] int32, the rows' numbers for `key`; 0..P-1 if None.
@@ -68,6 +69,8 @@ def sample(
     keys = jax.vmap(fold, (0, None))(fold(key, rows), jnp.arange(n))
     prefix = model.apply({"params": params}, prompts, lengths, method="prefill")
     last = jnp.broadcast_to(gemma2.last_prompt_token(prompts, lengths)[:, None], (p, n))
+    greedy = jnp.asarray(temperature) == 0.0
+    temperature = jnp.where(greedy, 1.0, temperature)
     empty = jnp.zeros((p, n, max_response))
     state = {
         "t": jnp.int32(0),
@@ -93,6 +96,7 @@ def sample(
         step_keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))(keys, t)
         drawn_from = log_p if top_p >= 1.0 else _nucleus(log_p, top_p)
         token = jax.vmap(jax.vmap(jax.random.categorical))(step_keys, drawn_from).astype(jnp.int32)
+        token = jnp.where(greedy, jnp.argmax(log_p, -1).astype(jnp.int32), token)
         token = jnp.where(live, token, gemma2.PAD_ID)
         drawn = jnp.take_along_axis(log_p, token[..., None], -1)[..., 0]
         stopped = jnp.isin(token, jnp.array(stop_tokens))

@@ -50,7 +50,8 @@ class Task(Protocol):
     def problems(self, split: str) -> Sequence[Problem]:
         """Problems of the split "train" or "test", random access; prepared on first use.
 
-        A problem has at least "id", its number within the split, and "prompt".
+        A problem has at least "id", a number or a string of its own within the split, and "prompt",
+        a string.
         """
         ...
 

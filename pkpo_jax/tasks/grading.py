@@ -31,12 +31,15 @@ START_TIMEOUT = 300.0
 GRACE = 0.5
 # So many workers in a row that end before they are ready are taken for the task's fault.
 FAILED_STARTS = 3
+# So many answers in a row that end their worker are taken for the fault of the grader, which would
+# otherwise cost a new process for every answer of the run.
+FAILED_ANSWERS = 32
 
 _LARGEST = float(np.finfo(np.float32).max)
 
 
 class StartError(RuntimeError):
-    """Grading workers cannot start."""
+    """Grading workers cannot start, or end on every answer."""
 
 
 class Grades(NamedTuple):
@@ -76,7 +79,7 @@ class Grader:
             )
         self._task, self._count = task, workers
         self._timeout, self._batch_timeout = timeout, batch_timeout
-        self._failures = 0
+        self._failures = self._deaths = 0
         self._said: set[str] = set()
         self._closed = False
         self._workers: list[_Worker] = []
@@ -107,8 +110,8 @@ class Grader:
     def grade(self, problems: Sequence[Problem], responses: Sequence[Sequence[str]]) -> Grades:
         """Grades n responses to each of P problems.
 
-        Raises StartError if workers cannot start. The grader can be used again after this and
-        any other exception, Ctrl-C among them.
+        Raises StartError if workers cannot start, or end on `FAILED_ANSWERS` answers in a row. The
+        grader can be used again after this and any other exception, Ctrl-C among them.
         """
         if self._closed:
             raise ValueError("the grader is closed.")
@@ -198,6 +201,12 @@ class Grader:
             queue.extend(rest)
             if status is Status.ERROR and not terminated:
                 self._say_once("a worker died while grading", reason)
+                self._deaths += 1
+                if self._deaths >= FAILED_ANSWERS:
+                    raise StartError(
+                        f"{self._deaths} answers in a row ended their grading worker ({reason}), "
+                        "and none was graded; mend task.grade, which has to return."
+                    )
         elif not worker.ready:
             self._failures += 1
             if self._failures >= FAILED_STARTS:
@@ -208,6 +217,7 @@ class Grader:
                 )
 
     def _record(self, job: _Job, i: int, reward: float, status: int, error: str) -> None:
+        self._deaths = 0
         job.rewards[i] = reward
         job.statuses[i] = status
         if error:

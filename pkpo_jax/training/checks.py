@@ -57,6 +57,12 @@ def validate(config: config_dict.ConfigDict, devices: int, *, reads_weights: boo
     for key, choices in _CHOICES.items():
         if get(config, key) not in choices:
             raise ConfigError(f"{key}={get(config, key)!r}; expected one of {', '.join(choices)}.")
+    temperature = config.eval.temperature
+    if temperature is not None and not 0 <= temperature < math.inf:
+        raise ConfigError(
+            f"eval.temperature={temperature!r}; expected a number of 0 (greedy) or more, or None "
+            "for that of the rollouts."
+        )
     _check_estimator(config)
     _check_grading(config)
     _check_loss(config)
@@ -310,6 +316,7 @@ _CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
     "model.param_dtype": ("float32", "bfloat16"),
     "parallel.mode": ("jit", "pmap"),
+    "estimator.returns": weights.RETURNS,
     "estimator.baseline": weights.BASELINES,
     "estimator.method": weights.METHODS,
     "loss.policy": losses.POLICIES,

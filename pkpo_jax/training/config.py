@@ -66,6 +66,9 @@ def default(task: str = "maze") -> config_dict.ConfigDict:
     # pkpo, passk_training, grpo, dr_grpo, rloo, maxrl, mahdavi, tang, or a function of your own as
     # module:function; see pkpo_jax.training.weights.make.
     config.estimator.name = "pkpo"
+    # Whether a function of your own returns "weights", whose SUM over the group estimates the
+    # gradient, or "advantages", whose mean does and which are divided by n.
+    config.estimator.returns = "weights"
     # Of pkpo: none, loo, loo_minus_one or centered; see pkpo_jax.pkpo_weights.
     config.estimator.baseline = "loo_minus_one"
     # Of passk_training: full, bootstrap, analytical, exceeding, combination or adaptive; see
@@ -140,6 +143,8 @@ def default(task: str = "maze") -> config_dict.ConfigDict:
     config.eval.prompts = 64
     # Below 1, samples are drawn from the likeliest tokens that have this mass together.
     config.eval.top_p = 1.0
+    # The temperature of evaluations: that of the rollouts if None, and 0 for greedy decoding.
+    config.eval.temperature = config_dict.placeholder(float)
 
     config.checkpoint = config_dict.ConfigDict()
     # Steps between checkpoints, beside the one at the end; 0 for that one alone.

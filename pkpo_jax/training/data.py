@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -12,6 +12,42 @@ from ml_collections import config_dict
 
 from pkpo_jax.tasks import Problem, Task
 from pkpo_jax.training.config import ConfigError
+
+
+def read_problems(task: Task, name: str, split: str) -> list[Problem]:
+    """Reads all problems of a split of the task `name`, and checks each of them.
+
+    Raises:
+      ValueError: they are no sequence or empty, or one of them has no prompt or no id of its own.
+    """
+    problems = task.problems(split)
+    if not (hasattr(problems, "__len__") and hasattr(problems, "__getitem__")):
+        raise ValueError(
+            f"the task {name}: problems({split!r}) gave {type(problems).__name__}; expected a "
+            "sequence, such as a list."
+        )
+    if not len(problems):
+        raise ValueError(f"the task {name} has no {split} problems.")
+    numbers: dict[Hashable, int] = {}
+    read = []
+    for number in range(len(problems)):
+        problem = problems[number]
+        place = f"the task {name}: {split} problem {number}"
+        if not isinstance(problem, Mapping):
+            kind = type(problem).__name__
+            raise ValueError(f'{place} is {kind}; expected a dict with "id" and "prompt".')
+        prompt, key = problem.get("prompt"), problem.get("id")
+        if not isinstance(prompt, str):
+            raise ValueError(f'{place}: "prompt" is {prompt!r}; expected a string.')
+        if isinstance(key, bool) or not isinstance(key, int | np.integer | str):
+            raise ValueError(f'{place}: "id" is {key!r}; expected a whole number or a string.')
+        if numbers.setdefault(key, number) != number:
+            raise ValueError(
+                f'{place}: "id" is {key!r}, as that of problem {numbers[key]}; expected an id of '
+                "its own for every problem of a split."
+            )
+        read.append(problem)
+    return read
 
 
 def in_training_order(problems: Sequence[Problem], seed: int) -> grain.MapDataset:
@@ -85,13 +121,28 @@ def check_lengths(
     held_out: Sequence[Problem],
     config: config_dict.ConfigDict,
 ) -> None:
-    """Encodes every prompt once, and a demonstration of each problem if there is a warm start."""
-    train = list(train)
+    """Encodes every prompt once, and a demonstration of each problem if there is a warm start.
+
+    Raises:
+      ConfigError: one of them is too long.
+      ValueError: a character has no token, or the task gives what it should not.
+    """
+    answer = task.answer("")
+    if not isinstance(answer, str | None):
+        raise ValueError(
+            f"the task {config.task.name}: answer('') gave {answer!r}; expected a string, or None."
+        )
     prompts = [problem["prompt"] for problem in [*train, *held_out]]
     encode_prompts(tokenizer, prompts, config.rollout.max_prompt)
     if config.warm_start.steps:
         rng = random.Random(0)
         demonstrations = [task.demonstration(problem, rng) for problem in train]
+        for problem, text in zip(train, demonstrations, strict=True):
+            if not isinstance(text, str):
+                raise ValueError(
+                    f"the task {config.task.name}: the demonstration of the training problem "
+                    f"{problem['id']!r} is {text!r}; expected a string."
+                )
         encode_responses(tokenizer, demonstrations, config.rollout.max_response)
 
 

@@ -31,7 +31,8 @@ class Graded(NamedTuple):
 
     Attributes:
       problems, responses, rows: those that this process graded, and their rows in the batch.
-      ids: [P] of all problems; rewards, statuses, weights: [P, n], of all.
+      ids: [P] of all problems, their places in the split; rewards, statuses, weights: [P, n], of
+        all.
       batch: what the update was given, where it taught nothing: it was skipped for a loss or
         gradient that was not finite, or no response was graded; None else.
     """
@@ -71,11 +72,10 @@ class Trainer:
         try:
             self.task = tasks.make(config.task.to_dict())
             with parallel.first_process_first("problems"):
-                self.problems = self.task.problems("train")
-                held_out = self.task.problems("test")
-            for split, found in (("train", self.problems), ("test", held_out)):
-                if not len(found):
-                    raise ValueError(f"the task {config.task.name} has no {split} problems.")
+                self.problems, held_out = (
+                    data.read_problems(self.task, config.task.name, split)
+                    for split in ("train", "test")
+                )
         except (TypeError, ValueError, ImportError) as e:
             raise config_lib.ConfigError(str(e)) from None
         except OSError as e:
@@ -84,6 +84,7 @@ class Trainer:
                 f"the problems could not be prepared ({e}); set task.data_dir (now {where}) to a "
                 "directory that can be written."
             ) from None
+        self._numbers = {problem["id"]: i for i, problem in enumerate(self.problems)}
         self.tokenizer = make_tokenizer(config, self.task)
         try:
             if config.rollout.drop_long_prompts:
@@ -240,10 +241,13 @@ class Trainer:
         at: int,
         *,
         top_p: float = 1.0,
+        temperature: float | None = None,
     ) -> sampling.Rollout:
         """n responses to each prompt of a placed (prompts, lengths, rows)."""
+        if temperature is None:
+            temperature = self.config.rollout.temperature
         return self.programs.sampler(n, top_p)(
-            params, batch, (self.keys[stream], at, self.config.rollout.temperature)
+            params, batch, (self.keys[stream], at, float(temperature))
         )
 
     def _grade(self, at: int, tokens: np.ndarray, lengths: np.ndarray) -> Graded:
@@ -253,7 +257,7 @@ class Trainer:
         problems = [self.order[at * count + int(row)] for row in owned]
         responses = data.decode_responses(self.tokenizer, tokens[owned], lengths[owned])
         grades = self.grader.grade(problems, responses)
-        ids = np.array([problem["id"] for problem in problems], np.int32)
+        ids = np.array([self._numbers[problem["id"]] for problem in problems], np.int32)
         return Graded(
             problems=problems,
             responses=responses,
@@ -326,7 +330,8 @@ class Trainer:
 
         def sample(*batch: jax.Array) -> sampling.Rollout:
             options = self.config.eval
-            return self._sample(params, batch, options.n, _EVALUATE, at, top_p=options.top_p)
+            drawn = {"top_p": options.top_p, "temperature": options.temperature}
+            return self._sample(params, batch, options.n, _EVALUATE, at, **drawn)
 
         return evaluation.evaluate(
             sample,

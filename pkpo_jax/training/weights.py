@@ -27,6 +27,7 @@ _WITHOUT_K = {
     "rloo": estimators.rloo_advantages,
     "maxrl": estimators.maxrl_advantages,
 }
+RETURNS = ("weights", "advantages")
 NAMES = ("pkpo", "passk_training", *_WITHOUT_K, "mahdavi", "tang")
 BASELINES = get_args(pkpo.Baseline)
 METHODS = get_args(passk_training.Method)
@@ -40,7 +41,8 @@ def make(estimator: Mapping[str, Any]) -> Weigh:
     Args:
       estimator: its section: `name` is one of NAMES, with `baseline` for "pkpo" and `method` for
         "passk_training"; or "module:function", a function of one's own (rewards [P, n], k, where
-        [P, n] bool) -> [P, n] weights, in the SUM convention: divide advantages by n.
+        [P, n] bool) -> [P, n] of what `returns` says: "weights" in the SUM convention, or
+        "advantages", which are divided by the size of their group here.
 
     Of its arguments, rewards are [P, n] float32, k is an int or [P] integers, valid is [P, n] bool;
     rows are the prompts' [P] numbers in the batch, folded into `key` where groups are drawn;
@@ -65,6 +67,8 @@ def make(estimator: Mapping[str, Any]) -> Weigh:
             weights = jnp.asarray(own(rewards, k, valid), jnp.float32)
             if weights.shape != rewards.shape:
                 raise ValueError(f"it gives {weights.shape}; expected {rewards.shape}.")
+            if estimator["returns"] == "advantages":
+                weights = _per_sample(weights, valid)
             return jnp.where(valid, weights, 0.0)
         if name == "pkpo":
             return pkpo.pkpo_weights(rewards, k, baseline=estimator["baseline"], where=valid)
@@ -78,9 +82,14 @@ def make(estimator: Mapping[str, Any]) -> Weigh:
             advantages = estimators.mahdavi_advantages(correct, k, valid)
         else:
             advantages = _passk_training(estimator["method"], correct, k, valid, rows, key, entropy)
-        return advantages / jnp.maximum(valid.sum(-1, keepdims=True), 1)
+        return _per_sample(advantages, valid)
 
     return weigh
+
+
+def _per_sample(advantages: jax.Array, valid: jax.Array) -> jax.Array:
+    """Returns the weights of advantages: a sum over the group, in place of a mean."""
+    return advantages / jnp.maximum(valid.sum(-1, keepdims=True), 1)
 
 
 def _passk_training(

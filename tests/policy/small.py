@@ -41,6 +41,7 @@ def prompts(rows=6, length=11, seed=3):
     return jnp.where(jnp.arange(length) < lengths[:, None], tokens, gemma2.PAD_ID), lengths
 
 
-def weigh(name="pkpo", baseline="loo_minus_one", method="analytical"):
+def weigh(name="pkpo", baseline="loo_minus_one", method="analytical", returns="weights"):
     """An estimator, as a config names it."""
-    return weights.make({"name": name, "baseline": baseline, "method": method})
+    section = {"name": name, "baseline": baseline, "method": method, "returns": returns}
+    return weights.make(section)

@@ -157,3 +157,18 @@ def test_temperature_is_traced():
     for temperature in (1.0, 0.5, 2.0):
         f(params, *small.prompts(), jax.random.key(0), temperature)
     assert f._cache_size() == 1
+
+
+def test_temperature_0_takes_the_likeliest_token():
+    model, params, sample = sampler()
+    prompts, lengths = small.prompts()
+    r = sample(prompts, lengths, jax.random.key(1), 0.0)
+    log_p, entropy = scoring.score(model, params, prompts, lengths, r.tokens, 1.0)
+    np.testing.assert_allclose(r.log_probs, jnp.where(r.mask, log_p, 0.0), atol=1e-5)
+    np.testing.assert_allclose(r.entropy, jnp.where(r.mask, entropy, 0.0), atol=1e-5)
+    # No other token is likelier, at any step, and all responses of a group are the same.
+    for token in range(1, 30):
+        other = jnp.full_like(r.tokens, token)
+        assert (np.asarray(r.tokens) == np.asarray(r.tokens)[:, :1]).all()
+        first, _ = scoring.score(model, params, prompts, lengths, other[..., :1], 1.0)
+        assert (first[..., 0] <= r.log_probs[..., 0] + 1e-5).all()

@@ -270,6 +270,19 @@ def test_a_worker_that_dies_idle_blames_no_answer(pool):
     np.testing.assert_array_equal(grades.rewards, [[1, 1], [2, 2]])
 
 
+def test_a_grader_that_always_ends_its_process_is_said(monkeypatch):
+    monkeypatch.setattr(grading, "FAILED_ANSWERS", 4)
+    with Grader(Hostile(), workers=2, timeout=TIMEOUT_S) as grader:
+        # Three of four: the one that was graded starts the count anew.
+        grades = grader.grade([{"reward": 1.0}], [["exit", "exit", "exit", "ok"]])
+        assert grades.statuses.tolist() == [[ERROR] * 3 + [OK]]
+        with pytest.raises(
+            grading.StartError, match=r"4 answers in a row ended .*exit code 1.*mend"
+        ):
+            grader.grade([{"reward": 1.0}], [["exit"] * 8])
+        assert grader.grade([{"reward": 1.0}], [["ok"]]).rewards.tolist() == [[1.0]]
+
+
 def test_workers_are_recycled_and_end_with_what_they_started(monkeypatch, tmp_path):
     monkeypatch.setattr(grading, "RECYCLE", 4)
     os.mkfifo(tmp_path / "fifo")

@@ -74,6 +74,11 @@ PMAP = dict(parallel__mode="pmap", parallel__mesh=(-1, 1, 1))
             "rollout.temperature=0.0; expected a number at least 0.01",
         ),
         (dict(eval__top_p=0.0), "eval.top_p=0.0; expected a number above 0 and at most 1"),
+        (
+            dict(eval__temperature=-0.5),
+            r"eval.temperature=-0.5; expected a number of 0 .greedy. or",
+        ),
+        (dict(estimator__returns="sums"), "estimator.returns='sums'; expected one of weights, adv"),
         (dict(train__decay_fraction=2.0), "at least 0 and at most 1"),
         (dict(train__learning_rate=float("nan")), "train.learning_rate=nan"),
         (dict(model__size="7b"), "model.size='7b'; expected one of tiny, 2b, 9b, 27b"),

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from pkpo_jax.policy.tokenizers import CharacterTokenizer
+from pkpo_jax.tasks import Task
+from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import data, losses
 from pkpo_jax.training.config import ConfigError
 
@@ -51,3 +53,65 @@ def test_the_supervised_loss_by_hand():
     mask = jnp.array([[[True, True], [True, False]], [[True, False], [True, True]]])
     loss = losses.supervised(log_probs, mask, mask.sum())
     assert math.isclose(float(loss), 26 / 6, rel_tol=1e-6)
+
+
+class Own(Task):
+    """A user's task, with what its methods are to return."""
+
+    def __init__(self, problems, answer=None, demonstration="L"):
+        self.given, self.answered, self.shown = problems, answer, demonstration
+
+    def problems(self, split):
+        return self.given
+
+    def answer(self, response):
+        return self.answered
+
+    def demonstration(self, problem, rng):
+        return self.shown
+
+
+GOOD = {"id": 0, "prompt": "L"}
+
+
+@pytest.mark.parametrize(
+    ("problems", "message"),
+    [
+        (None, r"problems\('train'\) gave NoneType; expected a sequence"),
+        ((p for p in [GOOD]), "gave generator; expected a sequence"),
+        ([], "the task own has no train problems"),
+        ([GOOD, "LR"], 'train problem 1 is str; expected a dict with "id" and "prompt"'),
+        ([{"id": 0}], 'problem 0: "prompt" is None; expected a string'),
+        ([{"id": 0, "prompt": 3}], 'problem 0: "prompt" is 3; expected a string'),
+        ([{"prompt": "L"}], 'problem 0: "id" is None; expected a whole number or a string'),
+        ([{**GOOD, "id": 1.5}], '"id" is 1.5; expected a whole number or a string'),
+        ([{**GOOD, "id": True}], '"id" is True; expected a whole number or a string'),
+        (
+            [GOOD, {**GOOD, "id": 1}, GOOD],
+            'problem 2: "id" is 0, as that of problem 0; expected an',
+        ),
+    ],
+)
+def test_faults_of_ones_own_problems_are_said(problems, message):
+    with pytest.raises(ValueError, match=message) as e:
+        data.read_problems(Own(problems), "own", "train")
+    assert "\n" not in str(e.value)
+
+
+def test_ids_are_numbers_or_strings():
+    problems = [{"id": key, "prompt": "L"} for key in ("a", "b", 7, np.int64(8))]
+    assert data.read_problems(Own(problems), "own", "train") == problems
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"answer": 7}, r"the task maze: answer\(''\) gave 7; expected a string, or None"),
+        ({"demonstration": 7}, "the demonstration of the training problem 0 is 7; expected a str"),
+    ],
+)
+def test_answers_and_demonstrations_are_strings(options, message):
+    config = config_lib.default()
+    config.warm_start.steps = 1
+    with pytest.raises(ValueError, match=message):
+        data.check_lengths(Own([GOOD], **options), TOKENIZER, [GOOD], [GOOD], config)

@@ -118,6 +118,9 @@ def test_a_function_of_ones_own(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "my_experiment", module)
     ours = weigh(name="my_experiment:best", k=3)
     np.testing.assert_array_equal(ours, np.where(VALID, 3 * REWARDS, 0.0))
+    # What a trainer averages over the group is n times too much for one that sums.
+    mean = weigh(name="my_experiment:best", k=3, returns="advantages")
+    np.testing.assert_allclose(mean * VALID.sum(-1, keepdims=True), ours, rtol=1e-6)
     for name, message in (
         ("my_experiment:wrong", r"it fails on \[2, 5\] rewards: ValueError: it gives \(\)"),
         ("my_experiment:broken", "TypeError: .*takes 2 positional arguments"),
@@ -125,6 +128,6 @@ def test_a_function_of_ones_own(monkeypatch):
         ("no_such_module:f", "No module named 'no_such_module'"),
         ("gpro", "expected one of pkpo, passk_training, grpo"),
     ):
-        estimator = {"name": name, "baseline": "loo", "method": "full"}
+        estimator = {"name": name, "baseline": "loo", "method": "full", "returns": "weights"}
         with pytest.raises(ValueError, match=message):
             weights.check(estimator, 5, [2])
