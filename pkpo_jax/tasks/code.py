@@ -7,15 +7,16 @@ library can be imported, and that tests cannot compare everything:
 
   - Plain data and the standard library's numbers, dates and containers are sent by value, and what
     derives from them as what it derives from. Other objects stay with the answer, and are compared
-    as `pkpo_jax.tasks.sandboxed.handles` says.
+    as `pkpo_jax.tasks.sandboxed.handles` says. Tests that change a list in an attribute of one
+    change a copy, and what an answer prints is not seen.
   - Arguments are copies. A call changes the tests' own if the solution's function changes its
     arguments too, or if the call is a statement of its own. Otherwise an answer could change what
     it is compared with: `f(xs) == sorted(xs)`.
   - Functions and iterators of the tests can be arguments, objects of their own classes cannot.
   - Exceptions arrive as the first class of theirs that is Python's own or that the tests name. One
     that would end a loop of the tests, or the process, is a RuntimeError.
-  - Coroutines cannot be awaited by tests, and the class of an object that stays is not seen, but by
-    isinstance with a class of the answer's.
+  - Coroutines cannot be awaited by tests, and the class of an object that stays is not seen,
+    except by isinstance with a class of the answer's.
 """
 
 from __future__ import annotations
@@ -175,7 +176,7 @@ class Code(Task):
         return max(0, len(passed & hidden) - len(free)) / len(hidden - free)
 
     def demonstration(self, problem: Problem, rng: random.Random) -> str:
-        """The problem's solution, in the form that the prompt asks for."""
+        """Returns the problem's solution, in the form that the prompt asks for."""
         if self.instruct:
             return f"```python\n{problem['stub']}{problem['solution'].rstrip()}\n```"
         return problem["solution"]

@@ -17,11 +17,11 @@ _DEFINITION = re.compile(r"^(async def|def|class|@|[^\W\d]\w* *=)", re.MULTILINE
 
 
 @functools.cache
-def _parsers() -> tuple[MarkdownIt, MarkdownIt]:
-    """Returns parsers of blocks: one that takes indentation as it comes, and CommonMark's.
+def _parsers() -> tuple[MarkdownIt, MarkdownIt, MarkdownIt]:
+    """Returns parsers of blocks: one that takes indentation as it comes, and two of CommonMark's.
 
-    Indented code is no block here, so that a fence may be indented by any amount; nor is HTML, for
-    a line such as <answer> would hide a fence that follows.
+    Only the last takes indented code for a block, so that a fence may be indented by any amount.
+    HTML is none, for a line such as <answer> would hide a fence that follows.
     """
     try:
         from markdown_it import MarkdownIt
@@ -30,10 +30,11 @@ def _parsers() -> tuple[MarkdownIt, MarkdownIt]:
             f"the task code reads responses with markdown-it-py ({e}); "
             'pip install -e ".[code]", or set task.instruct=False.'
         ) from e
-    parsers = MarkdownIt("commonmark"), MarkdownIt("commonmark")
+    parsers = tuple(MarkdownIt("commonmark") for _ in range(3))
     for parser in parsers:
-        parser.disable(["code", "html_block", "reference", "heading", "lheading", "hr", "inline"])
-    parsers[0].disable(["list", "blockquote"])
+        parser.disable(["html_block", "reference", "heading", "lheading", "hr", "inline"])
+    parsers[0].disable(["code", "list", "blockquote"])
+    parsers[1].disable("code")
     return parsers
 
 
@@ -47,14 +48,17 @@ def blocks(response: str) -> list[str]:
 
     Fences in another language are less likely than those in Python or in none that is named, and
     blocks of a list or quotation whose lines are not indented as CommonMark wants them less than
-    those that are. Interactive sessions, with their prompts, are no programs.
+    those that are. Interactive sessions, with their prompts, are no programs. Indented code counts
+    only where there is no fence.
     """
+    *of_fences, of_all = _parsers()
     found: dict[bool, list[str]] = {False: [], True: []}
-    for parser in _parsers():
-        for token in parser.parse(response[-LONGEST:]):
-            code = token.content
-            if token.type == "fence" and code.strip() and not code.lstrip().startswith(">>>"):
-                found[not token.info.strip() or bool(_PYTHON.match(token.info))].append(code)
+    tokens = [t for p in of_fences for t in p.parse(response[-LONGEST:]) if t.type == "fence"]
+    for token in tokens or of_all.parse(response[-LONGEST:]):
+        code = token.content
+        is_code = token.type in ("fence", "code_block")
+        if is_code and code.strip() and not code.lstrip().startswith(">>>"):
+            found[not token.info.strip() or bool(_PYTHON.match(token.info))].append(code)
     return list(dict.fromkeys(reversed([*found[False], *found[True]])))[::-1]
 
 

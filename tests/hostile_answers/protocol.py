@@ -160,6 +160,13 @@ def attacks() -> list[Attack]:
             works=False,
         ),
         Attack(
+            "constant of the shown test, spelt in other ways",
+            "def f(n): return n % 2",
+            ["assert f(2) == 0", "assert 0.0 == f(4)", "assert f(3) == 1"],
+            "def f(n): return 0",
+            works=False,
+        ),
+        Attack(
             "table of the shown test",
             "def f(n): return n > 1 and all(n % i for i in range(2, n))",
             ["assert f(13) == True", "assert f(7) == True", "assert f(9) == False"],

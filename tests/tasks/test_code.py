@@ -219,6 +219,10 @@ LAYOUTS = {
     "    pass\n```\n```\nadd(1, 2)\n```",
     "a decorated one":
     "```\nimport functools\n```\n```\n@functools.cache\n" + ADD + "```\n```\n3\n```",
+    "what it wraps before it": f"```\n{ADD}```\n```\nadd = __import__('math').trunc and add\n```",
+    "its head behind it": FENCED + '```\ndef add(a, b):\n    """Adds."""\n    ...\n```',
+    "no fence but an indentation": "So:\n\n" + textwrap.indent(ADD, "    ") + "\nDone.",
+    "an indentation of two parts": "So:\n\n" + textwrap.indent("N = 0\n\n" + ADD, "    "),
     "a class with its name": "```\nclass add(int):\n    def __new__(cls, a, b):\n"
     "        return int(a + b)\n```\n```\n3\n```",
 }  # fmt: skip
@@ -265,6 +269,8 @@ def test_several_names_may_be_in_several_blocks():
         ("```python\nx = 1\n", "x = 1\n"),
         ("```python\n \n```", None),
         ("x = 1", None),
+        ("So:\n\n    x = 1\n", "x = 1\n"),
+        ("    x = 2\n\n```\nx = 1\n```", "x = 1\n"),
         ("", None),
     ],
 )
@@ -391,6 +397,12 @@ def test_the_reward_is_the_share_of_hidden_tests():
         (["f(1) == True", "f(2)", "not f(3)", "not f(4)"], {0, 1, 2}, 1 / 2),
         (["f(1) == True", "f(2)", "not f(3)", "not f(4)"], {0, 2, 3}, 1 / 2),
         (["set(f(1)) == {1}", "set(f(2)) == {1}", "set(f(3)) == {2}"], {0, 1}, 0),
+        (["f(1) == 0", "0.0 == f(2)", "f(3) == False", "f(4) == 1"], {0, 1, 2}, 0),
+        (["f(1) == [1]", "[1.0] == f(2)", "f(3) == [2]"], {0, 1}, 0),
+        (["f(1)", "f(2) != False", "f(3) is not True"], {0, 1}, 0),
+        (["f(1) is None", "f(2) == None", "f(3) == 1"], {0, 1}, 0),
+        # A test that says less than the shown one is passed by other values too.
+        (["f(1) == 2", "f(2) != 2", "f(3) < 2"], {0, 1, 2}, 1),
         # Nor does one that fails it.
         (["f(1)", "not f(2)", "not f(3)"], {1, 2}, 0),
         # Where all tests expect the same, it is a right program.
@@ -445,7 +457,9 @@ def test_time_is_the_programs_own(monkeypatch):
     assert 0.9 < time.monotonic() - started < 5
     nap = "import time\ndef add(a, b):\n    time.sleep(0.2)\n    return a + b"
     assert task.grade(row, nap) == (1.0, OK)
-    # A loop of the tests' own over what the answer gives is the answer's fault.
+    # A loop of the tests' own over what the answer gives is the answer's fault. Both sides compute
+    # in turn, so that each takes about twice its time on the clock.
+    monkeypatch.undo()
     loop = problem("def f(): return [1]", "assert sum(f()) == 1")
     assert task.grade(loop, "def f():\n    while True: yield 1") == (0.0, TIMEOUT)
 

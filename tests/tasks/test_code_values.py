@@ -16,13 +16,18 @@ VALUES = [
     "bytearray(b'a')", "collections.deque([1, [2]], 3)", "collections.Counter('aab')",
     "collections.OrderedDict([(2, 1), (1, 2)])", "collections.defaultdict(list, {1: [2]})",
     "array.array('i', [1, 2])", "slice(1, None)", "{1: 2}.keys()", "Fraction", "KeyError", "...",
+    "uuid.UUID(int=5)", "pathlib.PurePosixPath('/a/b')", "ipaddress.ip_address('1.2.3.4')",
+    "time.gmtime(0)", "collections.ChainMap({1: 2}, {3: 4})", "ipaddress.ip_interface('::1/64')",
 ]  # fmt: skip
 
 
 @needs_sandbox
 def test_values_pass_both_ways():
     tests = [f"assert same({v}) == {v} and type(same({v})) == type({v})" for v in VALUES]
-    imports = ["import array, collections, datetime", "from fractions import Fraction"]
+    imports = [
+        "import array, collections, datetime, ipaddress, pathlib, time, uuid",
+        "from fractions import Fraction",
+    ]
     imports.append("from decimal import Decimal")
     tests.append("assert same(x=1) == 1")
     assert grade("def same(x): return x", *tests, test_imports=imports).reward == 1.0
@@ -329,3 +334,46 @@ def test_an_object_that_the_tests_made_is_no_value_of_a_function():
     assert grade(solution, test).reward == 1
     lie = "class A:\n    def __init__(self, x): pass\n    def __eq__(self, other): return True\n"
     assert grade(solution, test, answer=lie + "def f(a): return a").reward == 0
+
+
+@needs_sandbox
+def test_identity_is_the_objects():
+    code = "class A:\n    def put(self, x): self.x = x; return self\nclass B(A): pass\n"
+    code += "P = __import__('collections').namedtuple('P', 'x')\n"
+    code += "def f(a): return a\ndef p(): return P(1)"
+    tests = [
+        "a = A()\nassert f(a) is a and a.put(a).x is a",
+        "assert f(A()) is not A() and f(None) is None and f(1) is not None",
+        "assert isinstance(p(), P) and not isinstance(p(), A) and not isinstance((1,), P)",
+    ]
+    for test in tests:
+        exec(f"{code}\n{test}", {})
+    assert grade(code, *tests).reward == 1
+    answer = code.replace("return self\n", "return A()\n").replace("return a\n", "return A()\n")
+    assert grade(code, tests[0], answer=answer).reward == 0
+
+
+@needs_sandbox
+def test_context_managers_see_exceptions():
+    code = """
+class Own(ValueError): pass
+class Guard:
+    seen = None
+    def __init__(self, ends): self.ends = ends
+    def __enter__(self): return self
+    def __exit__(self, kind, error, trace):
+        self.seen = kind and (kind.__name__, error.args)
+        return self.ends
+def guard(): return Guard(True)
+"""
+    tests = [
+        "with Guard(True) as g:\n    raise KeyError('a')\nassert g.seen == ('KeyError', ('a',))",
+        "with Guard(True) as g:\n    raise Own('a')\nassert g.seen == ('Own', ('a',))",
+        "class E(KeyError): pass\nwith Guard(1) as g:\n    raise E\nassert g.seen[0] == 'KeyError'",
+        "with Guard(True) as g:\n    pass\nassert g.seen is None",
+        "try:\n    with Guard(False):\n        raise Own\nexcept Own:\n    ok = 1\nassert ok == 1",
+    ]
+    assert grade(code, *tests).reward == 1
+    # One that a function of the answer gave may not hide what the tests raise.
+    hidden = "with guard():\n    raise ValueError\nassert guard() is not None"
+    assert grade(code, hidden).reward == 0

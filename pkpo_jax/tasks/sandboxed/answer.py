@@ -32,7 +32,7 @@ OPERATIONS = {
     "instance": isinstance,
     "subclass": issubclass,
     "enter": lambda value: type(value).__enter__(value),
-    "exit": lambda value: type(value).__exit__(value, None, None, None),
+    "exit": lambda value, kind, args: type(value).__exit__(value, kind, kind and kind(*args), None),
     **{f.__name__: f for f in (iter, next, len, bool, str, repr, bytes, format, hash, int, float)},
     **{f.__name__: f for f in (complex, abs, round, reversed, divmod)},
     **{name: getattr(operator, name) for name in _OF_OPERATOR},

@@ -36,7 +36,7 @@ def choose(blocks: list[str], names: list[str], head: str, stub: str) -> list[st
             continue
         if defined & wanted:
             programs.insert(0, sources[-1])
-            wanted = (wanted | used) - defined
+            wanted = (wanted - defined) | used
     if not programs:
         raise SyntaxError("no block defines what the tests call")
     goes_on = bool(stub) and any(program.startswith(stub) for program in programs)
@@ -63,9 +63,10 @@ def _sources(block: str, names: list[str], head: str, stub: str) -> list[str]:
 
 
 def _meanings(program: str) -> tuple[set[str], set[str]]:
-    """Returns the names that a program defines, and those that it uses and does not define.
+    """Returns the names that a program defines, and those that have to be defined before it.
 
-    An import of what is not the standard library defines nothing: it stands in usage examples.
+    An import of what is not the standard library defines nothing, for it stands in usage examples;
+    nor does a function without a body, which says how one is called.
     """
     import ast
     import symtable
@@ -74,7 +75,7 @@ def _meanings(program: str) -> tuple[set[str], set[str]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         top = symtable.symtable(program, "answer.py", "exec")
-        foreign = _foreign(ast.walk(ast.parse(program)))
+        tree = ast.parse(program)
     defined = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
     used = {s.get_name() for s in top.get_symbols() if s.is_referenced()}
     used.update(
@@ -83,13 +84,39 @@ def _meanings(program: str) -> tuple[set[str], set[str]]:
         for symbol in table.get_symbols()
         if symbol.is_global() and symbol.is_referenced()
     )
-    return defined - foreign, used - defined
+    defined -= _foreign(ast.walk(tree)) | {s.name for s in tree.body if _is_empty(s)}
+    return defined, (used - defined) | _redefined(tree.body)
 
 
 def _tables(table: object) -> Iterator[object]:
     for child in table.get_children():
         yield child
         yield from _tables(child)
+
+
+def _is_empty(statement: object) -> bool:
+    """Returns whether it is a function of nothing but a docstring or an ellipsis."""
+    import ast
+
+    function = isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef)
+    return function and all(
+        isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant) for s in statement.body
+    )
+
+
+def _redefined(statements: list) -> set[str]:
+    """Returns the names that are first given a meaning in terms of the one they had: f = g(f)."""
+    import ast
+
+    known, redefined = set(), set()
+    for statement in statements:
+        names = [n for n in ast.walk(statement) if isinstance(n, ast.Name)]
+        stored = {n.id for n in names if isinstance(n.ctx, ast.Store)}
+        if isinstance(statement, ast.Assign):
+            used = {n.id for n in names if isinstance(n.ctx, ast.Load)}
+            redefined |= (stored & used) - known
+        known |= stored | {getattr(statement, "name", "")}
+    return redefined
 
 
 def _foreign(nodes: Iterable[object]) -> set[str]:

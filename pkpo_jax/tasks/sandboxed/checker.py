@@ -49,6 +49,7 @@ def _check(job: dict, side: Side, found: object, passed: dict[int, bool]) -> str
         "__name__": "tests",
         "__record__": record,
         "__changing__": _changing,
+        "__same__": _same,
         "__builtins__": {**vars(builtins), "map": _map, "filter": _filter},
     }
     try:
@@ -70,6 +71,12 @@ def _changing(function: object) -> object:
     if type(function) is not Handle:
         return function
     return Handle(function._side, function._key, changes=True)
+
+
+def _same(left: object, right: object) -> bool:
+    """Returns whether both are one object, or handles on one: `left is right`."""
+    both = type(left) is Handle and type(right) is Handle
+    return left._key == right._key if both else left is right
 
 
 # An exception that ends an iteration ends Python's own map and filter as if nothing were left.

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sys
 
-from pkpo_jax.tasks.sandboxed import peer
+from pkpo_jax.tasks.sandboxed import peer, values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,12 +68,17 @@ class Handle:
             return self._side.ask("contains", self, value)
         return any(value is item or value == item for item in self)
 
-    def __exit__(self, *exception: object) -> bool:
-        self._side.ask("exit", self)
-        return False
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> bool:
+        sent = self._side.sendable(kind) if kind else None
+        ended = self._side.ask("exit", self, sent, getattr(error, "args", ()))
+        # Only the methods that are tested may say that an exception of the tests is none.
+        return self._made and bool(ended)
 
     def __instancecheck__(self, instance: object) -> bool:
-        return isinstance(instance, Handle) and self._side.ask("instance", instance, self)
+        if isinstance(instance, Handle):
+            return self._side.ask("instance", instance, self)
+        # A named tuple of the answer's has come by value, with the name of its class.
+        return hasattr(type(instance), "_fields") and type(instance).__name__ == self._key
 
     def __subclasscheck__(self, kind: object) -> bool:
         return isinstance(kind, Handle) and self._side.ask("subclass", kind, self)
@@ -191,6 +196,11 @@ class Side(peer.Peer):
         base = self._known(ancestors[1:])
         self.errors[name] = _Raised(name, (base,), {"_side": self, "__module__": "answer"})
         return self.errors[name]
+
+    def sendable(self, kind: type) -> type:
+        """Returns the first of an exception class and its ancestors that the answer knows of."""
+        known = [*self.errors.values()]
+        return next(k for k in kind.__mro__ if k in known or values.type_name(k))
 
     def _name_of(self, value: object) -> int | str:
         if isinstance(value, Handle):

@@ -18,12 +18,18 @@ _VIEWS["dict_items"] = type({}.items())
 # Types by the module that holds them; where one derives from another, it stands before it.
 _KINDS: dict[str, tuple[str, ...]] = {
     "builtins": ("bytearray", "range", "slice", "memoryview"),
-    "collections": ("Counter", "OrderedDict", "defaultdict", "deque"),
+    "collections": ("Counter", "OrderedDict", "defaultdict", "deque", "ChainMap"),
     "fractions": ("Fraction",),
     "decimal": ("Decimal",),
     "datetime": ("datetime", "date", "time", "timedelta", "timezone"),
     "array": ("array",),
+    "time": ("struct_time",),
+    "uuid": ("UUID",),
+    "pathlib": ("PosixPath", "PurePosixPath"),
+    "ipaddress": ("IPv4Interface", "IPv6Interface", "IPv4Address", "IPv6Address"),
 }
+# They are sent as their text.
+_TEXTS = ("Decimal", *_KINDS["uuid"], *_KINDS["pathlib"], *_KINDS["ipaddress"])
 _MODULES = {name: module for module, names in _KINDS.items() for name in names}
 # Those that calls can change in place.
 MUTABLE = {"bytearray", "Counter", "OrderedDict", "defaultdict", "deque", "array"}
@@ -57,7 +63,9 @@ _TO_PLAIN: dict[str, Callable[[object], object]] = {
     "defaultdict": lambda v: (type_name(v.default_factory), tuple(v.items())),
     "deque": lambda v: (tuple(v), v.maxlen),
     "Fraction": lambda v: (v.numerator, v.denominator),
-    "Decimal": str,
+    "ChainMap": lambda v: tuple(v.maps),
+    "struct_time": tuple,
+    **dict.fromkeys(_TEXTS, str),
     "datetime": lambda v: (v.year, v.month, v.day, *_clock(v)),
     "date": lambda v: (v.year, v.month, v.day),
     "time": _clock,
@@ -97,6 +105,7 @@ def _default_dict(kind: type, plain: tuple) -> dict:
     return kind(None if factory is None else named_type(factory), items)
 
 
+_TAKE_ONE = ("bytearray", "memoryview", "struct_time", *_TEXTS)
 _FROM_PLAIN: dict[str, Callable[[object], object]] = {
     "Counter": lambda p: _class("Counter")(dict(p)),
     "OrderedDict": lambda p: _class("OrderedDict")(p),
@@ -109,7 +118,7 @@ _FROM_PLAIN: dict[str, Callable[[object], object]] = {
     "dict_values": lambda p: dict(enumerate(p)).values(),
     "dict_items": lambda p: dict(p).items(),
     # These take one argument; the others take the parts of a tuple.
-    **{n: lambda p, n=n: _class(n)(p) for n in ("bytearray", "memoryview", "Decimal")},
+    **{n: lambda p, n=n: _class(n)(p) for n in _TAKE_ONE},
 }
 
 
