@@ -14,6 +14,7 @@ import pathlib
 import textwrap
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -109,16 +110,24 @@ def constant(test: str, names: Sequence[str]) -> str:
     return "\n".join(f"def {name}(*args, **kwargs): return {value}" for name in names)
 
 
-def under_load(mbpp: str) -> dict[str, float]:
-    """Returns the programs a second, and how many verdicts differ, with three workers a core."""
+def under_load(mbpp: str) -> dict[str, Any]:
+    """Returns the programs a second, and the verdicts that differ, with three workers a core.
+
+    A verdict that differs is a task_id, and the reward and status with few workers and with many.
+    """
     cores = os.cpu_count() or 1
     (few, idle), (many, busy) = (references(mbpp, n * cores) for n in (1, 3))
     same = np.isclose(idle.rewards, busy.rewards, equal_nan=True) & (idle.statuses == busy.statuses)
+    names = [p["task_id"] for p in _problems(mbpp)[1]]
+    different = [
+        (names[i], idle.rewards[i, j], idle.statuses[i, j], busy.rewards[i, j], busy.statuses[i, j])
+        for i, j in np.argwhere(~same)
+    ]
     return {
         "programs": few["programs"],
         f"passed, {cores} workers": few["passed"],
         f"passed, {3 * cores} workers": many["passed"],
-        "different verdicts": int((~same).sum()),
+        "different verdicts": different,
         f"a second, {cores} workers": few["a second"],
         f"a second, {3 * cores} workers": many["a second"],
     }
@@ -129,7 +138,7 @@ def _problems(mbpp: str) -> tuple[Code, Sequence[tasks.Problem]]:
     return task, task.problems("train")
 
 
-def measure(mbpp: str) -> dict[str, dict[str, float]]:
+def measure(mbpp: str) -> dict[str, dict[str, Any]]:
     """Returns all counts, by table."""
     cores = os.cpu_count() or 1
     return {
