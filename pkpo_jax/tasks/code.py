@@ -168,7 +168,7 @@ class Code(Task):
             return len(passed) / count
         if not shown <= passed:
             return 0.0
-        # What a constant that passes the shown tests would earn, if there is one.
+        # Tests of this form would pay a constant that passes the shown ones, if there is one.
         forms = {problem["forms"][i] for i in shown}
         free = {i for i in hidden if {problem["forms"][i]} == forms}
         if free == hidden:
@@ -298,6 +298,6 @@ def _report(answer: sandbox.Sandbox, checker: sandbox.Sandbox, cpu: float) -> st
         now = time.monotonic()
         if now >= end:
             raise TimeoutError
-        # With one thread each, they need at least this long to use up what is left.
+        # Two processes of one thread each need at least this long to use up what is left.
         with contextlib.suppress(TimeoutError):
             return checker.report(min(end, now + max(left, 0.01)))

@@ -70,7 +70,7 @@ class Math(Task):
         ]
 
     def grade(self, problem: Problem, response: str) -> float | Grade:
-        """1 iff the last box of the response is right; TIMEOUT if that takes too much arithmetic.
+        """Returns 1 iff the last box is right; TIMEOUT if that takes too much arithmetic.
 
         Any text is graded, in any thread, within about `TIMEOUT` seconds. Where the problem has its
         text in "problem", its formulas are no answers (see `math_answers.right`).

@@ -111,7 +111,7 @@ def _divide(node: Node, arithmetic: Arithmetic, found: Operations) -> None:
         found["quotient"] += 1
         return
     if len(under) != 1:
-        # Of numbers, it is to be made rational; of polynomials, `Form` tells.
+        # A divisor of several numbers is to be made rational; `Form` tells of polynomials.
         found["quotient"] += not variables(under)
         return
     ((monomial, divisor),) = under.items()

@@ -58,7 +58,7 @@ def tokens(text: str) -> list[Token]:
             spaced = match.start() > 0 and text[match.start() - 1] == " "
             last = found[-1] if found else ("", "")
             if last[0] == "text" and last[1] not in ("or", "and") and len(token) > 1:
-                # Of a unit of several words: "miles per hour".
+                # The unit has several words: "miles per hour".
                 found.append(("text", token))
             else:
                 found += _word(token, spaced, last[0] == "number")
@@ -78,7 +78,7 @@ def _word(run: str, spaced: bool, counted: bool) -> list[Token]:
     if len(run) > 3 or (counted and spaced and len(run) > 2 and re.search("[aeiou]", run)):
         return [("text", run)]
     for name in ("pi", "sqrt"):
-        # As in 12pi r, which has a space, and xpi, which has none.
+        # The text is 12pi r, which has a space, or xpi, which has none.
         if run.endswith(name):
             return [*(("char", c) for c in run[: -len(name)]), ("command", f"\\{name}")]
     return [("char", letter) for letter in run]

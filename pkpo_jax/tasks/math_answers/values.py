@@ -81,7 +81,7 @@ class Arithmetic:
             ((monomial, coefficient),) = value.items()
             inverse, c = monomial_of({atom: -exponent for atom, exponent in monomial})
             return {inverse: c / coefficient}
-        # Of first coefficient 1, so that equal denominators up to a factor are one atom.
+        # The first coefficient becomes 1, so that denominators equal up to a factor are one atom.
         first = freeze(value)[0][1]
         atom = Opaque("sum", (freeze(self.scale(value, 1 / first)),))
         return {((atom, Fraction(-1)),): 1 / first}

@@ -1,4 +1,4 @@
-"""Which of a response's code blocks are the program.
+"""Chooses which of a response's code blocks are the program.
 
 This parses what nobody trusts, so it runs in the answer's process.
 """

@@ -1,4 +1,4 @@
-"""What stands in the tests for an object of the answer's process.
+"""Stands in the tests for an object of the answer's process.
 
 A handle has the answer's process do what the tests do with it. It must not let an answer pass off
 as a right value what is none. So a comparison or an operation with plain data, which would tell the
@@ -84,7 +84,7 @@ class Handle:
         return isinstance(kind, Handle) and self._side.ask("subclass", kind, self)
 
     def _trusts(self, other: object) -> bool:
-        """Whether the answer may be asked about this object and the other."""
+        """Returns whether the answer may be asked about this object and the other."""
         return isinstance(other, Handle) or self._made
 
     def _may_have(self, name: str) -> bool:

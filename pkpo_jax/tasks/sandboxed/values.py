@@ -31,7 +31,7 @@ _KINDS: dict[str, tuple[str, ...]] = {
 # They are sent as their text.
 _TEXTS = ("Decimal", *_KINDS["uuid"], *_KINDS["pathlib"], *_KINDS["ipaddress"])
 _MODULES = {name: module for module, names in _KINDS.items() for name in names}
-# Those that calls can change in place.
+# Calls can change values of these types in place.
 MUTABLE = {"bytearray", "Counter", "OrderedDict", "defaultdict", "deque", "array"}
 
 # Types that are sent by name, with those above and the exceptions of Python; and a constant.
