@@ -63,8 +63,9 @@ class Code(Task):
         anything, unless all tests expect the same value. Where the prompt shows all tests, all
         count, and a constant earns its share of them. A program that tells the shown argument
         from others can still earn a share, and with few tests even all of it.
-      timeout: seconds of CPU time for all tests of an answer. `PATIENCE` times as much may pass on
-        the clock, and grading.timeout has to leave room for that and `sandbox.START_TIMEOUT`.
+      timeout: seconds of CPU time for all tests of an answer; the slowest reference of MBPP, task
+        123, uses 4 to 4.5. `PATIENCE` times as much may pass on the clock, and grading.timeout has
+        to leave room for that and `sandbox.START_TIMEOUT`.
       memory_mb: address space for an answer.
     """
 
@@ -74,7 +75,7 @@ class Code(Task):
     instruct: bool = True
     shown_tests: int = 1
     reward: str = "fraction"
-    timeout: float = 4.0
+    timeout: float = 6.0
     memory_mb: int = 512
 
     # For the tiny character policy, which raises on any other character; Gemma-2 reads them all.

@@ -59,7 +59,7 @@ def default(task: str = "maze") -> config_dict.ConfigDict:
     config.grading.workers = 0
     # Seconds for an answer, and for a whole batch; what takes longer is invalid, and counted. The
     # task code needs five times its task.timeout, and five seconds, where the machine is busy.
-    config.grading.timeout = 30.0
+    config.grading.timeout = 40.0
     config.grading.batch_timeout = 600.0
 
     config.estimator = config_dict.ConfigDict()

@@ -58,7 +58,7 @@ PMAP = dict(parallel__mode="pmap", parallel__mesh=(-1, 1, 1))
         (dict(task__name="tests.training.test_config:Unfinished"), "give every option a default"),
         (
             dict(task__name="code", grading__workers=1, grading__timeout=8.0),
-            "grading.timeout=8.0 with task.timeout=4.0; .* set grading.timeout to 25 or more",
+            "grading.timeout=8.0 with task.timeout=6.0; .* set grading.timeout to 35 or more",
         ),
         (dict(k=0), "k=0"),
         (dict(k=17), "k=17: 17 is above 16, the largest k that rollout.n=16 samples serve"),
