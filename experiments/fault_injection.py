@@ -15,7 +15,7 @@ groups drawn at random: all that a checkpoint has to keep. Runs like it are
 
 and survive if they end with the metrics and parameters of the run left alone; the last two, for
 which some responses are invalid, with those of a run whose grader marks the same ones as a timeout,
-or an error, by itself. Twenty to forty minutes on two cores; the full disk takes root, to mount one.
+or an error, by itself. Twenty to forty minutes on two cores; the full disk takes root, to mount it.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
 
-# Characters of a response that are read, from its end; far more than a policy can write.
-LONGEST = 100_000
+# Characters of a response that are read, from its end: three times what 4,096 tokens of a policy come to.
+LONGEST = 50_000
 # A fence says its language first: python, py, python3, Python, {.python} and so on.
 _PYTHON = re.compile(r"\W*(python|py)[\d.]*(?![a-z])(?!-)", re.IGNORECASE)
 _DEFINITION = re.compile(r"^(async def|def|class|@|[^\W\d]\w* *=)", re.MULTILINE)

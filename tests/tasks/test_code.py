@@ -299,7 +299,8 @@ def test_the_answer_is_the_last_block_that_defines_something(response, answer):
 def test_reading_any_response_is_quick(response):
     started = time.process_time()
     Code().answer(response)
-    assert time.process_time() - started < 2
+    # Quadratic time would be minutes.
+    assert time.process_time() - started < 10
 
 
 def test_what_reads_responses_is_told(monkeypatch, tmp_path, anywhere):
