@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
 
-# Characters of a response that are read, from its end: three times what 4,096 tokens of a policy come to.
+# Characters of a response that are read, from its end: some 12,000 tokens of a policy.
 LONGEST = 50_000
 # A fence says its language first: python, py, python3, Python, {.python} and so on.
 _PYTHON = re.compile(r"\W*(python|py)[\d.]*(?![a-z])(?!-)", re.IGNORECASE)
