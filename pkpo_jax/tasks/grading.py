@@ -31,7 +31,7 @@ START_TIMEOUT = 300.0
 GRACE = 0.5
 # So many workers in a row that end before they are ready are taken for the task's fault.
 FAILED_STARTS = 3
-# So many answers in a row that end their worker are taken for the fault of the grader, which would
+# A grader that ends its worker on this many answers in a row is taken to be at fault: it would
 # otherwise cost a new process for every answer of the run.
 FAILED_ANSWERS = 32
 

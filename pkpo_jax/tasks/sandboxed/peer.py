@@ -108,7 +108,7 @@ class Peer:
         )
 
     def _send(self, kind: bytes, value: object, shared: list | None = None) -> None:
-        # What a failed attempt numbered is forgotten.
+        # The numbers that a failed attempt gave are forgotten.
         numbered = list(shared or ())
         message = kind + wire.encode(value, self._name, numbered)
         if shared is not None:
