@@ -17,7 +17,7 @@ except sandbox.Unavailable as e:
     pytest.skip(str(e), allow_module_level=True)
 
 # Seconds for the whole table on two workers, of which two thirds are waited for by loops.
-DEADLINE = 120
+DEADLINE = 600
 
 
 def surroundings():

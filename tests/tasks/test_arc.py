@@ -90,9 +90,10 @@ def test_any_text_is_graded(response):
 
 @pytest.mark.parametrize("unit", ["1", "1 ", "1\n", " ", "\n", "1\n\n", "1 x"])
 def test_megabytes_are_read_soon(unit):
-    start = time.monotonic()
+    start = time.process_time()
     assert Arc().grade({"answer": "77"}, unit * 1_000_000) == 0.0
-    assert time.monotonic() - start < 1
+    # Quadratic time would be hours.
+    assert time.process_time() - start < 30
 
 
 def test_the_split_is_of_tasks_and_the_seed_s():

@@ -300,7 +300,7 @@ def test_reading_any_response_is_quick(response):
     started = time.process_time()
     Code().answer(response)
     # Quadratic time would be minutes.
-    assert time.process_time() - started < 10
+    assert time.process_time() - started < 30
 
 
 def test_what_reads_responses_is_told(monkeypatch, tmp_path, anywhere):
@@ -455,7 +455,7 @@ def test_time_is_the_programs_own(monkeypatch):
     started = time.monotonic()
     grade = task.grade(row, "import time\ndef add(a, b):\n    time.sleep(60)")
     assert math.isnan(grade.reward) and grade.status == TIMEOUT
-    assert 0.9 < time.monotonic() - started < 5
+    assert 0.9 < time.monotonic() - started < 30
     nap = "import time\ndef add(a, b):\n    time.sleep(0.2)\n    return a + b"
     assert task.grade(row, nap) == (1.0, OK)
     # A loop of the tests' own over what the answer gives is the answer's fault. Both sides compute

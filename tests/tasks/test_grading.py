@@ -298,7 +298,7 @@ def test_workers_are_recycled_and_end_with_what_they_started(monkeypatch, tmp_pa
         start = time.monotonic()
         texts = [["ok", f"leave_a_child {tmp_path}/fifo", "ok"], ["ok"] * 3]
         grades = grader.grade(problems(2), texts)
-        assert 1 <= time.monotonic() - start < 4
+        assert 1 <= time.monotonic() - start < 30
         np.testing.assert_array_equal(grades.statuses.ravel(), [OK] + [TIMEOUT] * 5)
         assert os.read(fifo, 10) == b"here\n"
         wait_for(lambda: has_no_writer(fifo))
