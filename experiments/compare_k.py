@@ -19,7 +19,8 @@ import rich.table
 from absl import app, flags, logging
 
 import experiments
-from pkpo_jax.training import metrics, report
+from pkpo_jax.reporting import page
+from pkpo_jax.training import metrics
 
 _CONFIG = flags.DEFINE_string("config", "configs/maze_tiny.py", "The config to train.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/compare_k", "Where the runs are kept.")
@@ -33,7 +34,7 @@ def pass_at_k(k: str, seed: str) -> list[dict[int, float]]:
     arguments = [f"--config={_CONFIG.value}", f"--workdir={workdir}"]
     arguments += [f"--config.k={k}", f"--config.seed={seed}"]
     subprocess.run([sys.executable, "-m", "pkpo_jax.main", *arguments], check=True)
-    return list(report.before_and_after(metrics.read(workdir)).values())
+    return list(page.before_and_after(metrics.read(workdir)).values())
 
 
 def main(argv: Sequence[str]) -> None:

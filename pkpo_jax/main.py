@@ -9,11 +9,12 @@ python -m pkpo_jax.main --mode=report --workdir=runs/maze
 
 from __future__ import annotations
 
+import pathlib
 import sys
 from collections.abc import Sequence
 
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import config_dict, config_flags
 
 from pkpo_jax import command_line
 from pkpo_jax.training import config as config_lib
@@ -31,30 +32,43 @@ def _join_other_processes() -> None:
         ) from None
 
 
+def _train(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
+    from pkpo_jax import parallel
+    from pkpo_jax.training import files, loop
+
+    try:
+        last = loop.train(config, workdir)
+        if config.log.report and parallel.is_first_process():
+            from pkpo_jax.reporting import page
+
+            with files.writing("the report"):
+                page.write(workdir, config, last)
+    except files.WriteError as e:
+        stopped = loop.Stopped.by_failed_write(workdir, e)
+        command_line.stop(stopped, stopped.code)
+    except loop.Stopped as e:
+        command_line.stop(e, e.code)
+
+
 def _run(mode: str) -> None:
     config, workdirs = flags.FLAGS.config, command_line.workdirs()
     if mode == "train":
-        from pkpo_jax.training import loop
-
-        try:
-            loop.train(config, workdirs[0])
-        except loop.Stopped as e:
-            command_line.stop(e, e.code)
+        _train(config, workdirs[0])
     elif mode == "compile":
-        from pkpo_jax.training import compile
+        from pkpo_jax.reporting import compilation
 
-        sys.exit(not compile.report(config, flags.FLAGS.topology))
+        sys.exit(not compilation.report(config, flags.FLAGS.topology))
     elif mode == "report":
         from pkpo_jax import parallel
-        from pkpo_jax.training import report
+        from pkpo_jax.reporting import page
 
         try:
             if parallel.is_first_process():
-                print(report.write_page(workdirs[0]))
+                print(page.write_page(workdirs[0]))
         except OSError as e:
             raise config_lib.ConfigError(f"report.html could not be written: {e}") from e
     else:
-        from pkpo_jax.training import inspection
+        from pkpo_jax.reporting import inspection
 
         overrides = config_flags.get_override_values(flags.FLAGS["config"])
         request = inspection.Request(config, overrides, flags.FLAGS.step, flags.FLAGS.split)

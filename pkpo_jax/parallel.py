@@ -41,6 +41,26 @@ RULES = (
 )
 
 
+def mesh_shape(mesh: tuple[int, int, int], devices: int) -> tuple[int, int, int]:
+    """Returns `mesh` with the size that its -1 stands for on so many devices.
+
+    Raises:
+      ValueError: the devices do not divide so.
+
+    >>> mesh_shape((-1, 1, 2), devices=8)
+    (4, 1, 2)
+    """
+    valid = len(mesh) == 3 and all(type(size) is int and (size == -1 or size > 0) for size in mesh)
+    free = sum(size == -1 for size in mesh)
+    known = math.prod(size for size in mesh if size != -1) if valid else 1
+    if not valid or free > 1 or devices % known or (not free and known != devices):
+        raise ValueError(
+            f"mesh={tuple(mesh)} does not split {devices} device(s); set three sizes "
+            f"(data, fsdp, tensor) whose product is {devices}, one of them -1 for the rest."
+        )
+    return tuple(devices // known if size == -1 else size for size in mesh)
+
+
 def make_mesh(shape: tuple[int, int, int], devices: Any = None) -> Mesh:
     """A mesh of all devices, (data, fsdp, tensor)."""
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from pkpo_jax.tasks import Grade, Math, math_answers
+from pkpo_jax.tasks.boxed import boxed
 from pkpo_jax.tasks.grading import Grader
-from pkpo_jax.tasks.math import boxed
 
 # A number, a name or a point of such: to state it is no copy, though the question has it as well.
 _BARE = re.compile(

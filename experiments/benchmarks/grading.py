@@ -21,8 +21,9 @@ from absl import app, flags, logging
 
 import experiments
 from pkpo_jax import tasks
-from pkpo_jax.tasks import code_tests, maze
+from pkpo_jax.tasks import maze
 from pkpo_jax.tasks.code import Code
+from pkpo_jax.tasks.code import problems as code_problems
 from pkpo_jax.tasks.grading import Grader
 
 _TIMEOUT = flags.DEFINE_float("timeout", 2.0, "task.timeout of the programs, in seconds.")
@@ -58,7 +59,7 @@ def programs(stuck: int = 0) -> tuple[tasks.Task, Batch]:
         code = f"def add(x):\n    return x + {i}\n"
         tests = [f"assert add({x}) == {x + i}" for x in (0, 5, -7)]
         row = {"task_id": i, "text": "?", "code": code, "test_list": tests}
-        problems.append(code_tests.mbpp_problem(row))
+        problems.append(code_problems.mbpp_problem(row))
         texts.append([code] * _RESPONSES)
     for i in range(stuck):
         texts[i * _PROMPTS // stuck][i % _RESPONSES] = "def add(x):\n    while True: pass\n"

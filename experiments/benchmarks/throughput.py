@@ -27,7 +27,7 @@ from absl import app, flags, logging
 import experiments
 from pkpo_jax import parallel
 from pkpo_jax.policy import tokenizers
-from pkpo_jax.training import compile as compile_lib
+from pkpo_jax.reporting import compilation
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import programs, step
 
@@ -103,8 +103,8 @@ def main(argv: Sequence[str]) -> None:
     rewards = jnp.arange(count * n, dtype=jnp.float32).reshape(count, n) % 3
     valid = jnp.ones((count, n), bool)
     graded = step.Batch(*batch, rollout, rewards, valid)
-    arguments = compile_lib.update_arguments(built)
-    operations = compile_lib.matmul_flops(built.update.trace(*arguments).jaxpr.jaxpr, 1)
+    arguments = compilation.update_arguments(built)
+    operations = compilation.matmul_flops(built.update.trace(*arguments).jaxpr.jaxpr, 1)
 
     def update() -> Any:
         nonlocal state

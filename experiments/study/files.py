@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import pathlib
 
+from pkpo_jax.training import files
+
 
 def write(path: str | os.PathLike[str], text: str) -> None:
     """Writes `text`, in a folder that is made if need be; nobody ever sees a part of it."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    files.replace(path, text)

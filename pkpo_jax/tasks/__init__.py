@@ -11,6 +11,7 @@ from pkpo_jax.tasks.arc import Arc
 from pkpo_jax.tasks.arithmetic import Arithmetic
 from pkpo_jax.tasks.base import Grade, Problem, Status, Task
 from pkpo_jax.tasks.code import Code
+from pkpo_jax.tasks.code import problems as code_tests  # noqa: F401  Its name before 0.2.
 from pkpo_jax.tasks.math import Math
 from pkpo_jax.tasks.maze import Maze
 from pkpo_jax.tasks.puzzles import Puzzles

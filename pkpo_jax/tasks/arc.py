@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from pkpo_jax.tasks.base import Problem, Task
+from pkpo_jax.tasks.base import Problem, Task, require
 
 INTRODUCTION = (
     "One rule turns each input grid into its output grid; digits stand for colors, 0 for the "
@@ -70,16 +70,16 @@ class Arc(Task):
     instruct: bool = False
 
     def __post_init__(self) -> None:
-        self._require(self.subset in ("easy", "hard", "all"), "subset", "easy, hard or all")
-        self._require(1 <= self.max_side <= SIDE, "max_side", f"1 <= max_side <= {SIDE}")
-        self._require(self.reward in ("exact", "cells"), "reward", "exact or cells")
-        self._require(0 < self.test_share < 1, "test_share", "0 < test_share < 1")
-        self._require(self.augment >= 0, "augment", "0 or more")
+        require(self, self.subset in ("easy", "hard", "all"), "subset", "easy, hard or all")
+        require(self, 1 <= self.max_side <= SIDE, "max_side", f"1 <= max_side <= {SIDE}")
+        require(self, self.reward in ("exact", "cells"), "reward", "exact or cells")
+        require(self, 0 < self.test_share < 1, "test_share", "0 < test_share < 1")
+        require(self, self.augment >= 0, "augment", "0 or more")
 
     def problems(self, split: str) -> Sequence[Problem]:
         """Problems of the split "train" or "test"; a train problem's variants follow it."""
         tasks = [task for task in _tasks(self.subset) if self._keeps(task)]
-        self._require(len(tasks) > 1, "max_side", "more, for it leaves no 2 tasks")
+        require(self, len(tasks) > 1, "max_side", "more, for it leaves no 2 tasks")
         random.Random(f"{self.seed} split").shuffle(tasks)
         held_out = min(max(1, round(self.test_share * len(tasks))), len(tasks) - 1)
         test = [self._problem(*p) for task in tasks[:held_out] for p in _tests(task)]
@@ -157,10 +157,6 @@ class Arc(Task):
         pairs = [before + between.join(shown[i : i + 2]) for i in range(0, len(shown), 2)]
         prompt = (INTRODUCTION if self.instruct else "") + "\n\n".join(pairs) + between
         return {"task": name, "prompt": prompt, "answer": answer, "input": shown[-1]}
-
-    def _require(self, holds: Any, name: str, expected: str) -> None:
-        if not holds:
-            raise ValueError(f"task.{name}={getattr(self, name)!r}; expected {expected}.")
 
 
 def to_text(grid: np.ndarray) -> str:

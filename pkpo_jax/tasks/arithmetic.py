@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from pkpo_jax.tasks import drawing
-from pkpo_jax.tasks.base import Problem, Task
-from pkpo_jax.tasks.math import INSTRUCTION, boxed
+from pkpo_jax.tasks.base import Problem, Task, require
+from pkpo_jax.tasks.boxed import INSTRUCTION, boxed
 
 # An integer has one spelling here, so that answers are compared as text: no int(), which takes
 # underscores and other alphabets' digits, and raises beyond 4300 of them.
@@ -48,31 +48,37 @@ class Arithmetic(Task):
     instruct: bool = False
 
     def __post_init__(self) -> None:
-        self._require(
+        require(
+            self,
             self.operators
             and set(self.operators) <= set("+-*")
             and len(set(self.operators)) == len(self.operators),
             "operators",
             "one or more of +-*, each once",
         )
-        self._require(self.digits >= 1, "digits", "at least 1")
-        self._require(self.terms >= 2, "terms", "at least 2")
-        self._require(self.train_problems >= 1, "train_problems", "at least 1")
-        self._require(self.test_problems >= 1, "test_problems", "at least 1")
-        self._require(
+        require(self, self.digits >= 1, "digits", "at least 1")
+        require(self, self.terms >= 2, "terms", "at least 2")
+        require(self, self.train_problems >= 1, "train_problems", "at least 1")
+        require(self, self.test_problems >= 1, "test_problems", "at least 1")
+        require(
+            self,
             self.demonstration_noise and all(0 <= p <= 1 for p in self.demonstration_noise),
             "demonstration_noise",
             "probabilities",
         )
-        self._require(
+        require(
+            self,
             self.train_problems + self.test_problems <= self._distinct(),
             "train_problems",
             f"at most {self._distinct() - self.test_problems}, for there are {self._distinct()} "
             f"distinct problems, of which test_problems={self.test_problems} are held out; raise "
             "task.digits or task.terms",
         )
-        self._require(
-            self._distinct() <= sys.maxsize, "digits", "fewer, or fewer task.terms: less than 2^63"
+        require(
+            self,
+            self._distinct() <= sys.maxsize,
+            "digits",
+            "fewer, or fewer task.terms: less than 2^63",
         )
 
     def problems(self, split: str) -> Sequence[Problem]:
@@ -134,7 +140,3 @@ class Arithmetic(Task):
                 total, product = total + product, operand if operator == "+" else -operand
         prompt = f"What is {text}?\n\n{INSTRUCTION}\n" if self.instruct else f"{text}="
         return {"prompt": prompt, "answer": str(total + product)}
-
-    def _require(self, holds: Any, name: str, expected: str) -> None:
-        if not holds:
-            raise ValueError(f"task.{name}={getattr(self, name)!r}; expected {expected}.")

@@ -34,6 +34,12 @@ class Grade(NamedTuple):
     status: Status = Status.OK
 
 
+def require(task: Task, holds: object, name: str, expected: str) -> None:
+    """Raises a ValueError that says what is expected of the option `name`, unless `holds`."""
+    if not holds:
+        raise ValueError(f"task.{name}={getattr(task, name)!r}; expected {expected}.")
+
+
 class Task(Protocol):
     """A family of problems with a grader: `problems` and `grade` have to be written, the rest is
     there to be overridden.

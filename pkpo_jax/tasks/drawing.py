@@ -1,4 +1,4 @@
-"""Problems and responses as text on matplotlib axes."""
+"""Problems and responses as text: on matplotlib axes, and printable anywhere."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def draw_text(
     answers = [] if answer is None else [f"Answer: {answer[:200]}"]
     paragraphs = [problem[:_PROBLEM], *answers, *ends]
     text = "\n\n".join(
-        "\n".join(textwrap.fill(_printable(line), 60) for line in paragraph.split("\n"))
+        "\n".join(textwrap.fill(printable(line), 60) for line in paragraph.split("\n"))
         for paragraph in paragraphs
     )
     # Dollars are shown as they stand: sampled LaTeX is seldom such that matplotlib reads it.
@@ -45,6 +45,14 @@ def draw_text(
     axes.set(xticks=[], yticks=[])
 
 
-def _printable(line: str) -> str:
-    """Fonts cannot lay out half a surrogate pair, nor characters that do not print."""
-    return "".join(c if c.isprintable() else " " for c in line)
+def printable(text: str, newline: str = "\n") -> str:
+    r"""Returns `text` with what does not print as escapes, as in \x1b, and with `newline`.
+
+    Terminals, fonts and HTML each fail on some of the characters that a policy can write.
+
+    >>> print(printable("a\tb"))
+    a\tb
+    """
+    if text.isprintable():
+        return text
+    return "".join(newline if c == "\n" else c if c.isprintable() else ascii(c)[1:-1] for c in text)

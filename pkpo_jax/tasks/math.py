@@ -11,22 +11,20 @@ import dataclasses
 import json
 import pathlib
 import random
-import re
 import string
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pkpo_jax.tasks import drawing, math_answers
-from pkpo_jax.tasks.base import Grade, Problem, Status, Task
-
-INSTRUCTION = r"Reason step by step, and put your final answer within \boxed{}."
+from pkpo_jax.tasks.base import Grade, Problem, Status, Task, require
+from pkpo_jax.tasks.boxed import INSTRUCTION, boxed
 
 # Seconds, about, that the arithmetic of a comparison may take, counted as steps of a slow core: an
 # answer that needs more is TIMEOUT on any machine, as one too large to write out is at once.
 TIMEOUT, STEPS_A_SECOND = 1, 20_000
 # Longer answers are wrong unread, but for the problem's own text; in MATH-500 none takes more than
-# 63 characters. A box of more characters than the second number says is none.
-LONGEST_ANSWER, LONGEST_BOX = 500, 10_000
+# 63 characters.
+LONGEST_ANSWER = 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +45,7 @@ class Math(Task):
     alphabet = string.printable
 
     def __post_init__(self) -> None:
-        if not isinstance(self.data_dir, str):
-            raise ValueError(f"task.data_dir={self.data_dir!r}; expected the path of a directory.")
+        require(self, isinstance(self.data_dir, str), "data_dir", "the path of a directory")
 
     def problems(self, split: str) -> Sequence[Problem]:
         """Returns the problems of "train" or "test", in the order of their files' names."""
@@ -107,36 +104,6 @@ class Math(Task):
     ) -> None:
         """Draws the problem, its answer, and the first responses, as text."""
         drawing.draw_text(axes, problem["problem"], responses, rewards, problem["answer"])
-
-
-# Greedy, so that the search goes from the end back to the first box that it meets.
-_LAST_BOX = re.compile(r".*\\(?:boxed|fbox)(?![a-zA-Z])\s*", re.DOTALL)
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-
-
-def boxed(text: str) -> str | None:
-    r"""Returns the content of the last \boxed or \fbox; None if there is none, or its brace does
-    not close within `LONGEST_BOX` characters.
-
-    A box without braces reaches to the next dollar, as in the MATH release's own code. Takes time
-    in proportion to the text.
-
-    >>> boxed(r"not \boxed{1} but \boxed{\frac{1}{2}}"), boxed(r"$\fbox 3$."), boxed(r"\boxed{4")
-    ('\\frac{1}{2}', '3', None)
-    """
-    box = _LAST_BOX.match(text)
-    if box is None:
-        return None
-    rest = text[box.end() : box.end() + LONGEST_BOX]
-    if not rest.startswith("{"):
-        return rest.partition("$")[0].strip()
-    depth = 0
-    for brace in _BRACE.finditer(rest):
-        # Escaped braces are letters of the answer: they match as pairs with their backslash.
-        depth += {"{": 1, "}": -1}.get(brace[0], 0)
-        if depth == 0:
-            return rest[1 : brace.start()].strip()
-    return None
 
 
 def _entries(data_dir: str, split: str) -> Iterator[tuple[str, bytes]]:

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from pkpo_jax.tasks.base import Problem, Task
-from pkpo_jax.tasks.math import boxed
+from pkpo_jax.tasks.base import Problem, Task, require
+from pkpo_jax.tasks.boxed import boxed
 
 START, GOAL, WALL, FREE, HIDDEN = "SE*.?"
 MOVES = {"L": (0, -1), "R": (0, 1), "U": (-1, 0), "D": (1, 0)}
@@ -69,22 +69,22 @@ class Maze(Task):
     data_dir: str = ""
 
     def __post_init__(self) -> None:
-        _require(2 <= self.min_side <= self.max_side, self, "min_side", "2 <= min_side <= max_side")
-        _require(0 <= self.wall_density < 1, self, "wall_density", "0 <= wall_density < 1")
-        _require(self.min_path >= 1, self, "min_path", "min_path >= 1")
-        _require(
-            self.max_path == 0 or self.max_path >= self.min_path,
+        require(self, 2 <= self.min_side <= self.max_side, "min_side", "2 <= min_side <= max_side")
+        require(self, 0 <= self.wall_density < 1, "wall_density", "0 <= wall_density < 1")
+        require(self, self.min_path >= 1, "min_path", "min_path >= 1")
+        require(
             self,
+            self.max_path == 0 or self.max_path >= self.min_path,
             "max_path",
             "0 (no maximum) or max_path >= min_path",
         )
-        _require(0 <= self.fog <= 1, self, "fog", "0 <= fog <= 1")
-        _require(self.reward in ("solved", "progress"), self, "reward", "solved or progress")
-        _require(self.train_problems >= 1, self, "train_problems", "at least 1")
-        _require(self.test_problems >= 1, self, "test_problems", "at least 1")
-        _require(
-            all(0 <= p <= 1 for p in self.demonstration_noise) and self.demonstration_noise,
+        require(self, 0 <= self.fog <= 1, "fog", "0 <= fog <= 1")
+        require(self, self.reward in ("solved", "progress"), "reward", "solved or progress")
+        require(self, self.train_problems >= 1, "train_problems", "at least 1")
+        require(self, self.test_problems >= 1, "test_problems", "at least 1")
+        require(
             self,
+            all(0 <= p <= 1 for p in self.demonstration_noise) and self.demonstration_noise,
             "demonstration_noise",
             "probabilities",
         )
@@ -259,11 +259,6 @@ def _draw_maze(task: Maze, rng: random.Random) -> dict[str, str] | None:
 
 def _join(cells: Sequence[str], side: int) -> str:
     return "\n".join("".join(cells[i : i + side]) for i in range(0, side * side, side))
-
-
-def _require(holds: Any, task: Maze, name: str, expected: str) -> None:
-    if not holds:
-        raise ValueError(f"task.{name}={getattr(task, name)!r}; expected {expected}.")
 
 
 class _Problems(Sequence):

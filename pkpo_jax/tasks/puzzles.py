@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pkpo_jax.tasks import drawing
-from pkpo_jax.tasks.base import Grade, Problem, Status, Task
+from pkpo_jax.tasks.base import Grade, Problem, Status, Task, require
 
 INSTRUCTION = "Reason step by step, and give your final answer within <answer> and </answer>."
 OPEN, CLOSE = "<answer>", "</answer>"
@@ -109,11 +109,12 @@ class Puzzles(Task):
     instruct: bool = False
 
     def __post_init__(self) -> None:
-        self._require(self.reward in ("threshold", "score"), "reward", "threshold or score")
-        self._require(0 < self.threshold <= 1, "threshold", "0 < threshold <= 1")
-        self._require(self.train_problems >= 1, "train_problems", "at least 1")
-        self._require(self.test_problems >= 1, "test_problems", "at least 1")
-        self._require(
+        require(self, self.reward in ("threshold", "score"), "reward", "threshold or score")
+        require(self, 0 < self.threshold <= 1, "threshold", "0 < threshold <= 1")
+        require(self, self.train_problems >= 1, "train_problems", "at least 1")
+        require(self, self.test_problems >= 1, "test_problems", "at least 1")
+        require(
+            self,
             isinstance(self.options, str) and _literals(self.options) is not None,
             "options",
             'name=value, separated by commas, as in "min_numbers=3, max_numbers=3"',
@@ -170,10 +171,6 @@ class Puzzles(Task):
     ) -> None:
         """The puzzle, its own answer if it has one, and the first responses, as text."""
         drawing.draw_text(axes, problem["prompt"], responses, rewards, problem.get("answer"))
-
-    def _require(self, holds: Any, name: str, expected: str) -> None:
-        if not holds:
-            raise ValueError(f"task.{name}={getattr(self, name)!r}; expected {expected}.")
 
 
 @functools.lru_cache(maxsize=2)

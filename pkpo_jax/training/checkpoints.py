@@ -22,7 +22,7 @@ from orbax.checkpoint import checkpoint_managers
 from pkpo_jax import parallel
 from pkpo_jax.policy.checkpoints import CheckpointError, Stacked
 from pkpo_jax.policy.sampling import Rollout
-from pkpo_jax.training.run_directory import first_line, writing
+from pkpo_jax.training.files import first_line, writing
 from pkpo_jax.training.state import TrainState
 
 

@@ -11,27 +11,11 @@ from ml_collections import config_dict
 from pkpo_jax import parallel
 from pkpo_jax.estimators import schedules
 from pkpo_jax.policy import checkpoints, gemma2
-from pkpo_jax.tasks import code, sandbox
+from pkpo_jax.tasks import code
+from pkpo_jax.tasks.code import sandbox
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import evaluation, losses, weights
 from pkpo_jax.training.config import ConfigError, get
-
-
-def mesh_shape(mesh: tuple[int, int, int], devices: int) -> tuple[int, int, int]:
-    """`mesh` with its -1 filled in, or a ConfigError if `devices` do not divide so.
-
-    >>> mesh_shape((-1, 1, 2), devices=8)
-    (4, 1, 2)
-    """
-    valid = len(mesh) == 3 and all(type(size) is int and (size == -1 or size > 0) for size in mesh)
-    free = sum(size == -1 for size in mesh)
-    known = math.prod(size for size in mesh if size != -1) if valid else 1
-    if not valid or free > 1 or devices % known or (not free and known != devices):
-        raise ConfigError(
-            f"parallel.mesh={tuple(mesh)} does not split {devices} device(s); set three sizes "
-            f"(data, fsdp, tensor) whose product is {devices}, one of them -1 for the rest."
-        )
-    return tuple(devices // known if size == -1 else size for size in mesh)
 
 
 def validate(config: config_dict.ConfigDict, devices: int, *, reads_weights: bool = True) -> None:
@@ -97,7 +81,10 @@ def _check_model(config: config_dict.ConfigDict, reads_weights: bool) -> None:
 def _check_batches(config: config_dict.ConfigDict, devices: int) -> None:
     """Every batch splits over the devices: prompts first, then the responses of each."""
     mesh = tuple(config.parallel.mesh)
-    data, fsdp, tensor = mesh_shape(mesh, devices)
+    try:
+        data, fsdp, tensor = parallel.mesh_shape(mesh, devices)
+    except ValueError as e:
+        raise ConfigError(f"parallel.{e}") from None
     pmap = config.parallel.mode == "pmap"
     if pmap and fsdp * tensor > 1:
         raise ConfigError(

@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from ml_collections import config_dict
 
 from pkpo_jax import parallel
-from pkpo_jax.training import evaluation, metrics, report, run_directory, samples
+from pkpo_jax.training import evaluation, files, metrics, run_directory, samples
 from pkpo_jax.training.checkpoints import Checkpoints
 from pkpo_jax.training.trainer import Graded, Trainer
 
@@ -31,6 +31,15 @@ class Stopped(RuntimeError):
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+    @classmethod
+    def by_failed_write(cls, workdir: pathlib.Path, error: files.WriteError) -> Stopped:
+        """Returns the exception of a run whose directory cannot be written."""
+        return cls(
+            cls.NOT_WRITTEN,
+            f"{workdir} could not be written ({error}); make room, or repair the disk that it is "
+            "on, and start the same command again: it goes on from the newest checkpoint there.",
+        )
 
 
 class Coverage:
@@ -181,7 +190,7 @@ class Run:
         """Waits for what is being written."""
         self._compilations.close()
         try:
-            with run_directory.writing("metrics"):
+            with files.writing("metrics"):
                 self._writer.close()
         finally:
             self._checkpoints.close()
@@ -198,12 +207,12 @@ class Run:
         error = None
         if parallel.is_first_process():
             try:
-                with run_directory.writing(what):
+                with files.writing(what):
                     write()
             except Exception as e:
                 error = e
         if not parallel.on_all(error is None):
-            raise error or run_directory.WriteError(f"{what}: the first process says why")
+            raise error or files.WriteError(f"{what}: the first process says why")
 
     def _evaluate(self) -> dict[str, float]:
         self.evaluated = self.trainer.evaluate(self.state.params, self.done)
@@ -252,8 +261,11 @@ class Run:
         )
 
 
-def train(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
+def train(config: config_dict.ConfigDict, workdir: pathlib.Path) -> evaluation.Evaluation:
     """Runs `config` in `workdir`, or goes on from the newest checkpoint there.
+
+    Returns:
+      The evaluation of the policy after the last step.
 
     Raises:
       ConfigError: before anything compiles, if the config cannot run or the directory is not its.
@@ -264,16 +276,9 @@ def train(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
         with parallel.first_process_first("run directory"):
             run_directory.claim(workdir, config, create=parallel.is_first_process())
         with Termination() as termination:
-            evaluated = _train(Run(trainer, workdir), termination)
-        if config.log.report and parallel.is_first_process():
-            with run_directory.writing("the report"):
-                report.write(workdir, trainer.task, evaluated, n=config.rollout.n)
-    except run_directory.WriteError as e:
-        raise Stopped(
-            Stopped.NOT_WRITTEN,
-            f"{workdir} could not be written ({e}); make room, or mend what it lies on, and start "
-            "the same command again: it goes on from the newest checkpoint there.",
-        ) from e
+            return _train(Run(trainer, workdir), termination)
+    except files.WriteError as e:
+        raise Stopped.by_failed_write(workdir, e) from e
     finally:
         trainer.close()
 

@@ -17,6 +17,7 @@ import jax
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2, summary_pb2
 
+from pkpo_jax.training import files
 from pkpo_jax.training.config import ConfigError
 
 
@@ -38,9 +39,7 @@ class MetricWriter:
     ) -> None:
         path = workdir / "metrics.jsonl"
         kept = [line for line in _lines(path) if json.loads(line)["step"] <= resume_step]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(kept))
-        temporary.replace(path)
+        files.replace(path, "".join(kept))
         self._file = path.open("a")
         # Written here and now: a thread would die of a full disk, and nobody would know.
         (workdir / "tensorboard").mkdir(exist_ok=True)

@@ -2,36 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import config_dict
 
+from pkpo_jax.training import files
 from pkpo_jax.training.config import ConfigError, default, flatten
-
-
-class WriteError(RuntimeError):
-    """What a run records could not be written."""
-
-
-@contextlib.contextmanager
-def writing(what: str) -> Iterator[None]:
-    """Errors in the body become a WriteError that names what was written."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except Exception as e:  # Of the file system, by way of several libraries.
-        raise WriteError(f"{what}: {first_line(e)}") from e
-
-
-def first_line(error: Exception) -> str:
-    """What an error says first."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-
 
 # What may change when a run goes on: where, in which parts and how patiently it computes, not what.
 _FREE = (
@@ -96,9 +74,7 @@ def _claim(workdir: pathlib.Path, wanted: dict[str, Any]) -> None:
 
 
 def _write(path: pathlib.Path, config: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(config, indent=2) + "\n")
-    temporary.replace(path)
+    files.replace(path, json.dumps(config, indent=2) + "\n")
 
 
 def _check_same(path: pathlib.Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:

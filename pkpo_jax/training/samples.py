@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pkpo_jax.training.display import printable
+from pkpo_jax.tasks.drawing import printable
 
 
 def write(

@@ -18,7 +18,7 @@ from pkpo_jax.policy import checkpoints, sampling, tokenizers
 from pkpo_jax.tasks import grading
 from pkpo_jax.training import checks, data, evaluation, programs, step
 from pkpo_jax.training import config as config_lib
-from pkpo_jax.training.run_directory import first_line
+from pkpo_jax.training.files import first_line
 from pkpo_jax.training.state import TrainState, learning_rate
 from pkpo_jax.training.warm_start import warm_start
 
@@ -354,7 +354,7 @@ def make_devices(config: config_dict.ConfigDict) -> parallel.Jitted:
     """How the config runs its steps on the devices there are."""
     if config.parallel.mode == "pmap":
         return parallel.Pmapped()
-    shape = checks.mesh_shape(config.parallel.mesh, jax.device_count())
+    shape = parallel.mesh_shape(config.parallel.mesh, jax.device_count())
     return parallel.Jitted(parallel.make_mesh(shape))
 
 

@@ -15,8 +15,8 @@ from pkpo_jax import parallel
 from pkpo_jax.policy import checkpoints
 from pkpo_jax.tasks import Task
 from pkpo_jax.training import data
+from pkpo_jax.training.files import writing
 from pkpo_jax.training.programs import Programs
-from pkpo_jax.training.run_directory import writing
 from pkpo_jax.training.state import learning_rate
 
 

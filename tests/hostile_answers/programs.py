@@ -450,7 +450,7 @@ def programs(site: Site) -> list[Program]:
         _is(
             "patched protocol",
             """
-            from pkpo_jax.tasks.sandboxed import wire
+            from pkpo_jax.tasks.code.sandboxed import wire
             def double(x):
                 wire.encode = lambda value, opaque: {"__class__": "Same", "__eq__": True}
             """,
@@ -459,7 +459,7 @@ def programs(site: Site) -> list[Program]:
             "patched checker",
             """
             import sys
-            from pkpo_jax.tasks.sandboxed import checker
+            from pkpo_jax.tasks.code.sandboxed import checker
             checker.Handle.__eq__ = lambda *_: True
             checker._check = lambda *_: "done"
             def double(x): return object()

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pkpo_jax.tasks import Math, Problem, Task, code_tests
-from pkpo_jax.tasks.code import Code
+from pkpo_jax.tasks import Math, Problem, Task
+from pkpo_jax.tasks.code import Code, problems
 from pkpo_jax.tasks.grading import Grader
 from tests.hostile_answers import programs, protocol
 from tests.hostile_answers.mathematics import MATHEMATICS
@@ -59,7 +59,7 @@ class Answer(NamedTuple):
 
 def problem(solution: str, tests: list[str], task: str = "code") -> Problem:
     row = {"task_id": 1, "text": "?", "code": solution, "test_list": tests}
-    return {"task": task, **code_tests.mbpp_problem(row)}
+    return {"task": task, **problems.mbpp_problem(row)}
 
 
 DOUBLE = problem(programs.RIGHT, programs.TESTS)

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from pkpo_jax.tasks import sandbox
+from pkpo_jax.tasks.code import sandbox
 from pkpo_jax.tasks.grading import Grader
 from tests.hostile_answers import programs, run
 

@@ -12,10 +12,13 @@ import matplotlib.figure
 import numpy as np
 import pytest
 
-from pkpo_jax.tasks import Status, code, code_blocks, code_tests, sandbox
-from pkpo_jax.tasks.code import Code
+from pkpo_jax.tasks import Status
+from pkpo_jax.tasks.code import Code, sandbox
+from pkpo_jax.tasks.code import blocks as code_blocks
+from pkpo_jax.tasks.code import problems as code_problems
+from pkpo_jax.tasks.code import task as code
+from pkpo_jax.tasks.code.sandboxed import blocks
 from pkpo_jax.tasks.grading import Grader
-from pkpo_jax.tasks.sandboxed import blocks
 
 try:
     sandbox.require()
@@ -39,7 +42,7 @@ ROW = {
 
 def problem(code, *tests, **more):
     row = {**ROW, "code": code, "test_list": list(tests), **more}
-    return {"id": 0, "prompt": "?", **code_tests.mbpp_problem(row)}
+    return {"id": 0, "prompt": "?", **code_problems.mbpp_problem(row)}
 
 
 def grade(code, *tests, answer=None, **more):
@@ -334,7 +337,7 @@ def run(row, *codes):
 
 
 def test_a_continuation_ends_where_its_function_does():
-    (chat, *_) = code_tests.human_eval()
+    (chat, *_) = code_problems.human_eval()
     assert chat["names"] == ["has_close_elements"]
     body = "\n    x = 1\n\n    return x\n"
     for after in ("", "\nprint(7)\n", "\n\ndef other():\n    return 2\n", "# so\n    y = 1"):
@@ -503,7 +506,7 @@ def test_tests_have_their_own_names():
 @needs_sandbox
 def test_helpers_of_a_prompt_are_not_the_answers():
     # HumanEval/32: its tests evaluate a polynomial at the answer's root, by the prompt's `poly`.
-    (row,) = (p for p in code_tests.human_eval() if p["task_id"] == "HumanEval/32")
+    (row,) = (p for p in code_problems.human_eval() if p["task_id"] == "HumanEval/32")
     cheat = "def poly(xs, x): return 0.0\ndef find_zero(xs): return 1.0"
     task = Code(**BARE)
     assert task.grade(row, cheat).reward == 0.0

@@ -2,8 +2,9 @@
 
 import pytest
 
-from pkpo_jax.tasks import Status, code_tests, code_traits
-from pkpo_jax.tasks.code import Code
+from pkpo_jax.tasks import Status
+from pkpo_jax.tasks.code import Code, traits
+from pkpo_jax.tasks.code import problems as code_problems
 from tests.tasks.test_code import BARE, grade, needs_sandbox, problem
 
 OK, WRONG_FORMAT, TIMEOUT, ERROR = Status
@@ -314,8 +315,8 @@ def test_functions_of_the_tests_are_called():
 
 def test_what_the_solution_changes_is_seen():
     def changing(code):
-        tree = code_tests._parse(code)
-        return code_traits._changing(tree)
+        tree = code_problems._parse(code)
+        return traits._changing(tree)
 
     bodies = ["x[0] = 1", "del x[0]", "x += [1]", "y = x[0]; y.a = 1", "h.heappush(x, 1)"]
     bodies += ["x.a.b.append(1)", "for i, y in enumerate(x): y[i] = 1", "g(x)"]

@@ -12,6 +12,7 @@ import pytest
 
 from pkpo_jax import tasks
 from pkpo_jax.tasks import Grade, Math, Status, math
+from pkpo_jax.tasks.boxed import boxed
 
 
 def grade(answer, response):
@@ -135,8 +136,8 @@ braced = st.recursive(
 @hypothesis.given(braced, st.text(alphabet=r"ab{}\ $"), st.sampled_from(["boxed", "fbox"]))
 def test_boxes_are_balanced(content, before, name):
     text = f"{before} \\{name}{{{content}}}"
-    assert math.boxed(text + "} and {") == content.strip()
-    assert math.boxed(r"\boxed{1}" + text[:-1]) is None
+    assert boxed(text + "} and {") == content.strip()
+    assert boxed(r"\boxed{1}" + text[:-1]) is None
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from pkpo_jax.tasks import sandbox, syscalls
-from pkpo_jax.tasks.sandbox import Limits, Sandbox
-from pkpo_jax.tasks.sandboxed import values as library
-from pkpo_jax.tasks.sandboxed import wire
+from pkpo_jax.tasks.code import sandbox, syscalls
+from pkpo_jax.tasks.code.sandbox import Limits, Sandbox
+from pkpo_jax.tasks.code.sandboxed import values as library
+from pkpo_jax.tasks.code.sandboxed import wire
 
 with contextlib.suppress(sandbox.Unavailable):
     sandbox.require()

@@ -12,6 +12,7 @@ import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
 from configs import recipes
+from pkpo_jax.reporting import page
 from pkpo_jax.tasks import Maze
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import loop, metrics
@@ -44,7 +45,7 @@ def comparable(workdir):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run") / "maze"
-    loop.train(small_config(), workdir)
+    page.write(workdir, small_config(), loop.train(small_config(), workdir))
     return workdir
 
 
@@ -172,7 +173,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(finished, tmp_path, m
 
 def test_a_finished_run_is_reported_again_and_left_alone(finished, capsys):
     before = (finished / "metrics.jsonl").read_text()
-    loop.train(small_config(), finished)
+    page.write(finished, small_config(), loop.train(small_config(), finished))
     assert (finished / "metrics.jsonl").read_text() == before
     assert "after step 6" in capsys.readouterr().out
 

@@ -11,7 +11,7 @@ import pytest
 
 from pkpo_jax import parallel
 from pkpo_jax.policy import gemma2, sampling, tokenizers
-from pkpo_jax.training import compile as compile_lib
+from pkpo_jax.reporting import compilation
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import losses, programs, state, step
 from tests.policy import small
@@ -195,7 +195,7 @@ def temporaries(remat, layers):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(gemma2.SIZES, "tiny", size)
         built = programs.Programs(c, DEVICES, tokenizers.CharacterTokenizer())
-        return compile_lib.compile_update(built).temporaries
+        return compilation.compile_update(built).temporaries
 
 
 def test_remat_keeps_one_layers_activations_at_a_time():
@@ -246,7 +246,7 @@ def test_no_array_of_all_tokens_and_the_vocabulary():
     """In the lowered update of Gemma-2 2B: 512 tokens and 256128 rows never in one array."""
     c = config(**{"model.size": "2b", "rollout.max_response": 512, "model.remat": True})
     built = programs.Programs(c, DEVICES, tokenizers.Gemma2Tokenizer)
-    arguments = compile_lib.update_arguments(built)
+    arguments = compilation.update_arguments(built)
     text = built.update.lower(*arguments).as_text()
     shapes = {tuple(map(int, s.split("x"))) for s in re.findall(r"tensor<([\dx]+)x[a-z]\w*>", text)}
     with_vocabulary = [s for s in shapes if 256_128 in s]

@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from pkpo_jax.policy.checkpoints import CheckpointError
+from pkpo_jax.reporting import page
 from pkpo_jax.tasks import Maze
 from pkpo_jax.training import checkpoints, loop, metrics
 from pkpo_jax.training.trainer import Trainer
@@ -201,15 +202,15 @@ def small_run(tmp_path, **changes):
 
 @pytest.fixture(scope="module")
 def six_steps(tmp_path_factory):
-    config, workdir = small_run(tmp_path_factory.mktemp("six"), **{"log.report": False})
+    config, workdir = small_run(tmp_path_factory.mktemp("six"))
     loop.train(config, workdir)
     return workdir
 
 
-def test_a_run_can_do_without_a_report_and_make_it_later(six_steps, tmp_path):
+def test_the_report_of_a_finished_run_is_made_later(six_steps, tmp_path):
     workdir = shutil.copytree(six_steps, tmp_path / "run")
     assert not (workdir / "report.html").exists() and not (workdir / "plots").exists()
-    loop.train(small_run(tmp_path)[0], workdir)
+    page.write(workdir, small_run(tmp_path)[0], loop.train(small_run(tmp_path)[0], workdir))
     assert (workdir / "report.html").exists() and (workdir / "plots").exists()
 
 

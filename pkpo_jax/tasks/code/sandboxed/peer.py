@@ -7,7 +7,7 @@ are a str or an int from 0 on, those of the tests a negative int.
 
 from __future__ import annotations
 
-from pkpo_jax.tasks.sandboxed import values, wire
+from pkpo_jax.tasks.code.sandboxed import values, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

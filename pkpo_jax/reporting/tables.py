@@ -13,6 +13,7 @@ import rich.panel
 import rich.table
 from rich.text import Text
 
+from pkpo_jax.tasks.drawing import printable
 from pkpo_jax.training import evaluation
 from pkpo_jax.training.evaluation import Evaluation
 
@@ -116,12 +117,3 @@ def _merged(
 
 def _signed(weight: float) -> str:
     return f"{weight:+.4f}" if weight else "0"
-
-
-def printable(text: str, newline: str = "\n") -> str:
-    r"""`text` with what does not print as escapes, as in \x1b; a new line as `newline`.
-
-    >>> print(printable("a\tb"))
-    a\tb
-    """
-    return "".join(newline if c == "\n" else c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -1,15 +1,15 @@
 """Messages between the checker and the answer: plain data, and no code of the sender's in it.
 
 A value is a letter, a text and a semicolon; then come the bytes of a string, or a container's
-values. Subclasses arrive as what they derive from, values of the standard library as
-`pkpo_jax.tasks.sandboxed.values` builds them; any other object stays where it is, and what arrives
-is a handle on it. A mutable container that a message holds twice arrives as one, and so does one
-that the two sides have a number for.
+values. Subclasses arrive as what they derive from, values of the standard library as the module
+`values` builds them; any other object stays where it is, and what arrives is a handle on it. A
+mutable container that a message holds twice arrives as one, and so does one that the two sides have
+a number for.
 """
 
 from __future__ import annotations
 
-from pkpo_jax.tasks.sandboxed import values
+from pkpo_jax.tasks.code.sandboxed import values
 
 # Bytes of a message.
 LONGEST = 1 << 22

@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from pkpo_jax.training import compile as compile_lib
+from pkpo_jax.reporting import compilation, hlo
 from pkpo_jax.training import config as config_lib
-from pkpo_jax.training import hlo
 
 HLO = """\
 HloModule jit_f, num_partitions=4
@@ -53,7 +52,7 @@ def test_collectives_of_a_real_program():
 import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
 from pkpo_jax import parallel
-from pkpo_jax.training import hlo
+from pkpo_jax.reporting import hlo
 mesh = parallel.make_mesh((1, 2, 1))
 w = jax.ShapeDtypeStruct((5, 64, 64), jnp.float32, sharding=NamedSharding(mesh, P(None, "fsdp")))
 x = jax.ShapeDtypeStruct((512, 64), jnp.float32, sharding=NamedSharding(mesh, P("fsdp")))
@@ -75,19 +74,19 @@ def test_matmul_flops():
         return jax.lax.while_loop(lambda x: x.sum() < 1, lambda x: x @ w[0], x)
 
     jaxpr = jax.make_jaxpr(f)(jnp.ones((3, 8)), jnp.ones((5, 8, 8)))
-    assert compile_lib.matmul_flops(jaxpr.jaxpr, trips=7) == 2 * 3 * 8 * 8 * (5 + 7)
+    assert compilation.matmul_flops(jaxpr.jaxpr, trips=7) == 2 * 3 * 8 * 8 * (5 + 7)
 
 
 @pytest.mark.parametrize("topology", ["v5e", "v7:4x4", "v5e:4", "v5e:axb", "v5e:4x4x4", "v5p:4x4"])
 def test_topologies_that_are_none(topology):
     with pytest.raises(config_lib.ConfigError, match=r"expected a chip \(v4, v5e, v5p, v6e\)"):
-        compile_lib.topology_devices(topology)
+        compilation.topology_devices(topology)
 
 
 def test_the_local_report(capsys):
     config = config_lib.default()
     config.train.prompts, config.rollout.max_response = 4, 8
-    assert compile_lib.report(config, None)
+    assert compilation.report(config, None)
     text = capsys.readouterr().out
     for row in (
         "evaluation",
@@ -100,15 +99,15 @@ def test_the_local_report(capsys):
         assert row in text
     config.parallel.mode, config.parallel.mesh = "pmap", (1, 1, 1)
     with pytest.raises(config_lib.ConfigError, match=r"parallel.mode='pmap'"):
-        compile_lib.report(config, None)
+        compilation.report(config, None)
 
 
 def test_what_does_not_fit_is_said(monkeypatch, capsys):
-    compiled = compile_lib.Compiled(2**30, 2**34, 1e12, 1e9, {"all-gather": 5}, 1.0)
-    monkeypatch.setattr(compile_lib, "topology_devices", lambda _: (jax.devices(), 16 * 2**30))
-    monkeypatch.setattr(compile_lib, "compile_sampler", lambda *_: compiled)
-    monkeypatch.setattr(compile_lib, "compile_update", lambda _: compiled)
-    assert not compile_lib.report(config_lib.default(), "v5e:1x1")
+    compiled = compilation.Compiled(2**30, 2**34, 1e12, 1e9, {"all-gather": 5}, 1.0)
+    monkeypatch.setattr(compilation, "topology_devices", lambda _: (jax.devices(), 16 * 2**30))
+    monkeypatch.setattr(compilation, "compile_sampler", lambda *_: compiled)
+    monkeypatch.setattr(compilation, "compile_update", lambda _: compiled)
+    assert not compilation.report(config_lib.default(), "v5e:1x1")
     assert "DOES NOT FIT" in capsys.readouterr().out
 
 
@@ -118,7 +117,7 @@ def test_what_xla_refuses_is_reported(monkeypatch, capsys):
             "RESOURCE_EXHAUSTED: Ran out of memory. Used 20G of 15.75G"
         )
 
-    monkeypatch.setattr(compile_lib, "compile_sampler", refuse)
-    assert not compile_lib.report(config_lib.default(), None)
+    monkeypatch.setattr(compilation, "compile_sampler", refuse)
+    assert not compilation.report(config_lib.default(), None)
     text = capsys.readouterr().out
     assert "Used 20G of 15.75G" in text and "DOES NOT FIT" in text

@@ -27,7 +27,7 @@ _CHANGING_FUNCTIONS = {
 
 
 def traits(solution: ast.Module, names: list[str]) -> dict[str, Any]:
-    """Returns the "classes", "attributes" and "changing" of a problem; see `code_tests`."""
+    """Returns the "classes", "attributes" and "changing" of a problem; see `problems`."""
     changing = _changing(solution)
     return {
         "classes": [name for name in names if name in _classes(solution)],

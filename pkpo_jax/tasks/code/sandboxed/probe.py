@@ -10,7 +10,7 @@ import resource
 import socket
 from collections.abc import Callable
 
-from pkpo_jax.tasks.sandboxed import confine
+from pkpo_jax.tasks.code.sandboxed import confine
 
 
 def main(job_fd: int) -> None:

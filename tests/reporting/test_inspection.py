@@ -9,11 +9,13 @@ import pytest
 
 import pkpo_jax as pkpo
 from pkpo_jax.policy import checkpoints
+from pkpo_jax.reporting import inspection, tables
+from pkpo_jax.reporting.inspection import Request
 from pkpo_jax.tasks import Maze
+from pkpo_jax.tasks.drawing import printable
 from pkpo_jax.training import config as config_lib
-from pkpo_jax.training import display, inspection, metrics, stored
+from pkpo_jax.training import metrics, stored
 from pkpo_jax.training.evaluation import Evaluation
-from pkpo_jax.training.inspection import Request
 from pkpo_jax.training.trainer import Trainer
 from tests.training.test_run import small_config
 
@@ -256,7 +258,7 @@ def test_samples_show_each_weight(finished, capsys, monkeypatch):
         mine, shown = shown[: len(set(responses))], shown[len(set(responses)) :]
         weights = [np.asarray(pkpo.pkpo_weights(rewards, k)) for k in (1, 4)]
         for i, response in enumerate(responses):
-            text = display.printable(response, newline="\u21b5\n").split("\n")[0] or "(empty)"
+            text = printable(response, newline="\u21b5\n").split("\n")[0] or "(empty)"
             row = next(row for row in mine if (row[0], row[-1]) == (rewards[i], text))
             assert row[1] == responses.count(response)
             assert row[2:-1] == pytest.approx(tuple(w[i] for w in weights), abs=6e-5)
@@ -289,7 +291,7 @@ def test_what_a_policy_writes_does_not_break_the_table(capsys, monkeypatch):
     problem = {"id": 3, "prompt": "[red]What?[/red]\x1b[2J\nNow."}
     found = Evaluation([problem], [responses], rewards, {}, [responses], {})
     weights = {k: np.arange(6.0)[None] / 100 for k in (1, 2, 4, 16)}
-    display.samples(found, weights, "train")
+    tables.samples(found, weights, "train")
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 80 and "\x1b" not in shown
     for text in (

@@ -18,11 +18,14 @@ import jinja2
 import rich.console
 import rich.table
 from matplotlib.figure import Figure
+from ml_collections import config_dict
 
 import pkpo_jax
 from pkpo_jax import tasks
+from pkpo_jax.reporting import plots
+from pkpo_jax.tasks.drawing import printable
 from pkpo_jax.training import config as config_lib
-from pkpo_jax.training import metrics, plots, stored
+from pkpo_jax.training import files, metrics, stored
 from pkpo_jax.training.evaluation import Evaluation, k_of, reported_ks
 
 # Characters of a file of samples that the page shows.
@@ -38,8 +41,9 @@ _HEALTH = {
 }
 
 
-def write(workdir: pathlib.Path, task: tasks.Task, last: Evaluation, *, n: int) -> None:
-    """Writes DIR/plots and DIR/report.html, and prints the table; n is a training group's size."""
+def write(workdir: pathlib.Path, config: config_dict.ConfigDict, last: Evaluation) -> None:
+    """Writes DIR/plots and DIR/report.html of a finished run, and prints the table."""
+    task, n = tasks.make(config.task.to_dict()), config.rollout.n
     lines = metrics.read(workdir)
     rows = before_and_after(lines)
     plots.learning_curves(workdir / "plots" / "learning_curves.png", lines, n)
@@ -114,9 +118,7 @@ def write_page(workdir: pathlib.Path) -> pathlib.Path:
         sections=_sections(settings),
     )
     path = workdir / "report.html"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(path)
+    files.replace(path, page)
     return path
 
 
@@ -136,22 +138,15 @@ def _read_config(workdir: pathlib.Path) -> dict[str, Any]:
 @functools.cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pkpo_jax.training", "."),
+        loader=jinja2.PackageLoader("pkpo_jax.reporting", "."),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
-        finalize=_printable,
+        finalize=lambda value: printable(value) if type(value) is str else value,
     )
     environment.filters |= {"number": _number, "duration": _duration}
-    return environment.get_template("report.html.jinja")
-
-
-def _printable(value: Any) -> Any:
-    """A sample can hold any character, HTML not: control characters show as U+FFFD."""
-    if type(value) is not str:
-        return value
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", "\ufffd", value)
+    return environment.get_template("page.html.jinja")
 
 
 def _whole(value: Any) -> int:

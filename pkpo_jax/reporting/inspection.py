@@ -16,8 +16,9 @@ from ml_collections import config_dict
 
 from pkpo_jax import parallel
 from pkpo_jax.estimators import schedules
+from pkpo_jax.reporting import plots, tables
 from pkpo_jax.tasks import Problem
-from pkpo_jax.training import checks, display, evaluation, plots, stored, weights
+from pkpo_jax.training import checks, evaluation, files, stored, weights
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training.config import ConfigError
 from pkpo_jax.training.evaluation import Evaluation
@@ -80,7 +81,7 @@ def evaluate(workdirs: Sequence[pathlib.Path], request: Request) -> list[Evaluat
             _write(output, policy, label, found[label], request)
             written.append(str(output))
     if parallel.is_first_process():
-        display.figures(found, request.split)
+        tables.figures(found, request.split)
         if len(found) > 1:
             path = workdirs[0] / "eval" / f"compare_{request.split}.png"
             written += _plot(path, found, request.split)
@@ -111,7 +112,7 @@ def sample(
             entropy = spread / np.maximum(tokens, 1)
             by_k = {k: trainer.weights(policy.step, found.rewards, entropy, k) for k in ks}
             print(f"{workdir}, step {policy.step}: {config.rollout.n} responses to each problem")
-            display.samples(found, by_k, request.split)
+            tables.samples(found, by_k, request.split)
     return found
 
 
@@ -211,9 +212,7 @@ def _write(
             for name, value in evaluation.figures(found.terms).items()
         },
     }
-    temporary = directory / "summary.tmp"
-    temporary.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
-    temporary.replace(directory / "summary.json")
+    files.replace(directory / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
 
 
 def problem_lines(found: Evaluation) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pkpo_jax.tasks import code_traits
+from pkpo_jax.tasks.code import traits
 
 MBPP_FILES = ("mbpp.jsonl", "sanitized-mbpp.json")
 
@@ -183,12 +183,12 @@ def mbpp_problem(row: Any) -> dict[str, Any]:
         "stub": "",
         "solution": solution,
         "names": names,
-        **code_traits.traits(program, names),
+        **traits.traits(program, names),
         "setup": "\n".join([*imports, *modules]),
         "tests": "\n".join(programs),
         "count": len(assertions),
         "entries": entries,
-        "forms": [code_traits.form(assertion, names) for assertion in assertions],
+        "forms": [traits.form(assertion, names) for assertion in assertions],
     }
 
 
@@ -205,7 +205,7 @@ def _human_eval_problem(row: dict[str, str]) -> dict[str, Any]:
         "stub": prompt,
         "solution": row["canonical_solution"],
         "names": [name],
-        **code_traits.traits(program, [name]),
+        **traits.traits(program, [name]),
         # Tests use the prompt's helpers, and not what the answer makes of them.
         "setup": prompt,
         "tests": tests,

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from pkpo_jax.reporting import page as report
+from pkpo_jax.reporting import plots
 from pkpo_jax.training import config as config_lib
-from pkpo_jax.training import plots, report
 
 BROWSERS = (
     "chromium-headless-shell",
@@ -287,13 +288,14 @@ def test_a_page_that_cannot_be_written_is_an_error_of_the_file_system(tmp_path):
 
 
 def test_the_end_of_a_run_is_reported_whatever_is_null(tmp_path, capsys):
-    problem = {"id": 0, "prompt": "?"}
+    problem = {"id": 0, "prompt": "?", "answer": "1"}
     last = types.SimpleNamespace(problems=[problem], responses=[["R"]], rewards=np.zeros((1, 1)))
-    task = types.SimpleNamespace(draw=lambda *arguments: None)
+    config = config_lib.default("arithmetic")
+    config.rollout.n = 8
     absent = [{"step": 0, "eval/pass_at_1": None}, {"step": 1, "train/k": None}]
     for name, lines in {"full": FINISHED, "null": absent}.items():
         run = make_run(tmp_path / name, lines)
-        report.write(run, task, last, n=8)
+        report.write(run, config, last)
         assert (run / "report.html").exists() and (run / "plots" / "learning_curves.png").exists()
     assert "0.625" in capsys.readouterr().out
 

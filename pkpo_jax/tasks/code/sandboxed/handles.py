@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sys
 
-from pkpo_jax.tasks.sandboxed import peer, values
+from pkpo_jax.tasks.code.sandboxed import peer, values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import operator
 import os
 import sys
 
-from pkpo_jax.tasks.sandboxed import blocks, confine, peer, wire
+from pkpo_jax.tasks.code.sandboxed import blocks, confine, peer, wire
 
 Module = type(sys)
 # fmt: off

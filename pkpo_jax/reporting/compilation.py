@@ -23,7 +23,8 @@ from ml_collections import config_dict
 
 from pkpo_jax import parallel, tasks
 from pkpo_jax.policy import sampling, tokenizers
-from pkpo_jax.training import checks, hlo, programs, step
+from pkpo_jax.reporting import hlo
+from pkpo_jax.training import checks, programs, step
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training.state import TrainState
 
@@ -105,7 +106,7 @@ def report(config: config_dict.ConfigDict, topology: str | None) -> bool:
             f"parallel.mode={config.parallel.mode!r}; --mode=compile compiles for a mesh: set it "
             "to 'jit'."
         )
-    shape = checks.mesh_shape(config.parallel.mesh, len(devices))
+    shape = parallel.mesh_shape(config.parallel.mesh, len(devices))
     tokenizer = tokenizers.Gemma2Tokenizer
     if config.model.size == "tiny":
         try:

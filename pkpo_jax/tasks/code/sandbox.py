@@ -5,7 +5,7 @@ unless root starts it, users; it sees the system's libraries and Python's and an
 read-only; no /proc, /dev or /etc. It has no capabilities, an empty environment, no descriptors but
 its pipes, and limits on memory, CPU time and open files; it cannot start processes or threads, nor
 write a file, for even an empty one is kernel memory that no limit counts. It may make only the
-system calls that `pkpo_jax.tasks.syscalls` lists.
+system calls that `pkpo_jax.tasks.code.syscalls` lists.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from pkpo_jax.tasks import syscalls
+from pkpo_jax.tasks.code import syscalls
 
 # Where root's sandboxes take their user ids from: one each, so that each has all of its limits.
 # They lie between the ids of systemd and those that are negative as an int.
@@ -39,7 +39,7 @@ _FIRST_UID, _UIDS_A_PROCESS, _PIDS = 2_000_000_000, 32, 1 << 22
 START_TIMEOUT = 5.0
 _SOURCES = pathlib.Path(__file__).with_name("sandboxed")
 # They are a package of the same name inside, in this directory.
-_PACKAGE, _PROGRAMS = "pkpo_jax.tasks.sandboxed", "/programs"
+_PACKAGE, _PROGRAMS = "pkpo_jax.tasks.code.sandboxed", "/programs"
 _MEND = (
     "bubblewrap needs user namespaces: a container has to be started with --privileged (or as "
     "--security-opt seccomp=unconfined --security-opt apparmor=unconfined), Ubuntu 24.04 with its "
@@ -115,7 +115,7 @@ def _obstacle() -> str:
 
 
 class Sandbox:
-    """A program of `pkpo_jax.tasks.sandboxed` in a process of its own; a context manager.
+    """A program of `pkpo_jax.tasks.code.sandboxed` in a process of its own; a context manager.
 
     Args:
       program: the module's name. It is confined before it meets anything of the job.
