@@ -1,0 +1,38 @@
+"""One file an experiment, which `--config` takes by its path or by its name.
+
+`pkpo_jax.configs` is this directory: a link in the repository, and a copy where it is installed.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from pkpo_jax.training.config import ConfigError
+
+
+def names() -> list[str]:
+    """Returns the names of the experiments here; the other files are what they share."""
+    files = sorted(pathlib.Path(__file__).parent.glob("*.py"))
+    return [path.stem for path in files if "\ndef get_config(" in path.read_text(encoding="utf-8")]
+
+
+def find(config: str) -> str:
+    """Returns the path of a config file, given that or the name of one here.
+
+    Args:
+      config: what `--config` says; what stands behind a colon is an argument, and stays.
+
+    Raises:
+      ConfigError: there is no such file; the message lists the names.
+    """
+    given, colon, argument = config.partition(":")
+    path = pathlib.Path(given).expanduser()
+    if not path.is_file() and given in names():
+        path = pathlib.Path(__file__).with_name(f"{given}.py")
+    if not path.is_file():
+        wrong = "is a directory" if path.is_dir() else "does not exist"
+        raise ConfigError(
+            f"--config={config}: {given or 'an empty path'} {wrong}; expected a file with "
+            f"get_config(), or one of the package's: {', '.join(names())}."
+        )
+    return f"{path}{colon}{argument}"

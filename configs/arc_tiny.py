@@ -10,7 +10,7 @@ best of 8 .226 and .288; no grid in .667 and .442 of the responses. All cells ar
 
 from ml_collections import config_dict
 
-from configs import recipes
+from pkpo_jax.configs import recipes
 from pkpo_jax.training import config as config_lib
 
 

@@ -8,7 +8,7 @@ pass@8 .772 and .926.
 
 from ml_collections import config_dict
 
-from configs import recipes
+from pkpo_jax.configs import recipes
 from pkpo_jax.training import config as config_lib
 
 

@@ -11,7 +11,7 @@ Six minutes on busy cores, of which sandboxes take five. Held out, seed 0 alone,
 
 from ml_collections import config_dict
 
-from configs import recipes
+from pkpo_jax.configs import recipes
 from pkpo_jax.training import config as config_lib
 
 

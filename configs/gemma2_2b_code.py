@@ -14,7 +14,7 @@ is that of gemma2_2b_math.
 
 from ml_collections import config_dict
 
-from configs import gemma2, recipes
+from pkpo_jax.configs import gemma2, recipes
 
 
 def get_config(argument: str = "") -> config_dict.ConfigDict:

@@ -22,7 +22,7 @@ is the paper's slice; 45 TFLOP of matrix products a chip to sample and 181 to up
 
 from ml_collections import config_dict
 
-from configs import gemma2, recipes
+from pkpo_jax.configs import gemma2, recipes
 
 
 def get_config(argument: str = "") -> config_dict.ConfigDict:

@@ -11,7 +11,7 @@ Official weights could not be reached where this was written, so there is no mea
 
 from ml_collections import config_dict
 
-from configs import gemma2, recipes
+from pkpo_jax.configs import gemma2, recipes
 
 
 def get_config(argument: str = "") -> config_dict.ConfigDict:

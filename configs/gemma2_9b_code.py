@@ -9,7 +9,7 @@ Its rows are those of gemma2_2b_math.
 
 from ml_collections import config_dict
 
-from configs import gemma2, gemma2_2b_code
+from pkpo_jax.configs import gemma2, gemma2_2b_code
 
 
 def get_config(argument: str = "") -> config_dict.ConfigDict:

@@ -13,7 +13,7 @@ What a chip needs, compiled as gemma2_2b_math says, in GiB of 16:
 
 from ml_collections import config_dict
 
-from configs import gemma2, gemma2_2b_math
+from pkpo_jax.configs import gemma2, gemma2_2b_math
 
 
 def get_config(argument: str = "") -> config_dict.ConfigDict:

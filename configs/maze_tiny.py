@@ -11,7 +11,7 @@ before RL, .871 (.003) after; .749 (.028) with --config.k=1 (python -m experimen
 
 from ml_collections import config_dict
 
-from configs import recipes
+from pkpo_jax.configs import recipes
 from pkpo_jax.training import config as config_lib
 
 

@@ -9,7 +9,7 @@ order.
 
 from ml_collections import config_dict
 
-from configs import recipes
+from pkpo_jax.configs import recipes
 from pkpo_jax.training import config as config_lib
 
 

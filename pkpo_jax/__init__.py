@@ -1,10 +1,48 @@
 """Train Gemma-2 to maximise pass@k with Pass@K Policy Optimization, in JAX.
 
-Importing the package loads the estimators, and jax, alone. The rest is imported by name:
+The names below are those of `pkpo_jax.estimators`, and load jax when the first of them is used:
+`pkpo_jax.tasks` needs none of it, and grading workers start at once. The rest is imported by name:
 `pkpo_jax.policy`, `pkpo_jax.tasks`, `pkpo_jax.training`.
 """
 
-from pkpo_jax.estimators import *  # noqa: F403
-from pkpo_jax.estimators import __all__ as __all__
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pkpo_jax.estimators import *  # noqa: F403
 
 __version__ = "0.1.0"
+
+# The names of pkpo_jax.estimators.__all__, which a test compares.
+__all__ = [  # noqa: F405
+    "dr_grpo_advantages",
+    "grpo_advantages",
+    "mahdavi_advantages",
+    "max_at_k",
+    "maxrl_advantages",
+    "off_policy_weights",
+    "pass_at_k",
+    "pass_at_k_curve",
+    "pass_hat_k",
+    "pass_hat_k_curve",
+    "passk_training_advantages",
+    "pkpo_weights",
+    "rloo_advantages",
+    "schedules",
+    "tang_weights",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports an estimator on first use (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module("pkpo_jax.estimators"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -12,10 +12,11 @@ from typing import NoReturn
 from absl import flags, logging
 from ml_collections import config_dict, config_flags
 
+from pkpo_jax import configs
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import stored
 
-_DEFAULT_CONFIG = "configs/maze_tiny.py"
+_DEFAULT_CONFIG = "maze_tiny"
 # These modes are about a run that is there, with the config that it was made with.
 _OF_A_RUN = ("eval", "sample", "report")
 # Flags that some modes have, and the others refuse.
@@ -24,13 +25,19 @@ _ONLY = {
     "step": ("eval", "sample"),
     "split": ("eval", "sample"),
     "count": ("sample",),
-    "ks": ("sample",),
+    "ks": ("sample", "sweep"),
+    "seeds": ("sweep",),
+    "jobs": ("sweep",),
+    "compilation_cache": ("train", "eval", "sample", "sweep"),
+    "distributed": ("train", "eval", "sample", "report"),
 }
 
 
 def parse(argv: Sequence[str]) -> list[str]:
     """Defines and parses the flags; what is wrong with them becomes one line."""
+    argv = list(argv)
     try:
+        argv = [argv[0], *_with_path(argv[1:])]
         _define_mode(flags.FLAGS)
         _define_others()
         _define_config(argv)
@@ -43,17 +50,16 @@ def parse(argv: Sequence[str]) -> list[str]:
         if len(rest) > 1:
             raise config_lib.ConfigError(f"unexpected argument {rest[1]!r}; flags start with --.")
         _check(flags.FLAGS)
+        if flags.FLAGS.mode == "sweep":
+            _check_sweep(flags.FLAGS, overrides())
         flags.FLAGS.config.keys()  # A file that could not be read is reported on first use.
         return rest
     except (flags.Error, config_lib.ConfigError) as e:
         # Of a config file with an argument that fails, absl tells the whole traceback.
         said, failed = str(e).strip().splitlines(), "Traceback" in str(e)
         stop(f"the file that --config names failed: {said[-1]}" if failed else e)
-    except OSError:
-        stop(
-            "the file that --config names could not be read; give the path of one with "
-            f"get_config(), such as {_DEFAULT_CONFIG} of the repository."
-        )
+    except OSError as e:
+        stop(f"the file that --config names could not be read ({e.__cause__ or e}).")
     except Exception as e:  # The config file is a program, and can fail in any way.
         config = _config_of_run(argv) or config_lib.default()
         known = [key for key, _ in config_lib.flatten(config.to_dict())]
@@ -82,7 +88,41 @@ def workdirs() -> list[pathlib.Path]:
 
 def ks() -> list[int]:
     """The k that --ks names."""
-    return [int(k) for k in flags.FLAGS.ks.split(",")] if flags.FLAGS.ks else []
+    return _whole_numbers(flags.FLAGS.ks or "")
+
+
+def seeds() -> list[int]:
+    """The seeds that --seeds names."""
+    return _whole_numbers(flags.FLAGS.seeds)
+
+
+def overrides() -> list[str]:
+    """The arguments that set keys of the config, as they were given."""
+    return [arg for arg in sys.argv[1:] if re.match(r"--?(no)?config\.", arg)]
+
+
+def read_config(config: str, overrides: Sequence[str]) -> config_dict.ConfigDict:
+    """The config that `--config` and these arguments describe together."""
+    values, argv = flags.FlagValues(), ["", f"--config={config}", *overrides]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    values(argv)
+    return values.config
+
+
+def _with_path(argv: Sequence[str]) -> list[str]:
+    """The arguments, with the path of the config file for the name of a config."""
+    given, rest = [], iter(argv)
+    for arg in rest:
+        if re.fullmatch("--?config", arg):
+            arg = f"{arg}={next(rest, '')}"
+        if re.match("--?config=", arg):
+            arg = f"--config={configs.find(arg.partition('=')[2])}"
+        given.append(arg)
+    return given
+
+
+def _whole_numbers(text: str) -> list[int]:
+    return [int(number) for number in dict.fromkeys(text.split(","))] if text else []
 
 
 def _workdirs(values: flags.FlagValues) -> list[pathlib.Path]:
@@ -96,12 +136,14 @@ def _define_mode(values: flags.FlagValues) -> None:
     flags.DEFINE_enum(
         "mode",
         "train",
-        ["train", "compile", "eval", "sample", "report"],
-        "train: run the experiment. compile: compile its sampling and update steps without weights "
-        "or data, print what a device needs, and exit with 1 if it does not fit. The others are of "
-        "a run that is there, finished or not. eval: pass@k for every k, majority vote and "
-        "diversity, with intervals, in DIR/eval/<split>_step<N>. sample: show responses to some "
-        "problems, and the weight of each. report: make DIR/report.html.",
+        ["train", "sweep", "compile", "eval", "sample", "report"],
+        "train: run the experiment. sweep: train it for every k of --ks and seed of --seeds, in "
+        "DIR/k<k>_seed<seed>, and compare them in a table, DIR/sweep.png and DIR/sweep.json. "
+        "compile: compile its sampling and update steps without weights or data, print what a "
+        "device needs, and exit with 1 if it does not fit. The others are of a run that is there, "
+        "finished or not. eval: pass@k for every k, majority vote and diversity, with intervals, "
+        "in DIR/eval/<split>_step<N>. sample: show responses to some problems, and the weight of "
+        "each. report: make DIR/report.html.",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -141,22 +183,38 @@ def _define_others() -> None:
     flags.DEFINE_string(
         "ks",
         None,
-        "With --mode=sample, the k to show weights for, as in 1,4,8. If not given, 1 and the k "
-        "that the run ends with.",
+        "With --mode=sweep, the k to train for, as in 1,4,8. With --mode=sample, those to show "
+        "weights for: 1 and the k that the run ends with, if not given.",
+    )
+    flags.DEFINE_string("seeds", "0,1,2", "With --mode=sweep, the seeds to train with.")
+    flags.DEFINE_integer(
+        "jobs",
+        1,
+        "With --mode=sweep, how many runs go on at once; an accelerator serves one.",
+        lower_bound=1,
+    )
+    flags.DEFINE_string(
+        "compilation_cache",
+        "",
+        "Where compiled programs are kept for the next start, or off. If not given, in "
+        "~/.cache/pkpo_jax/xla (XDG_CACHE_HOME is heeded), and with --distributed nowhere: a "
+        "directory is of use there if all processes see it. JAX_COMPILATION_CACHE_DIR goes before.",
     )
 
 
 def _define_config(argv: Sequence[str]) -> None:
     """Last of all, for an override of the default config is read as soon as it is defined."""
     text = (
-        "The experiment: a file with get_config(). Any of its keys can be set beside it, as in "
-        "--config.k=1 or --config.k='{0: 8, 1500: 1}'. The modes eval, sample and report take the "
-        "config of the run instead, and the keys set beside it."
+        "The experiment: a file with get_config(), or the name of one that comes with pkpo_jax: "
+        f"{', '.join(configs.names())}. Any of its keys can be set beside it, as in --config.k=1 "
+        "or --config.k='{0: 8, 1500: 1}'. The modes eval, sample and report take the config of the "
+        "run instead, and the keys set beside it."
     )
     if config := _config_of_run(argv):
         config_flags.DEFINE_config_dict("config", config, text)
     else:
-        config_flags.DEFINE_config_file("config", _DEFAULT_CONFIG, text)
+        default = configs.find(_DEFAULT_CONFIG)
+        config_flags.DEFINE_config_file("config", default, text, sys_argv=list(argv))
 
 
 def _config_of_run(argv: Sequence[str]) -> config_dict.ConfigDict | None:
@@ -190,5 +248,23 @@ def _check(values: flags.FlagValues) -> None:
         raise config_lib.ConfigError(
             f"--step={values.step}; expected newest, best, or the number of a step."
         )
-    if values.ks is not None and not re.fullmatch(r"\d+(,\d+)*", values.ks):
-        raise config_lib.ConfigError(f"--ks={values.ks}; expected whole numbers, as in 1,4,8.")
+    for name in ("ks", "seeds"):
+        given = values[name].value
+        if given is not None and not re.fullmatch(r"\d+(,\d+)*", given):
+            raise config_lib.ConfigError(f"--{name}={given}; expected whole numbers, as in 1,4,8.")
+    if mode == "report" and not _workdirs(values)[0].exists():
+        raise config_lib.ConfigError(
+            f"--workdir={values.workdir} does not exist; give the directory of a run."
+        )
+
+
+def _check_sweep(values: flags.FlagValues, overrides: Sequence[str]) -> None:
+    if not values.ks:
+        raise config_lib.ConfigError("--ks is missing; give the k to train for, as in 1,2,4,8.")
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        if not equals:
+            raise config_lib.ConfigError(f"{key}: write {key}=value for a sweep.")
+        if key.endswith(("config.k", "config.seed")):
+            name = key.rpartition(".")[2]
+            raise config_lib.ConfigError(f"{key} and --{name}s are both given; drop {key}.")

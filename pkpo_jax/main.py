@@ -1,27 +1,31 @@
-"""Runs an experiment, or looks at one.
+"""Runs an experiment, or looks at one: `pkpo-jax`, which is `python -m pkpo_jax.main`.
 
-python -m pkpo_jax.main --config=configs/maze_tiny.py --workdir=runs/maze [--config.key=value ...]
-python -m pkpo_jax.main --config=configs/gemma2_2b_math.py --mode=compile --topology=v5e:4x4
-python -m pkpo_jax.main --mode=eval --workdir=runs/maze,runs/maze_k1 [--step=best]
-python -m pkpo_jax.main --mode=sample --workdir=runs/maze [--ks=1,4,8]
-python -m pkpo_jax.main --mode=report --workdir=runs/maze
+pkpo-jax --config=maze_tiny --workdir=runs/maze [--config.key=value ...]
+pkpo-jax --mode=sweep --config=maze_tiny --ks=1,8 --seeds=0,1,2 --workdir=runs/sweep [--jobs=2]
+pkpo-jax --mode=eval --workdir=runs/maze,runs/maze_k1 [--step=best]
+pkpo-jax --mode=sample --workdir=runs/maze [--ks=1,4,8]
+pkpo-jax --mode=report --workdir=runs/maze
+pkpo-jax --mode=compile --config=gemma2_2b_math --topology=v5e:4x4
 """
 
+# Grading workers import this module, for Python's `spawn` imports the main one: what is heavy is
+# imported by the functions, and so after the flags are parsed, which --help and mistakes wait for.
 from __future__ import annotations
 
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from absl import app, flags
-from ml_collections import config_dict, config_flags
 
-from pkpo_jax import command_line
-from pkpo_jax.training import config as config_lib
+if TYPE_CHECKING:
+    from ml_collections import config_dict
 
 
 def _join_other_processes() -> None:
     from pkpo_jax import parallel
+    from pkpo_jax.training import config as config_lib
 
     try:
         parallel.join_other_processes()
@@ -33,7 +37,7 @@ def _join_other_processes() -> None:
 
 
 def _train(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
-    from pkpo_jax import parallel
+    from pkpo_jax import command_line, parallel
     from pkpo_jax.training import files, loop
 
     try:
@@ -50,45 +54,60 @@ def _train(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
         command_line.stop(e, e.code)
 
 
+def _report(workdir: pathlib.Path) -> None:
+    from pkpo_jax import parallel
+    from pkpo_jax.reporting import page
+    from pkpo_jax.training import config as config_lib
+
+    try:
+        if parallel.is_first_process():
+            print(page.write_page(workdir))
+    except OSError as e:
+        raise config_lib.ConfigError(f"report.html could not be written: {e}") from e
+
+
 def _run(mode: str) -> None:
-    config, workdirs = flags.FLAGS.config, command_line.workdirs()
+    from ml_collections import config_flags
+
+    from pkpo_jax import command_line
+
+    values, workdirs = flags.FLAGS, command_line.workdirs()
     if mode == "train":
-        _train(config, workdirs[0])
+        _train(values.config, workdirs[0])
+    elif mode == "sweep":
+        from pkpo_jax import sweep
+
+        sys.exit(sweep.run(workdirs[0], sweep.requested()))
     elif mode == "compile":
         from pkpo_jax.reporting import compilation
 
-        sys.exit(not compilation.report(config, flags.FLAGS.topology))
+        sys.exit(not compilation.report(values.config, values.topology))
     elif mode == "report":
-        from pkpo_jax import parallel
-        from pkpo_jax.reporting import page
-
-        try:
-            if parallel.is_first_process():
-                print(page.write_page(workdirs[0]))
-        except OSError as e:
-            raise config_lib.ConfigError(f"report.html could not be written: {e}") from e
+        _report(workdirs[0])
     else:
         from pkpo_jax.reporting import inspection
 
-        overrides = config_flags.get_override_values(flags.FLAGS["config"])
-        request = inspection.Request(config, overrides, flags.FLAGS.step, flags.FLAGS.split)
+        overrides = config_flags.get_override_values(values["config"])
+        request = inspection.Request(values.config, overrides, values.step, values.split)
         if mode == "eval":
             inspection.evaluate(workdirs, request)
         else:
-            options = {"count": flags.FLAGS.count, "ks": command_line.ks()}
+            options = {"count": values.count, "ks": command_line.ks()}
             inspection.sample(workdirs[0], request, **options)
 
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    # Imported after the flags are parsed, so that --help and a mistyped key answer at once.
-    from pkpo_jax import parallel
+    from pkpo_jax import command_line, compilation_cache, parallel
     from pkpo_jax.policy import checkpoints
     from pkpo_jax.tasks import grading
+    from pkpo_jax.training import config as config_lib
 
-    mode = flags.FLAGS.mode
+    values, mode = flags.FLAGS, flags.FLAGS.mode
     try:
-        if flags.FLAGS.distributed:
+        if mode in ("train", "eval", "sample"):  # compile measures what compiling takes.
+            compilation_cache.use(values.compilation_cache, distributed=values.distributed)
+        if values.distributed:
             _join_other_processes()
         _run(mode)
     except (config_lib.ConfigError, parallel.OtherProcessError) as e:
@@ -98,12 +117,21 @@ def main(argv: Sequence[str]) -> None:
         command_line.stop(e, at_once=parallel.is_one_of_many())
     except KeyboardInterrupt:
         goes_on = (
-            f": what was recorded is in {flags.FLAGS.workdir}; the same command goes on from the "
+            f": what was recorded is in {values.workdir}; the same command goes on from the "
             "newest checkpoint there."
         )
-        print(f"\ninterrupted{goes_on if mode == 'train' else '.'}", file=sys.stderr)
+        print(f"\ninterrupted{goes_on if mode in ('train', 'sweep') else '.'}", file=sys.stderr)
         sys.exit(130)
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Runs the command `pkpo-jax`."""
+    from pkpo_jax import command_line
+
+    # What --help says first.
+    sys.modules["__main__"].__doc__ = __doc__
     app.run(main, flags_parser=command_line.parse)
+
+
+if __name__ == "__main__":
+    run()

@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 
-from configs import recipes
+from pkpo_jax.configs import recipes
 from pkpo_jax.estimators import schedules
 from pkpo_jax.training import checks, loop, metrics
 from pkpo_jax.training import config as config_lib
@@ -28,7 +28,7 @@ PAPER_B = ["k=1", "k=4", "k=8", "k=16", "k=8,explore=200-400", "paper_a"]
 
 
 def build(name, argument=""):
-    return importlib.import_module(f"configs.{name}").get_config(argument)
+    return importlib.import_module(f"pkpo_jax.configs.{name}").get_config(argument)
 
 
 def write(path, *rows):

@@ -24,7 +24,7 @@ from absl import app, logging
 
 import experiments
 import pkpo_jax as pkpo
-from configs import maze_tiny
+from pkpo_jax.configs import maze_tiny
 from pkpo_jax.training.trainer import Trainer
 
 SIZES = ((256, 16), (4096, 16), (256, 128), (16, 4096))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
-from configs import recipes
+from pkpo_jax.configs import recipes
 from pkpo_jax.reporting import page
 from pkpo_jax.tasks import Maze
 from pkpo_jax.training import config as config_lib

@@ -1,0 +1,255 @@
+"""Trains a config for several k and seeds on this machine, and compares held-out pass@k."""
+
+from __future__ import annotations
+
+import collections
+import json
+import math
+import pathlib
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import rich.console
+import rich.table
+from absl import flags
+from ml_collections import config_flags
+
+from pkpo_jax import command_line
+from pkpo_jax.reporting import page, plots
+from pkpo_jax.training import checks, files, metrics, run_directory, stored
+
+
+class Request(NamedTuple):
+    """What the command line asks for.
+
+    Attributes:
+      config: what `--config` says, with its argument; overrides: `--config.key=value` arguments.
+      options: other arguments of each run.
+      jobs: how many runs go on at once.
+    """
+
+    config: str
+    overrides: Sequence[str]
+    ks: Sequence[int]
+    seeds: Sequence[int]
+    jobs: int = 1
+    options: Sequence[str] = ()
+
+
+class Run(NamedTuple):
+    """A run of the sweep: its directory, and what describes it on the command line."""
+
+    k: int
+    seed: int
+    workdir: pathlib.Path
+    config: str
+    overrides: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.workdir.name
+
+
+class Result(NamedTuple):
+    """Held-out {k: pass@k} of a run, before RL and after its last step."""
+
+    before: dict[int, float]
+    after: dict[int, float]
+
+
+class Spread(NamedTuple):
+    """The mean over seeds, and the standard deviation, 0 for a single seed."""
+
+    mean: float
+    std: float
+
+
+# {label of a row: {k: spread of pass@k}}.
+Rows = dict[str, dict[int, Spread]]
+
+
+def requested() -> Request:
+    """Returns what the flags say."""
+    return Request(
+        config_flags.get_config_filename(flags.FLAGS["config"]),
+        command_line.overrides(),
+        command_line.ks(),
+        command_line.seeds(),
+        flags.FLAGS.jobs,
+        [f"--compilation_cache={flags.FLAGS.compilation_cache}"],
+    )
+
+
+def run(workdir: pathlib.Path, request: Request) -> int:
+    """Does the runs that are not finished, then writes and prints the comparison.
+
+    Interrupted, it has the runs save and end; started again, it goes on.
+
+    Returns:
+      What the process exits with: 1 if a run failed, which the others do not wait for.
+
+    Raises:
+      ConfigError: before any run starts, if a config cannot run or a directory is not its.
+    """
+    runs = describe(workdir, request)
+    todo = [one for one in runs if not _is_finished(one)]
+    codes = _run_all(todo, request)
+    failed = {one.name: code for one in todo if (code := codes[one.name])}
+    results = {(one.k, one.seed): _read(one) for one in runs if one.name not in failed}
+    if results:
+        rows = compare(results)
+        _write(workdir, request, rows, results, failed)
+        rich.console.Console(width=100).print(_table(rows, request.seeds))
+        print(f"{workdir / 'sweep.png'} shows it, and {workdir / 'sweep.json'} holds the numbers.")
+    for name, code in failed.items():
+        print(f"{name} failed, with exit code {code}.", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def describe(workdir: pathlib.Path, request: Request) -> list[Run]:
+    """Returns every k with every seed.
+
+    A config that has an argument is told k in it, as in gemma2_2b_math:anneal,k=4: set beside it, k
+    would take the place of the schedule.
+    """
+    runs = []
+    for k in request.ks:
+        for seed in request.seeds:
+            config, overrides = request.config, [*request.overrides, f"--config.seed={seed}"]
+            if ":" in config:
+                config = f"{config},k={k}"
+            else:
+                overrides.append(f"--config.k={k}")
+            runs.append(Run(k, seed, workdir / f"k{k}_seed{seed}", config, tuple(overrides)))
+    return runs
+
+
+def _is_finished(run: Run) -> bool:
+    """Whether the run is done; a ConfigError if it cannot be, or another is in its directory."""
+    config = command_line.read_config(run.config, run.overrides)
+    # As many devices as the mesh asks for: this process leaves them to the runs, which look again.
+    checks.validate(config, devices=abs(math.prod(config.parallel.mesh)))
+    if not run.workdir.exists():
+        return False
+    run_directory.claim(run.workdir, config)
+    lines, steps = metrics.read(run.workdir), config.train.steps
+    recorded = bool(lines) and lines[-1]["step"] == steps
+    return recorded and (not steps or steps in stored.steps(run.workdir))
+
+
+def _run_all(runs: Sequence[Run], request: Request) -> dict[str, int]:
+    """Does the runs, `jobs` at a time; returns the exit code of each."""
+    waiting, codes = collections.deque(runs), {}
+    running: dict[Run, subprocess.Popen[bytes]] = {}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    try:
+        while waiting or running:
+            while waiting and len(running) < request.jobs:
+                one = waiting.popleft()
+                running[one] = _start(one, request)
+            time.sleep(0.1)
+            for one, process in list(running.items()):
+                if process.poll() is not None:
+                    codes[one.name] = process.returncode
+                    del running[one]
+                    print(f"{one.name}: {len(codes)} of {len(runs)} done.", flush=True)
+    finally:
+        _end(running.values())
+    return codes
+
+
+def _start(run: Run, request: Request) -> subprocess.Popen[bytes]:
+    """Starts a run; its output goes to the terminal, or to a log where there are several."""
+    arguments = [f"--config={run.config}", f"--workdir={run.workdir}"]
+    command = [sys.executable, "-m", "pkpo_jax.main", *arguments, *run.overrides, *request.options]
+    run.workdir.parent.mkdir(parents=True, exist_ok=True)
+    log = run.workdir.with_name(f"{run.name}.log")
+    several = request.jobs > 1
+    print(f"{run.name}: started{f', and logs to {log}' if several else ''}.", flush=True)
+    # A group of its own: Ctrl-C reaches this process alone, which has the run save and end.
+    if not several:
+        return subprocess.Popen(command, process_group=0)
+    with log.open("ab") as output:
+        return subprocess.Popen(command, stdout=output, stderr=output, process_group=0)
+
+
+def _end(processes: Iterable[subprocess.Popen[bytes]]) -> None:
+    """Has runs save and end, and waits for them; a second Ctrl-C kills them."""
+    try:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def _read(run: Run) -> Result:
+    found = [values for line in metrics.read(run.workdir) if (values := page.pass_at_k(line))]
+    return Result(found[0], found[-1])
+
+
+def compare(results: Mapping[tuple[int, int], Result]) -> Rows:
+    """Returns the spread over seeds before RL, and after it for each k that was trained for.
+
+    Args:
+      results: by (k, seed). Before RL a seed has the same policy for every k, which counts once.
+    """
+    before = {seed: result.before for (_, seed), result in results.items()}
+    # What was not finite is missing.
+    ks = sorted(
+        set.intersection(*(set(values) for result in results.values() for values in result))
+    )
+    groups = {"before RL": list(before.values())}
+    for (k, _), result in results.items():
+        groups.setdefault(f"k = {k}", []).append(result.after)
+    return {
+        label: {k: _spread([one[k] for one in group]) for k in ks}
+        for label, group in groups.items()
+    }
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    return Spread(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
+
+
+def _table(rows: Rows, seeds: Sequence[int]) -> rich.table.Table:
+    over = f"mean (standard deviation) over seeds {', '.join(map(str, seeds))}"
+    table = rich.table.Table("", title=f"held-out pass@k, {over}")
+    for k in rows["before RL"]:
+        table.add_column(f"@{k}", justify="right")
+    for label, row in rows.items():
+        table.add_row(label, *(f"{x.mean:.3f} ({x.std:.3f})" for x in row.values()))
+    return table
+
+
+def _write(
+    workdir: pathlib.Path,
+    request: Request,
+    rows: Rows,
+    results: Mapping[tuple[int, int], Result],
+    failed: Mapping[str, int],
+) -> None:
+    """Writes WORKDIR/sweep.png and WORKDIR/sweep.json."""
+    means = {label: {k: x.mean for k, x in row.items()} for label, row in rows.items()}
+    bands = {
+        label: {k: (x.mean - x.std, x.mean + x.std) for k, x in row.items()}
+        for label, row in rows.items()
+    }
+    title = f"held-out problems, mean and standard deviation over {len(request.seeds)} seeds"
+    plots.pass_at_k(workdir / "sweep.png", means, bands, title=title)
+    found: dict[str, Any] = {
+        "config": request.config,
+        "overrides": list(request.overrides),
+        "rows": {k: {at: x._asdict() for at, x in row.items()} for k, row in rows.items()},
+        "runs": {f"k{k}_seed{seed}": result._asdict() for (k, seed), result in results.items()},
+        "failed": dict(failed),
+    }
+    files.replace(workdir / "sweep.json", json.dumps(found, indent=2) + "\n")
