@@ -62,7 +62,7 @@ def locate(path: str) -> epath.Path:
     except ImportError as e:
         raise CheckpointError(f"{path} cannot be reached ({e}).") from None
     if not exists:
-        raise CheckpointError(f"no checkpoint at {path}; expected {WHERE}.")
+        raise CheckpointError(f"{path} does not exist; expected {WHERE}.")
     return directory
 
 

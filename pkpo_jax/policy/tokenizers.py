@@ -80,9 +80,9 @@ class Gemma2Tokenizer:
     def __init__(self, path: str = "", *, chat: bool = False) -> None:
         if path and not epath.Path(path).expanduser().exists():
             raise TokenizerError(
-                f"no tokenizer at {path}; expected Gemma-2's tokenizer.model, which lies beside "
-                "the weights on Hugging Face and Kaggle, or an empty path to download it from "
-                "Google's bucket."
+                f"{path} does not exist; expected Gemma-2's tokenizer.model, which lies beside the "
+                "weights on Hugging Face and Kaggle, or an empty path to download it from Google's "
+                "bucket."
             )
         kwargs = {"path": str(epath.Path(path).expanduser())} if path else {}
         try:

@@ -54,8 +54,9 @@ class Math(Task):
         except OSError as e:
             raise ValueError(f"task.data_dir={self.data_dir!r} cannot be read: {e}") from None
         if not rows:
+            wrong = f"holds no {split} problems" if self._exists() else "does not exist"
             raise ValueError(
-                f"task.data_dir={self.data_dir!r} holds no {split} problems; expected "
+                f"task.data_dir={self.data_dir!r} {wrong}; expected "
                 f"{split}/<subject>/*.json (the MATH release, see github.com/hendrycks/math) or "
                 f"a {split}.jsonl of your own; set task.data_dir to their directory."
             )
@@ -65,6 +66,9 @@ class Math(Task):
             {"id": i, "prompt": f"{row['problem']}\n\n{INSTRUCTION}\n", **row}
             for i, row in enumerate(rows)
         ]
+
+    def _exists(self) -> bool:
+        return not self.data_dir or pathlib.Path(self.data_dir).expanduser().exists()
 
     def grade(self, problem: Problem, response: str) -> float | Grade:
         """Returns 1 iff the last box is right; TIMEOUT if that takes too much arithmetic.

@@ -31,9 +31,8 @@ def read_config(workdir: pathlib.Path) -> config_dict.ConfigDict:
         stored = json.loads(path.read_text())
         task = stored["task"]["name"]
     except OSError as e:
-        raise ConfigError(
-            f"{path} cannot be read ({e.strerror}); give the --workdir of a run."
-        ) from None
+        wrong = f"cannot be read ({e.strerror})" if path.exists() else "does not exist"
+        raise ConfigError(f"{path} {wrong}; give the --workdir of a run.") from None
     except (ValueError, KeyError, TypeError):
         raise ConfigError(f"{path} is not a config; give the --workdir of a run.") from None
     try:
@@ -85,9 +84,10 @@ def policy(workdir: pathlib.Path, config: config_dict.ConfigDict, step: str) -> 
         before = before if pathlib.Path(before).exists() else ""
     policies = {**({0: before} if before else {}), **kept}
     if not policies and not is_run(workdir):
+        wrong = "is not a run's directory" if workdir.exists() else "does not exist"
         raise ConfigError(
-            f"--workdir={workdir} is not a run's directory, and model.checkpoint is empty: there "
-            "is no policy; give the directory of a run, or --config.model.checkpoint."
+            f"--workdir={workdir} {wrong}, and model.checkpoint is empty: there is no policy; give "
+            "the directory of a run, or --config.model.checkpoint."
         )
     if not policies:
         raise ConfigError(f"--workdir={workdir} holds no checkpoint yet; train on, and try again.")

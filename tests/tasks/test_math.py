@@ -81,7 +81,8 @@ def test_where_to_get_the_problems_is_told(tmp_path, monkeypatch, given):
     with pytest.raises(ValueError) as error:
         Math(data_dir=given).problems("train")
     message = str(error.value)
-    assert message.startswith(f"task.data_dir={given!r} holds no train problems; expected")
+    wrong = "does not exist" if given == "nowhere" else "holds no train problems"
+    assert message.startswith(f"task.data_dir={given!r} {wrong}; expected")
     assert all(m in message for m in ("hendrycks/math", "train.jsonl", "set task.data_dir"))
     assert "\n" not in message
 

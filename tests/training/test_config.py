@@ -166,7 +166,7 @@ def test_the_default_is_valid_and_so_are_schedules():
         (dict(task__fog=3.0), "task.fog=3.0; expected"),
         (dict(task__name="tests.training.test_config:Empty"), "Empty has no test problems"),
         (dict(task__name="tests.training.test_config:French"), "character '\u00e9'; the tiny pol"),
-        (dict(model__checkpoint="/no"), "model.checkpoint: no checkpoint at /no; expected a dir"),
+        (dict(model__checkpoint="/no"), "model.checkpoint: /no does not exist; expected a dir"),
         (dict(task__max_path=90, task__min_path=80), "no maze number 0"),
     ],
 )

@@ -41,8 +41,10 @@ def mbpp(data_dir: str) -> dict[int, dict[str, Any]]:
     directory = pathlib.Path(data_dir).expanduser()
     path = next((directory / f for f in MBPP_FILES if (directory / f).is_file()), None)
     if path is None or not data_dir:
+        there = not data_dir or directory.exists()
+        wrong = f"holds no {' or '.join(MBPP_FILES)}" if there else "does not exist"
         raise ValueError(
-            f"task.data_dir={data_dir!r} holds no {' or '.join(MBPP_FILES)}; get one from "
+            f"task.data_dir={data_dir!r} {wrong}; get {MBPP_FILES[0]} from "
             "github.com/google-research/google-research/tree/master/mbpp, or write one: a JSON "
             'object a line with "task_id", "text", "code" and "test_list".'
         )
