@@ -158,7 +158,8 @@ def _run_all(runs: Sequence[Run], request: Request) -> dict[str, int]:
                 if process.poll() is not None:
                     codes[one.name] = process.returncode
                     del running[one]
-                    print(f"{one.name}: {len(codes)} of {len(runs)} done.", flush=True)
+                    how = f"failed with exit code {codes[one.name]}" if codes[one.name] else "done"
+                    print(f"{one.name}: {how}, {len(codes)} of {len(runs)}.", flush=True)
     finally:
         _end(running.values())
     return codes

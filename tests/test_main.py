@@ -1,21 +1,80 @@
 """The command line, as a user types it."""
 
 import json
+import os
+import pathlib
 import signal
 import subprocess
 import sys
 import time
 
+import jax
 import pytest
 
+import pkpo_jax.estimators
+from pkpo_jax import compilation_cache
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import metrics, run_directory
 
+ROOT = str(pathlib.Path(__file__).parents[1])
 
-def main(*arguments, cwd=None):
-    return subprocess.run(
-        [sys.executable, "-m", "pkpo_jax.main", *arguments], capture_output=True, text=True, cwd=cwd
+
+# A small run, which tests of several modules compile once.
+SMALL = [
+    "--config.train.prompts=4",
+    "--config.warm_start.steps=0",
+    "--config.eval.problems=4",
+    "--config.eval.prompts=4",
+    "--config.task.train_problems=50",
+    "--config.task.test_problems=10",
+]
+
+# The command, once for each line of stdin, in a fork: imports take longer than most mistakes.
+SERVER = """
+import json, os, sys, traceback
+import pkpo_jax.main, pkpo_jax.sweep
+from pkpo_jax.reporting import compilation, inspection
+for line in sys.stdin:
+    arguments, directory = json.loads(line)
+    if not (child := os.fork()):
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(f"{directory}/{name}", os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
+        sys.argv, code = ["pkpo-jax", *arguments], 1
+        try:
+            pkpo_jax.main.run()
+        except SystemExit as e:
+            code = e.code or 0
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush(), sys.stderr.flush(), os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def main(tmp_path_factory):
+    """A function that runs the command, from an empty directory."""
+    outputs, elsewhere = tmp_path_factory.mktemp("outputs"), tmp_path_factory.mktemp("elsewhere")
+    environment = {**os.environ, "PYTHONPATH": ROOT}
+    server = subprocess.Popen(
+        [sys.executable, "-W", "ignore::RuntimeWarning", "-c", SERVER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=elsewhere,
+        env=environment,
     )
+
+    def run(*arguments):
+        server.stdin.write(json.dumps([arguments, str(outputs)]) + "\n")
+        server.stdin.flush()
+        code = int(server.stdout.readline())
+        texts = [(outputs / name).read_text() for name in ("stdout", "stderr")]
+        return subprocess.CompletedProcess(arguments, code, *texts)
+
+    yield run
+    server.stdin.close()
+    server.wait()
 
 
 @pytest.mark.parametrize(
@@ -24,48 +83,66 @@ def main(*arguments, cwd=None):
         ([], "error: --workdir is missing"),
         (["--workdir=x", "--config.train.lr=1"], "error: unknown config key train.lr"),
         (["--workdir=x", "--config.train.steps=many"], "--config.train.steps=many"),
-        (["--workdir=x", "--config=configs/none.py"], "the file that --config names"),
+        (["--workdir=x", "--config=none.py"], "--config=none.py: none.py does not exist; expected"),
+        (["--workdir=x", "--config", "maze"], "one of the package's: arc_tiny, arithmetic_tiny, c"),
+        (["--workdir=x", "--config=/tmp"], "--config=/tmp: /tmp is a directory"),
         (["--workdir=x", "--steps=3"], "Unknown command line flag 'steps'"),
         (["--workdir=x", "train"], "error: unexpected argument 'train'"),
         (["--workdir=x", "--config.k=17"], "error: k=17: 17 is above 16"),
         (["--workdir=gs://bucket/x"], "is no directory; mount the bucket"),
-        (["--workdir=x", "--mode=run"], "one of <train|compile|eval|sample|report>"),
+        (["--workdir=x", "--mode=run"], "one of <train|sweep|compile|eval|sample|"),
         (
             ["--workdir=x", "--topology=v5e:4x4"],
             "--topology is for --mode=compile; drop it to train",
         ),
-        (["--workdir=x", "--mode=eval", "--ks=1"], "--ks is for --mode=sample; drop it to eval."),
+        (
+            ["--workdir=x", "--mode=eval", "--ks=1"],
+            "--ks is for --mode=sample and --mode=sweep; drop it to eval.",
+        ),
         (["--workdir=x", "--step=3"], "--step is for --mode=eval and --mode=sample"),
         (["--mode=eval"], "error: --workdir is missing"),
         (
             ["--workdir=x", "--mode=eval"],
-            "x is not a run's directory, and model.checkpoint is empty",
+            "x does not exist, and model.checkpoint is empty",
         ),
         (["--workdir=x", "--mode=eval", "--step=last"], "--step=last; expected newest, best, or"),
         (["--workdir=x", "--mode=sample", "--ks=1;4"], "--ks=1;4; expected whole numbers"),
-        (["--workdir=x", "--mode=report"], "so it is not a run's directory"),
+        (["--workdir=x", "--mode=report"], "x does not exist; give the directory of a run"),
+        (["--workdir=x", "--mode=sweep"], "--ks is missing; give the k to train for"),
+        (["--workdir=x", "--mode=sweep", "--ks=1", "--seeds=a"], "--seeds=a; expected whole numb"),
+        (["--workdir=x", "--mode=sweep", "--ks=1,17"], "error: k=17: 17 is above 16"),
+        (
+            ["--workdir=x", "--mode=sweep", "--ks=1", "--config.seed=1"],
+            "--config.seed and --seeds are both given; drop --config.seed",
+        ),
         (["--mode=compile", "--topology=v7x:4x4"], "expected a chip (v4, v5e, v5p, v6e)"),
         (
-            ["--workdir=x", "--config=configs/maze_tiny.py:kk=3"],
+            ["--workdir=x", "--config=maze_tiny:kk=3"],
             "error: the file that --config names failed: ValueError: the argument 'kk=3'; expected",
         ),
-        (["--workdir=x", "--config=configs/code_tiny.py"], "set task.allow_code_execution=True"),
-        (["--workdir=x", "--config=configs/gemma2_2b_math.py"], "error: model.checkpoint is empty"),
+        (["--workdir=x", "--config=code_tiny"], "set task.allow_code_execution=True"),
+        (["--workdir=x", "--config=gemma2_2b_math"], "error: model.checkpoint is empty"),
+        (
+            ["--workdir=x", "--config=gemma2_2b_math", "--config.model.checkpoint=/nope"],
+            "error: model.checkpoint: /nope does not exist; expected a directory",
+        ),
     ],
 )
-def test_mistakes_end_with_one_line_and_code_2(arguments, message, tmp_path):
+def test_mistakes_end_with_one_line_and_code_2(main, arguments, message, tmp_path):
     arguments = [a.replace("--workdir=x", f"--workdir={tmp_path / 'run'}") for a in arguments]
     result = main(*arguments)
     assert result.returncode == 2, result.stderr
-    message = message.replace("x is not", f"{tmp_path / 'run'} is not")
+    message = message.replace("x does", f"--workdir={tmp_path / 'run'} does")
     assert message in result.stderr and len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "run").exists()
 
 
-def test_help_shows_every_flag():
+def test_help_shows_every_flag(main):
     shown = main("--help").stdout
-    flags = ["config", "workdir", "mode", "topology", "distributed", "step", "split", "count", "ks"]
+    flags = "config workdir mode topology distributed step split count ks seeds jobs"
+    flags = [*flags.split(), "compilation_cache"]
     assert [flag for flag in flags if f"--{flag}:" not in shown.replace("[no]", "")] == []
+    assert "pkpo-jax --config=maze_tiny" in shown
 
 
 @pytest.mark.parametrize(
@@ -78,13 +155,12 @@ def test_help_shows_every_flag():
         (["--mode=sample", "--config.model.checkpoint=y"], "drop --config.model.checkpoint"),
     ],
 )
-def test_mistakes_about_a_run_that_is_there(arguments, message, tmp_path):
+def test_mistakes_about_a_run_that_is_there(main, arguments, message, tmp_path):
     config = config_lib.default(task="math")
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
     for step in ("10", "20"):
         (tmp_path / "checkpoints" / step / "params").mkdir(parents=True)
-    # From another directory: there is no config file.
-    result = main(f"--workdir={tmp_path}", *arguments, cwd=tmp_path)
+    result = main(f"--workdir={tmp_path}", *arguments)
     assert result.returncode == 2 and len(result.stderr.splitlines()) == 1, result.stderr
     assert message in result.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "checkpoints"}
@@ -100,7 +176,7 @@ def test_mistakes_about_a_run_that_is_there(arguments, message, tmp_path):
         ("def get_config(): return 1 / 0", "ZeroDivisionError: division by zero"),
     ],
 )
-def test_config_files_that_fail_are_said_so(program, message, tmp_path):
+def test_config_files_that_fail_are_said_so(main, program, message, tmp_path):
     path = tmp_path / "my_config.py"
     path.write_text(program)
     result = main(f"--workdir={tmp_path / 'run'}", f"--config={path}")
@@ -136,18 +212,9 @@ runpy.run_module("pkpo_jax.main", run_name="__main__", alter_sys=True)
 
 
 def test_ctrl_c_leaves_readable_metrics_and_code_130(tmp_path):
-    settings = {
-        "train.steps": 10_000,
-        "train.prompts": 4,
-        "warm_start.steps": 0,
-        "eval.problems": 4,
-        "eval.prompts": 4,
-        "task.train_problems": 50,
-        "task.test_problems": 10,
-    }
-    arguments = [f"--config.{key}={value}" for key, value in settings.items()]
+    arguments = [f"--workdir={tmp_path / 'run'}", "--config.train.steps=10000", *SMALL]
     process = subprocess.Popen(
-        [sys.executable, "-c", LISTENING, f"--workdir={tmp_path / 'run'}", *arguments],
+        [sys.executable, "-c", LISTENING, *arguments],
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -177,8 +244,50 @@ def test_a_run_may_go_on_on_other_devices(tmp_path):
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_importing_the_package_loads_nothing_heavy():
-    heavy = "tensorflow flax optax orbax grain tensorflow_datasets matplotlib gemma"
-    program = f"import pkpo_jax, sys; print([m for m in {heavy.split()} if m in sys.modules])"
+def test_grading_workers_load_nothing_heavy():
+    """A worker imports the main module and the task; estimators are there when asked for."""
+    heavy = "jax tensorflow flax optax orbax grain tensorflow_datasets matplotlib gemma"
+    program = f"""
+import sys
+import pkpo_jax, pkpo_jax.main, pkpo_jax.tasks
+print([module for module in {heavy.split()} if module in sys.modules])
+from pkpo_jax import *
+print(set(pkpo_jax.estimators.__all__) - {{*dir()}}, float(pass_at_k([1, 0], 1)))
+"""
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert result.stdout.strip() == "[]", result.stderr
+    assert result.stdout.splitlines() == ["[]", "set() 0.5"], result.stderr
+
+
+def test_the_packages_names_are_the_estimators():
+    assert sorted(pkpo_jax.__all__) == sorted(pkpo_jax.estimators.__all__)
+    assert {*pkpo_jax.__all__, "__version__"} <= set(dir(pkpo_jax))
+    with pytest.raises(AttributeError, match="no attribute 'pass_at_n'"):
+        pkpo_jax.pass_at_n  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("directory", "environment", "expected"),
+    [
+        ("", {"XDG_CACHE_HOME": "{}/cache"}, "{}/cache/pkpo_jax/xla/"),
+        ("", {"HOME": "{}"}, "{}/.cache/pkpo_jax/xla/"),
+        ("{}/here", {}, "{}/here"),
+        ("off", {}, None),
+        ("{}/here", {"JAX_COMPILATION_CACHE_DIR": "{}/there"}, None),  # jax reads it by itself.
+        ("{}/file/here", {}, None),
+    ],
+)
+def test_where_compiled_programs_are_kept(
+    directory, environment, expected, tmp_path, monkeypatch, capsys
+):
+    settings = {}
+    monkeypatch.setattr(jax.config, "update", settings.__setitem__)
+    for name in ("XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value.format(tmp_path))
+    (tmp_path / "file").write_text("")
+    compilation_cache.use(directory.format(tmp_path))
+    found = settings.get("jax_compilation_cache_dir")
+    assert found is None if expected is None else found.startswith(expected.format(tmp_path))
+    # It is no reason to stop.
+    assert ("compiled programs are not kept: " in capsys.readouterr().err) == ("file" in directory)

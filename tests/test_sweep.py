@@ -1,0 +1,92 @@
+"""Sweeps: which runs they are, what is made of their results, and what becomes of a failed one."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+
+from pkpo_jax import command_line, sweep
+from pkpo_jax.training import run_directory
+from tests.test_main import SMALL
+
+OVERRIDES = [*SMALL, "--config.train.steps=1", "--config.log.report=False"]
+
+
+def test_every_k_with_every_seed(tmp_path):
+    request = sweep.Request("a.py", ["--config.x=1"], [1, 8], [0, 2])
+    runs = sweep.describe(tmp_path, request)
+    assert [run.name for run in runs] == ["k1_seed0", "k1_seed2", "k8_seed0", "k8_seed2"]
+    assert runs[3].config == "a.py"
+    assert runs[3].overrides == ("--config.x=1", "--config.seed=2", "--config.k=8")
+    # Set beside it, k would take the place of the schedule.
+    (run,) = sweep.describe(tmp_path, request._replace(config="a.py:anneal", ks=[4], seeds=[1]))
+    assert (run.config, run.overrides) == ("a.py:anneal,k=4", ("--config.x=1", "--config.seed=1"))
+
+
+def test_spread_over_seeds():
+    def result(before, after):
+        return sweep.Result({1: before, 2: 0.5, 4: 0.5}, {1: after, 2: 0.5})
+
+    results = {
+        (1, 0): result(0.1, 0.2),
+        (1, 1): result(0.3, 0.6),
+        (8, 1): result(0.3, 0.5),  # Seed 0 failed.
+    }
+    rows = sweep.compare(results)
+    assert list(rows) == ["before RL", "k = 1", "k = 8"]
+    # pass@4 was not finite after RL. Before RL, the policy of seed 1 counts once.
+    assert all(list(row) == [1, 2] for row in rows.values())
+    assert rows["before RL"][1] == pytest.approx((0.2, math.sqrt(0.02)))
+    assert rows["k = 1"][1] == pytest.approx((0.4, math.sqrt(0.08)))
+    assert rows["k = 8"][1] == (0.5, 0.0)
+
+
+def test_interrupted_it_ends_its_runs(tmp_path, monkeypatch):
+    started = []
+
+    def start(run, request):
+        process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        started.append(process)
+        return process
+
+    def interrupt(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep, "_start", start)
+    monkeypatch.setattr(sweep.time, "sleep", interrupt)
+    monkeypatch.setattr(sweep.signal, "signal", lambda *_: None)
+    request = sweep.Request("a.py", [], [1, 2], [0, 1], jobs=3)
+    with pytest.raises(KeyboardInterrupt):
+        sweep._run_all(sweep.describe(tmp_path, request), request)
+    assert len(started) == 3 and all(process.poll() is not None for process in started)
+
+
+def test_a_run_that_fails_costs_itself_and_is_done_when_started_again(tmp_path):
+    workdir = tmp_path / "sweep"
+    command = [sys.executable, "-m", "pkpo_jax.main", "--mode=sweep", f"--workdir={workdir}"]
+    command += ["--ks=1,2", "--seeds=0", "--jobs=2", *OVERRIDES]
+    # A file stands where the second run keeps its checkpoints.
+    default = command_line.configs.find("maze_tiny")
+    config = command_line.read_config(default, [*OVERRIDES, "--config.k=2"])
+    run_directory.claim(workdir / "k2_seed0", config)
+    (workdir / "k2_seed0" / "checkpoints").write_text("")
+
+    first = subprocess.run(command, capture_output=True, text=True)
+    assert first.returncode == 1, first.stderr
+    assert "k2_seed0 failed, with exit code" in first.stderr
+    found = json.loads((workdir / "sweep.json").read_text())
+    assert (list(found["runs"]), list(found["failed"])) == (["k1_seed0"], ["k2_seed0"])
+    finished = (workdir / "k1_seed0" / "metrics.jsonl").stat().st_mtime_ns
+
+    (workdir / "k2_seed0" / "checkpoints").unlink()
+    second = subprocess.run(command, capture_output=True, text=True)
+    assert second.returncode == 0, second.stderr
+    assert (workdir / "k1_seed0" / "metrics.jsonl").stat().st_mtime_ns == finished
+    assert "k1_seed0: started" not in second.stdout and "k = 2" in second.stdout
+    found = json.loads((workdir / "sweep.json").read_text())
+    assert (list(found["runs"]), found["failed"]) == (["k1_seed0", "k2_seed0"], {})
+    last = json.loads((workdir / "k2_seed0" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert found["rows"]["k = 2"]["2"] == {"mean": last["eval/pass_at_2"], "std": 0.0}
+    assert (workdir / "sweep.png").read_bytes().startswith(b"\x89PNG")
