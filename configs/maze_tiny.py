@@ -1,12 +1,14 @@
 """A tiny Gemma-2 learns fogged 4x4 mazes with PKPO, k = 8, on two CPU cores.
 
-python -m pkpo_jax.main --config=configs/maze_tiny.py --workdir=runs/maze
+pkpo-jax --config=maze_tiny --workdir=runs/maze
 
-`configs/maze_tiny.py:paper_a` and `:paper_b` train as the papers do, see recipes.py for these and
+`--config=maze_tiny:paper_a` and `:paper_b` train as the papers do, see recipes.py for these and
 more.
 
 One minute and 0.9 GB. Held-out pass@8 over seeds 0, 1, 2, mean (standard deviation): .706 (.013)
-before RL, .871 (.003) after; .749 (.028) with --config.k=1 (python -m experiments.compare_k).
+before RL, .871 (.003) after; .749 (.028) with --config.k=1:
+
+pkpo-jax --mode=sweep --config=maze_tiny --ks=1,8 --seeds=0,1,2 --workdir=runs/sweep
 """
 
 from ml_collections import config_dict
