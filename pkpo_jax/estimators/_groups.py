@@ -177,8 +177,8 @@ def as_correct(
         wrong = values[(values != 0) & (values != 1)]
         if wrong.size:
             raise ValueError(
-                f"correct holds {float(wrong[0]):g}; expected 0 or 1 (or bool) for each sample. Rewards "
-                "are made so by correct = rewards >= 1."
+                f"correct holds {float(wrong[0]):g}; expected 0 or 1 (or bool) for each "
+                "sample: of rewards, give correct = rewards >= 1."
             )
     return valid & (correct != 0), valid
 

@@ -117,13 +117,13 @@ def pass_at_k(
     name: str = "pass@k",
     title: str = "held-out problems",
 ) -> None:
-    """pass@k against k, one line a row: {label: {k: pass@k}}; `bands` has an interval for each."""
+    """pass@k against k, one line a row: {label: {k: pass@k}}; `bands` has intervals."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     ax = figure.subplots()
     for label, values in rows.items():
         marker = "o" if len(values) <= 10 else None
         (line,) = ax.plot(list(values), list(values.values()), marker=marker, label=label)
-        if bands:
+        if bands and bands[label]:
             low, high = zip(*bands[label].values(), strict=True)
             ax.fill_between(list(bands[label]), low, high, color=line.get_color(), alpha=0.15, lw=0)
     ks = sorted({k for values in rows.values() for k in values if k in reported_ks(max(values))})
