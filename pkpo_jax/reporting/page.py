@@ -43,17 +43,16 @@ _HEALTH = {
 
 def write(workdir: pathlib.Path, config: config_dict.ConfigDict, last: Evaluation) -> None:
     """Writes DIR/plots and DIR/report.html of a finished run, and prints the table."""
-    task, n = tasks.make(config.task.to_dict()), config.rollout.n
+    task = tasks.make(config.task.to_dict())
     lines = metrics.read(workdir)
     rows, bands = before_and_after(lines), intervals(workdir, lines)
-    plots.learning_curves(workdir / "plots" / "learning_curves.png", lines, n)
+    plots.learning_curves(workdir / "plots" / "learning_curves.png", lines, config.rollout.n)
     if rows:
         plots.pass_at_k(workdir / "plots" / "pass_at_k.png", rows, bands)
     plots.samples(workdir / "plots" / "samples.png", task, last)
     page = write_page(workdir)
-    title = (
-        f"pass@k on {len(last.problems)} held-out problems, {last.rewards.shape[1]} samples each"
-    )
+    count, n = last.rewards.shape
+    title = f"pass@k on {count} held-out problems, {n} samples each"
     if any(bands.values()):
         title += "; 95% intervals over problems"
     table = rich.table.Table("")

@@ -183,8 +183,8 @@ def test_the_page_says_what_the_run_did(full):
     where = "16 x TPU v5 lite, 4 processes 2 cores of EPYC, Linux"
     rest = [command, "0123456789ab, changed", where, "python 3.11.7, jax 0.10.2"]
     assert page.tables["Starts"][1:3] == [
-        ["2026-01-02 03:04:05 UTC", "0", *rest],
-        ["2026-01-02 03:04:05 UTC", "2", *rest],
+        ["2026-01-02 03:04:05 UTC from step 0", *rest],
+        ["2026-01-02 03:04:05 UTC from step 2", *rest],
     ]
     assert page.tables["Seconds by phase"][1:] == [
         ["sample", "2.000", "0.500", "3.000", "24%"],
