@@ -15,7 +15,7 @@ from configs import recipes
 from pkpo_jax.reporting import page
 from pkpo_jax.tasks import Maze
 from pkpo_jax.training import config as config_lib
-from pkpo_jax.training import loop, metrics
+from pkpo_jax.training import loop, metrics, provenance
 from pkpo_jax.training.trainer import Trainer
 
 
@@ -55,6 +55,13 @@ def test_a_run_leaves_its_directory(finished):
     assert [line["step"] for line in lines] == list(range(7))
     assert [line.get("train/k") for line in lines] == [None, 4, 4, 4, 1, 1, 1]
     assert [i for i, line in enumerate(lines) if "eval/pass_at_5" in line] == [0, 2, 4, 6]
+    assert [start["step"] for start in provenance.read(finished)] == [0]
+    intervals = metrics.read_intervals(finished)
+    assert list(intervals) == [0, 2, 4, 6]
+    for step, ends in intervals.items():
+        for name in ("eval/pass_at_1", "eval/pass_at_5", "eval/reward_mean"):
+            low, high = ends[name]
+            assert low <= lines[step][name] <= high and low < high
     for line in lines[1:]:
         solved = line["train/cumulative_solve_rate"] * 50
         assert solved == pytest.approx(line["train/seen_solve_rate"] * line["train/problems_seen"])
