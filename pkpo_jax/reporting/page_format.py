@@ -58,5 +58,5 @@ def with_interval(value: float | None, ends: tuple[float, float] | None) -> str:
     """
     if value is None or ends is None:
         return number(value)
-    value, low, high = (f"{x:.3f}".removeprefix("0") for x in (value, *ends))
-    return f"{value} ({low}-{high})"
+    middle, low, high = (f"{x:.3f}".removeprefix("0") for x in (value, *ends))
+    return f"{middle} ({low}-{high})"
