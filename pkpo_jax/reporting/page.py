@@ -94,7 +94,7 @@ def write_page(workdir: pathlib.Path) -> pathlib.Path:
     """
     config = _read_config(workdir)
     lines = metrics.read(workdir)
-    settings = dict(config_lib.flatten({**config, "k": _k_text(config.get("k"))}))
+    settings = {**dict(config_lib.flatten(config)), "k": _k_text(config.get("k"))}
     rows = before_and_after(lines)
     page = _template().render(
         name=workdir.resolve().name,
@@ -189,13 +189,13 @@ def _ks(rows: Mapping[str, Mapping[int, float]]) -> list[int]:
 
 
 def _k_text(k: Any) -> str:
-    """
+    """Returns any spelling of the key k as a reader takes it.
+
     >>> _k_text({"0": 8, "200": 1})
     '8, 1 from step 200'
     """
-    if not isinstance(k, Mapping):
-        return _text(k)
-    return ", ".join(f"{v} from step {s}" if s != "0" else f"{v}" for s, v in k.items())
+    ks = config_lib.k_by_step(k).items()
+    return ", ".join(f"{_text(v)} from step {s}" if s else _text(v) for s, v in ks)
 
 
 class _Image(NamedTuple):
@@ -395,12 +395,12 @@ def _samples(workdir: pathlib.Path) -> list[tuple[int, str, str, int]]:
 def _sections(settings: Mapping[str, Any]) -> dict[str, list[tuple[str, str, str | None]]]:
     """(key, value, default where that differs) of the config, by its first level."""
     try:
-        default = config_lib.default(settings.get("task.name")).to_dict()
+        default = config_lib.default(settings.get("task.name", "")).to_dict()
     except (TypeError, ValueError):  # A task that is there no more.
         default = config_lib.default().to_dict()
     # As JSON has it, with lists for tuples.
-    default = json.loads(json.dumps({**default, "k": str(default["k"])}))
-    defaults = dict(config_lib.flatten(default))
+    default = json.loads(json.dumps(default))
+    defaults = {**dict(config_lib.flatten(default)), "k": _k_text(default["k"])}
 
     def shown(key: str, value: Any) -> str:
         return value if key == "k" else json.dumps(value, ensure_ascii=False)
