@@ -39,6 +39,7 @@ from experiments.study import design, files, variance
 from pkpo_jax import command_line
 from pkpo_jax.estimators import schedules
 from pkpo_jax.policy import checkpoints
+from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import metrics, step
 from pkpo_jax.training import weights as weights_lib
 from pkpo_jax.training.state import TrainState
@@ -72,7 +73,8 @@ def measure(
       ValueError: fewer steps than variants.
     """
     n = config.rollout.n
-    ks = [k for k in design.KS if k <= min(n, weights_lib.largest_k(config.estimator, n))]
+    largest = min(n, weights_lib.largest_k(config_lib.freeze(config).estimator, n))
+    ks = [k for k in design.KS if k <= largest]
     rounds = steps // (len(ks) + 1)
     if not rounds:
         raise ValueError(f"steps={steps}; expected one of each variant at least, {len(ks) + 1}.")

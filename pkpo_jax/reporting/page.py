@@ -105,7 +105,7 @@ def write_page(workdir: pathlib.Path) -> pathlib.Path:
     """
     config = _read_config(workdir)
     lines = metrics.read(workdir)
-    settings = dict(config_lib.flatten({**config, "k": page_format.k_text(config.get("k"))}))
+    settings = {**dict(config_lib.flatten(config)), "k": page_format.k_text(config.get("k"))}
     rows, bands = before_and_after(lines), intervals(workdir, lines)
     page = _template().render(
         name=workdir.resolve().name,
@@ -400,12 +400,12 @@ def _starts(workdir: pathlib.Path) -> list[_Start]:
 def _sections(settings: Mapping[str, Any]) -> dict[str, list[tuple[str, str, str | None]]]:
     """(key, value, default where that differs) of the config, by its first level."""
     try:
-        default = config_lib.default(settings.get("task.name")).to_dict()
+        default = config_lib.default(settings.get("task.name", "")).to_dict()
     except (TypeError, ValueError):  # A task that is there no more.
         default = config_lib.default().to_dict()
     # As JSON has it, with lists for tuples.
-    default = json.loads(json.dumps({**default, "k": str(default["k"])}))
-    defaults = dict(config_lib.flatten(default))
+    default = json.loads(json.dumps(default))
+    defaults = {**dict(config_lib.flatten(default)), "k": page_format.k_text(default["k"])}
 
     def shown(key: str, value: Any) -> str:
         return value if key == "k" else json.dumps(value, ensure_ascii=False)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
+
+from pkpo_jax.training import config
 
 
 def number(value: Any) -> str:
@@ -40,14 +41,13 @@ def duration(seconds: float) -> str:
 
 
 def k_text(k: Any) -> str:
-    """Returns a config's k, or its schedule in words.
+    """Returns any spelling of the key k as a reader takes it.
 
     >>> k_text({"0": 8, "200": 1})
     '8, 1 from step 200'
     """
-    if not isinstance(k, Mapping):
-        return text(k)
-    return ", ".join(f"{v} from step {s}" if s != "0" else f"{v}" for s, v in k.items())
+    parts = [(step, text(value)) for step, value in config.k_by_step(k).items()]
+    return ", ".join(f"{value} from step {step}" if step else value for step, value in parts)
 
 
 def with_interval(value: float | None, ends: tuple[float, float] | None) -> str:

@@ -8,9 +8,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import config_dict
 
 from pkpo_jax import parallel
+from pkpo_jax.training.config import Train
 
 
 @flax.struct.dataclass
@@ -25,12 +25,12 @@ class TrainState:
         return cls(params=params, opt_state=optimizer.init(params))
 
 
-def make_optimizer(config: config_dict.ConfigDict) -> optax.GradientTransformation:
-    """Clipped AdamW up to its learning rate, which is an argument of the step."""
+def make_optimizer(options: Train) -> optax.GradientTransformation:
+    """Returns clipped AdamW up to its learning rate, which is an argument of the step."""
     return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.scale_by_adam(b1=config.b1, b2=config.b2),
-        optax.add_decayed_weights(config.weight_decay),
+        optax.clip_by_global_norm(options.clip_norm),
+        optax.scale_by_adam(b1=options.b1, b2=options.b2),
+        optax.add_decayed_weights(options.weight_decay),
     )
 
 

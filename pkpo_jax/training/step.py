@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ import optax
 from pkpo_jax import parallel
 from pkpo_jax.estimators import max_at_k, pass_at_k_curve
 from pkpo_jax.policy import gemma2, sampling, scoring
+from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import losses
 from pkpo_jax.training import weights as weights_lib
 from pkpo_jax.training.state import TrainState, apply_gradients
@@ -84,26 +84,12 @@ def make_scorer(model: gemma2.Gemma2, devices: parallel.Jitted) -> Callable[...,
     return devices.step(scorer, changes_state=False)
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """What an update makes of a batch.
-
-    Attributes:
-      weigh: the estimator, see weights.py; loss: the policy loss.
-      epochs, minibatches: times that the batch is gone through, and updates each time.
-      micro_batches: parts in which the prompts of an update are scored, one after the other.
-      drop_equal_groups: leave out groups whose rewards, less a penalty that the loss takes from
-        them, are all equal; of the counts too.
-      mask_truncated: leave out the tokens of responses without a stop token; their rewards stay.
-    """
+class Recipe(NamedTuple):
+    """What an update makes of a batch: the estimator, see weights.py, and a config's sections."""
 
     weigh: weights_lib.Weigh
-    loss: losses.PolicyLoss = dataclasses.field(default_factory=losses.PolicyLoss)
-    epochs: int = 1
-    minibatches: int = 1
-    micro_batches: int = 1
-    drop_equal_groups: bool = False
-    mask_truncated: bool = False
+    loss: config_lib.Loss = config_lib.Loss()
+    train: config_lib.Train = config_lib.Train()
 
 
 def make_update(
@@ -130,12 +116,12 @@ def make_update(
                 state, part, temperature, learning_rate, model, optimizer, devices, recipe
             )
 
-        if recipe.epochs * recipe.minibatches == 1:
+        if recipe.train.epochs * recipe.train.minibatches == 1:
             state, figures = one(state, parts)
         else:
-            split = _split(parts, recipe.minibatches)
+            split = _split(parts, recipe.train.minibatches)
             epoch = lambda state, _: jax.lax.scan(one, state, split)  # noqa: E731
-            state, figures = jax.lax.scan(epoch, state, None, length=recipe.epochs)
+            state, figures = jax.lax.scan(epoch, state, None, length=recipe.train.epochs)
         gap, skipped = figures.pop("log_prob_gap_max").max(), figures.pop("skipped").sum()
         figures = {name: x.mean() for name, x in figures.items()}
         return state, {**metrics, **figures, "log_prob_gap_max": gap, "skipped": skipped}
@@ -162,7 +148,7 @@ def _weigh(
     tokens = rollout.mask & valid[..., None]
     penalised = rewards
     if recipe.loss.kl_in_reward and batch.reference is not None:
-        penalised = recipe.loss.penalised(rewards, batch.old, batch.reference, tokens)
+        penalised = losses.penalised(recipe.loss, rewards, batch.old, batch.reference, tokens)
     entropy = jnp.where(tokens, rollout.entropy, 0.0).sum((1, 2))
     weights = recipe.weigh(
         penalised,
@@ -174,10 +160,10 @@ def _weigh(
     )
     alive = valid.any(-1)
     counted = valid
-    if recipe.drop_equal_groups:
+    if recipe.loss.drop_equal_groups:
         # A penalty can set apart responses that the grader rewards alike: it is trained on then.
         counted &= ~_equal(penalised, valid)[:, None]
-    if recipe.mask_truncated:
+    if recipe.loss.mask_truncated:
         counted &= rollout.finished
 
     def mean(x: jax.Array, where: jax.Array) -> jax.Array:
@@ -244,11 +230,11 @@ def _update_once(
             weights=part.weights,
             sizes=part.sizes,
         )
-        loss, sums = recipe.loss(tokens, prompts, count)
+        loss, sums = losses.policy_loss(recipe.loss, tokens, prompts, count)
         gap = jnp.where(mask, jnp.abs(old - rollout.log_probs), 0.0)
         return loss, {**sums, "gap": gap.sum(), "gap_max": gap.max()}
 
-    loss, sums, grads = _gradient(loss_fn, state.params, part, recipe.micro_batches)
+    loss, sums, grads = _gradient(loss_fn, state.params, part, recipe.train.micro_batches)
     loss = devices.total(loss)
     state, figures = apply_gradients(state, optimizer, devices, loss, count, grads, learning_rate)
     names = {

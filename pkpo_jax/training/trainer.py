@@ -94,7 +94,7 @@ class Trainer:
         except ValueError as e:  # A character without a token, or a task without demonstrations.
             raise config_lib.ConfigError(str(e)) from None
         self.order = data.in_training_order(self.problems, config.seed)
-        self.schedule = schedules.from_spec(config_lib.k_spec(config))
+        self.schedule = schedules.step(config_lib.k_by_step(config.k))
         self.devices = make_devices(config)
         self.programs = programs.Programs(config, self.devices, self.tokenizer)
         self._checkpoint = None

@@ -179,6 +179,15 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(finished, tmp_path, m
     assert comparable(workdir) == comparable(finished)
 
 
+def test_a_finished_run_goes_on_with_more_steps_as_if_it_had_had_them(finished, tmp_path):
+    config = small_config()
+    config.train.steps = 2
+    loop.train(config, tmp_path / "maze")
+    config.train.steps = 6
+    loop.train(config, tmp_path / "maze")
+    assert comparable(tmp_path / "maze") == comparable(finished)
+
+
 def test_a_finished_run_is_reported_again_and_left_alone(finished, capsys):
     before = (finished / "metrics.jsonl").read_text()
     page.write(finished, small_config(), loop.train(small_config(), finished))
@@ -208,7 +217,7 @@ def test_another_config_or_foreign_files_are_refused(finished, tmp_path):
     with pytest.raises(config_lib.ConfigError, match=r"train.learning_rate is 0.0003 .* 0.5 here"):
         loop.train(config, finished)
     config.train.learning_rate, config.k = 3e-4, 2
-    with pytest.raises(config_lib.ConfigError, match=r"k is .*'0': 4, '3': 1.* there and '2' here"):
+    with pytest.raises(config_lib.ConfigError, match=r"k is {0: 4, 3: 1} there and {0: 2} here"):
         loop.train(config, finished)
     (tmp_path / "letter.txt").write_text("Dear")
     with pytest.raises(config_lib.ConfigError, match=r"no config\.json"):
