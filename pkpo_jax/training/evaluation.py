@@ -47,7 +47,7 @@ class Evaluation(NamedTuple):
 
 def evaluate(
     sample: Callable[[jax.Array, jax.Array, jax.Array], Rollout],
-    devices: parallel.Jitted,
+    devices: parallel.Devices,
     task: Task,
     grade: Callable[[Sequence[Problem], list[list[str]]], Any],
     tokenizer: Any,

@@ -138,7 +138,7 @@ class Run:
         at = self.done
         self.state, figures, graded = self.trainer.step(self.state, at)
         self.done = at + 1
-        self._coverage.add(graded.ids.tolist(), graded.rewards)
+        self._coverage.add(graded.ids.tolist(), graded.grades.rewards)
         figures |= self._coverage.metrics()
         if self.done % self.config.eval.every == 0 or self.done == self.steps:
             started = time.perf_counter()
@@ -226,7 +226,7 @@ class Run:
         title = f"step {self.done}, k = {self.trainer.schedule(at)}"
         prompts = [problem["prompt"] for problem in graded.problems[:count]]
         responses, rows = graded.responses[:count], graded.rows[:count]
-        rewards, weights = graded.rewards[rows], graded.weights[rows]
+        rewards, weights = graded.grades.rewards[rows], graded.weights[rows]
         self._on_first(
             "samples", lambda: samples.write(path, title, prompts, responses, rewards, weights)
         )
@@ -238,7 +238,7 @@ class Run:
             return
         batch = self.trainer.devices.fetch(graded.batch)._asdict()
         arrays = {**batch.pop("rollout")._asdict(), **batch}
-        arrays |= {"ids": graded.ids, "statuses": graded.statuses}
+        arrays |= {"ids": graded.ids, "statuses": graded.grades.statuses}
         path = self.workdir / "stopped" / f"{self.done:06d}.npz"
 
         def write() -> None:
@@ -246,7 +246,7 @@ class Run:
             np.savez_compressed(path, **{k: v for k, v in arrays.items() if v is not None})
 
         self._on_first("the batch", write)
-        ungraded = not np.isfinite(graded.rewards).any()
+        ungraded = not np.isfinite(graded.grades.rewards).any()
         raise Stopped(
             Stopped.NOTHING_LEARNED,
             f"{self._skipped_in_row} steps in a row, up to step {self.done}, "

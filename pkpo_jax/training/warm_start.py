@@ -58,15 +58,10 @@ def warm_start(
             for problem, row in zip(problems, rows, strict=True)
         ]
         responses = data.encode_responses(tokenizer, demonstrations, config.rollout.max_response)
-        rate = learning_rate(
-            s,
-            peak=options.learning_rate,
-            steps=options.steps,
-            warmup_steps=options.warmup_steps,
-            decay_fraction=options.decay_fraction,
-        )
         batch = devices.put((*prompts, *responses), options.batch)
-        state, metrics = programs.supervised_update(state, batch, (np.float32(rate),))
+        state, metrics = programs.supervised_update(
+            state, batch, (np.float32(learning_rate(options, s)),)
+        )
         if s % 50 == 0 or s == options.steps - 1:
             bar.set_postfix(loss=f"{float(metrics['loss']):.3f}")
     with writing("the warm start"):
