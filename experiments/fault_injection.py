@@ -82,7 +82,7 @@ def is_bad(response: str) -> bool:
 class TimeoutMaze(Maze):
     """Gives them no reward, as an answer that ran out of time: what `HangingMaze` should end as."""
 
-    def grade(self, problem: tasks.Problem, response: str) -> float | tasks.Grade:
+    def grade(self, problem: tasks.Problem, response: str) -> Any:
         if is_bad(response):
             return tasks.Grade(math.nan, tasks.Status.TIMEOUT)
         return super().grade(problem, response)
@@ -91,7 +91,7 @@ class TimeoutMaze(Maze):
 class ErrorMaze(Maze):
     """Gives them no reward, as an answer that failed: what `CrashingMaze` should end as."""
 
-    def grade(self, problem: tasks.Problem, response: str) -> float | tasks.Grade:
+    def grade(self, problem: tasks.Problem, response: str) -> Any:
         if is_bad(response):
             return tasks.Grade(math.nan, tasks.Status.ERROR)
         return super().grade(problem, response)

@@ -34,6 +34,7 @@ from scipy import optimize, special
 
 import experiments
 import pkpo_jax as pkpo
+from pkpo_jax.estimators.pkpo import Baseline
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/toy", "Where figures and results.json are put.")
 _KS = flags.DEFINE_list("ks", ["1", "2", "4", "8", "16"], "Values of k, each at least 1.")
@@ -66,7 +67,8 @@ def derivative(theta: float, k: int) -> float:
 
 def optimum(k: int) -> float:
     """The theta that maximises max@k."""
-    return float(optimize.brentq(derivative, 0.5, 1.3, args=(k,), xtol=1e-12))
+    root: Any = optimize.brentq(derivative, 0.5, 1.3, args=(k,), xtol=1e-12)
+    return float(root)
 
 
 # -- estimators -----------------------------------------------------------------------------------
@@ -125,7 +127,7 @@ def serves(name: str, n: int, k: int) -> bool:
     return n > k if name in ("loo", "centered") else n >= max(k, 2)
 
 
-def gradient_estimate(name: str, x: jax.Array, theta: jax.Array, k: int) -> jax.Array:
+def gradient_estimate(name: str, x: jax.Array, theta: jax.typing.ArrayLike, k: int) -> jax.Array:
     """sum_i w_i d log p(x_i) / d theta of samples [..., n]: [...]."""
     weights = ESTIMATORS[name](reward(x), k)
     return (weights * (x - theta)).sum(-1) / SD**2
@@ -268,7 +270,8 @@ def draw_effective(path: pathlib.Path, ks: Sequence[int]) -> dict[str, Any]:
     ks = [k for k in ks if k < 32]
     data = {"rewards": rewards.tolist(), "loo_minus_one": {}, "centered": {}}
     figure = Figure(figsize=(9, 3.4), layout="constrained")
-    for ax, baseline in zip(figure.subplots(1, 2), ("loo_minus_one", "centered"), strict=True):
+    baselines: tuple[Baseline, ...] = ("loo_minus_one", "centered")
+    for ax, baseline in zip(figure.subplots(1, 2), baselines, strict=True):
         for k in ks:
             weights = np.asarray(pkpo.pkpo_weights(rewards, k, baseline=baseline))
             data[baseline][str(k)] = weights.tolist()

@@ -59,7 +59,8 @@ def mesh_shape(mesh: tuple[int, int, int], devices: int) -> tuple[int, int, int]
             f"mesh={tuple(mesh)} does not split {devices} device(s); set three sizes "
             f"(data, fsdp, tensor) whose product is {devices}, one of them -1 for the rest."
         )
-    return tuple(devices // known if size == -1 else size for size in mesh)
+    data, fsdp, tensor = (devices // known if size == -1 else size for size in mesh)
+    return data, fsdp, tensor
 
 
 def make_mesh(shape: tuple[int, int, int], devices: Any = None) -> Mesh:
@@ -241,7 +242,7 @@ class Jitted(Devices):
         rows = self.rows(count)
 
         def put(local: np.ndarray) -> jax.Array:
-            def part(index: tuple[slice, ...]) -> np.ndarray:
+            def part(index: Any) -> np.ndarray:
                 return local[np.searchsorted(rows, np.arange(count)[index[0]])]
 
             shape = (count, *local.shape[1:])
@@ -342,11 +343,13 @@ def join_other_processes() -> None:
     Raises:
       ValueError: neither is the case.
     """
-    numbers = {
-        "num_processes": os.environ.get("JAX_NUM_PROCESSES"),
-        "process_id": os.environ.get("JAX_PROCESS_ID"),
-    }
-    jax.distributed.initialize(**{name: int(x) for name, x in numbers.items() if x is not None})
+
+    def number(name: str) -> int | None:
+        return int(os.environ[name]) if name in os.environ else None
+
+    jax.distributed.initialize(
+        num_processes=number("JAX_NUM_PROCESSES"), process_id=number("JAX_PROCESS_ID")
+    )
 
 
 def on_all(holds: bool) -> bool:

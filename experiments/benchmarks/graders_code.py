@@ -78,7 +78,7 @@ def constants(mbpp: str, workers: int) -> dict[str, float]:
     _, problems = _problems(mbpp)
     problems = [p for p in problems if p["task_id"] in _CONSTANTS]
     texts = [[LAYOUTS["one block"](constant(p["shown"][0], p["names"]))] for p in problems]
-    ways = {
+    ways: dict[str, dict[str, Any]] = {
         "all tests counted": {"shown_tests": 99},
         "hidden tests alone": {},
         "all": {"reward": "all"},

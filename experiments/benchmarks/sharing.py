@@ -53,8 +53,9 @@ def compare(programs: dict[str, tuple[Callable[..., Any], tuple]]) -> dict[str, 
             jax.block_until_ready(compiled[name](*args))
             if repeat:
                 times[name].append(time.perf_counter() - started)
+    analyses: dict[str, Any] = {name: compiled[name].memory_analysis() for name in programs}
     return {
-        name: (statistics.median(times[name]), compiled[name].memory_analysis().temp_size_in_bytes)
+        name: (statistics.median(times[name]), analyses[name].temp_size_in_bytes)
         for name in programs
     }
 

@@ -48,7 +48,8 @@ class Command:
 
 def quote(word: str) -> str:
     """`word` for bash; of --flag=value, the value alone is quoted."""
-    flag = re.match(r"--[\w.-]+=|", word)[0]
+    found = re.match(r"--[\w.-]+=", word)
+    flag = found[0] if found else ""
     return flag + shlex.quote(word[len(flag) :])
 
 

@@ -55,14 +55,15 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(
             f"--problems={unknown[0]}; expected some of {', '.join(scope.methods)}."
         )
+    tuning = {seed for name in names for seed in design.PROBLEMS[name].tuning_seeds}
+    given = _SEEDS.value or [str(seed) for seed in scope.seeds]
     try:
-        seeds = [int(seed) for seed in _SEEDS.value or scope.seeds]
-        tuning = {seed for name in names for seed in design.PROBLEMS[name].tuning_seeds}
+        seeds = [int(seed) for seed in given]
         if min(seeds) < 0 or len(set(seeds)) < len(seeds) or tuning & set(seeds):
             raise ValueError
     except ValueError:
         raise app.UsageError(
-            f"--seeds={','.join(_SEEDS.value)}; expected different whole numbers, none of "
+            f"--seeds={','.join(given)}; expected different whole numbers, none of "
             f"those that rates are tuned on ({', '.join(map(str, sorted(tuning)))})."
         ) from None
     workdir = pathlib.Path(_WORKDIR.value).expanduser().absolute()

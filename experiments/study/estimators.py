@@ -20,6 +20,7 @@ def disjoint_groups(rewards: jax.Array, k: jax.typing.ArrayLike, where: jax.Arra
     """
     n = rewards.shape[-1]
     index = jnp.arange(n)
+    k = jnp.asarray(k)
     group, count = index // k, n // k
     same = (group[:, None] == group) & (group < count)
     best = jnp.where(same, rewards[..., None, :], -jnp.inf).max(-1)

@@ -142,7 +142,7 @@ def methods(s: Set) -> Figure:
         for i, method in enumerate(timed):
             steps, values = s.curve(method, f"pass_at_{k}")
             seconds = np.array(steps) * s.step_seconds(method)
-            _band(ax, (seconds, values), f"C{i}", design.METHODS[method].label)
+            _band(ax, (seconds.tolist(), values), f"C{i}", design.METHODS[method].label)
         ax.set(xlabel="seconds of training", ylabel=f"pass@{k} of training batches")
     fourth.legend(fontsize=7)
     return figure

@@ -171,7 +171,7 @@ def maximise(prompt: Choices, k: int) -> Best:
     count = len(prompt.walks)
     if k == 1:
         return Best(np.eye(count)[np.argmax(solves @ weights)], 0.0)
-    policy = np.full(count, 1 / count)
+    policy, gap = np.full(count, 1 / count), np.inf
     for _ in range(MOST_STEPS):
         missed = prompt.missed(policy)
         gradient = solves @ (k * weights * missed ** (k - 1))
@@ -192,7 +192,10 @@ def _moved(weights: np.ndarray, missed: np.ndarray, gain: np.ndarray, most: floa
     def slope(moved: float) -> float:
         return float((weights * gain) @ np.clip(missed - moved * gain, 0, 1) ** (k - 1))
 
-    return most if slope(most) >= 0 else float(optimize.brentq(slope, 0.0, most, xtol=1e-15))
+    if slope(most) >= 0:
+        return most
+    root: Any = optimize.brentq(slope, 0.0, most, xtol=1e-15)
+    return float(root)
 
 
 def optimum(task: Maze, *, ks: Sequence[int], longest: int, problems: int) -> dict[str, Any]:

@@ -131,9 +131,11 @@ class Moments:
     """
 
     def __init__(self) -> None:
-        self.count, self.total, self.products = 0, np.zeros(()), np.zeros(())
+        self.count = 0
+        self.total: np.ndarray = np.zeros(())
+        self.products: np.ndarray = np.zeros(())
 
-    def add(self, gradients: np.ndarray) -> None:
+    def add(self, gradients: jax.typing.ArrayLike) -> None:
         """One estimate by each estimator, [E, D]."""
         gradients = np.asarray(gradients, np.float64)
         self.count += 1
@@ -275,7 +277,8 @@ def measure(
 def first_prompts(trainer: Trainer) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Prompts [P, L], lengths [P] and row numbers [P] of the first training step, placed."""
     count = trainer.config.train.prompts
-    texts = [trainer.order[row]["prompt"] for row in range(count)]
+    order: Any = trainer.order
+    texts = [order[row]["prompt"] for row in range(count)]
     encoded = data.encode_prompts(trainer.tokenizer, texts, trainer.config.rollout.max_prompt)
     return trainer.devices.put((*encoded, np.arange(count, dtype=np.int32)), count)
 
@@ -284,9 +287,8 @@ def grade(trainer: Trainer, rollout: Any) -> np.ndarray:
     """Rewards [P, n] float32 of responses to `first_prompts`; NaN where there is no grade."""
     tokens, lengths = trainer.devices.fetch((rollout.tokens, rollout.lengths))
     responses = data.decode_responses(trainer.tokenizer, tokens, lengths)
-    return trainer.grader.grade(
-        [trainer.order[row] for row in range(len(tokens))], responses
-    ).rewards
+    order: Any = trainer.order
+    return trainer.grader.grade([order[row] for row in range(len(tokens))], responses).rewards
 
 
 def policy_gradients(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +78,7 @@ def sort(
     rewards: jax.typing.ArrayLike,
     k: jax.typing.ArrayLike,
     where: jax.typing.ArrayLike | None,
-    largest_k: Callable[[int], int],
+    largest_k: Callable[[Any], Any],
 ) -> SortedGroup:
     """Checks and sorts. `largest_k` maps a group's size to the largest k it serves."""
     rewards = as_rewards(rewards)

@@ -91,9 +91,9 @@ class Stacked:
 
     def stack(self, params: Any) -> Any:
         """Stacks one kind of parameter at a time, and deletes the parts: no second copy of all."""
-        flat = traverse_util.flatten_dict(params)
+        flat = _flatten(params)
         stacked = {}
-        for path, like in traverse_util.flatten_dict(self._like).items():
+        for path, like in _flatten(self._like).items():
             parts = [flat[name] for name in _layer_paths(path, like.shape)]
             if path[0] != "layers":
                 stacked[path] = parts[0]
@@ -109,6 +109,11 @@ def _stack(*parts: jax.Array) -> jax.Array:
     return jnp.stack(parts)
 
 
+def _flatten(tree: Any) -> dict[Path, Any]:
+    """Returns the leaves of a tree of dicts by their paths."""
+    return traverse_util.flatten_dict(tree)
+
+
 def _layer_paths(path: Path, shape: tuple[int, ...]) -> list[Path]:
     """What the stacked parameter at `path` consists of in a tree of single layers."""
     if path[0] != "layers":
@@ -119,7 +124,7 @@ def _layer_paths(path: Path, shape: tuple[int, ...]) -> list[Path]:
 
 def _unstacked_like(like: Any) -> Any:
     flat = {}
-    for path, x in traverse_util.flatten_dict(like).items():
+    for path, x in _flatten(like).items():
         shape, sharding = x.shape, x.sharding
         if path[0] == "layers":
             shape = shape[1:]
@@ -134,7 +139,7 @@ def _expected_shapes(config: gemma2.Gemma2Config) -> dict[Path, tuple[int, ...]]
     """Of the parameters, stacked."""
     model = gemma2.Gemma2(config)
     tree = jax.eval_shape(functools.partial(gemma2.init_params, model), jax.random.key(0))
-    return {path: x.shape for path, x in traverse_util.flatten_dict(tree).items()}
+    return {path: x.shape for path, x in _flatten(tree).items()}
 
 
 def _check(
@@ -188,17 +193,20 @@ class _Orbax:
         Raises:
           CheckpointError: this is no Orbax checkpoint.
         """
+        tree, reason = None, ""
         try:
             # Of the handler, for a checkpointer warns of what a run's params leave to their parent.
             tree = ocp.StandardCheckpointHandler().metadata(self._path).tree
-            return {p: tuple(x.shape) for p, x in traverse_util.flatten_dict(tree).items()}
         except Exception as e:  # Orbax raises whatever the file system does.
             if any((self._path / name).exists() for name in ("_METADATA", "manifest.ocdbt")):
                 return None
+            reason = f" ({type(e).__name__})"
+        if not isinstance(tree, dict):
             raise CheckpointError(
-                f"{self._path} cannot be read as an Orbax checkpoint ({type(e).__name__}); "
-                f"expected {WHERE}. A run keeps its own in DIR/checkpoints/<step>/params."
-            ) from None
+                f"{self._path} cannot be read as an Orbax checkpoint{reason}; expected {WHERE}. "
+                "A run keeps its own in DIR/checkpoints/<step>/params."
+            )
+        return {path: tuple(x.shape) for path, x in _flatten(tree).items()}
 
     def _names(self, path: Path, shape: tuple[int, ...]) -> list[Path]:
         """What the parameter at `path` in memory consists of in the file."""
@@ -210,9 +218,9 @@ class _Orbax:
         return [_flattened(p) for p in _layer_paths(path, shape)]
 
     def read(self, like: Any) -> Any:
-        single = traverse_util.flatten_dict(_unstacked_like(like))
+        single = _flatten(_unstacked_like(like))
         targets, origin = {}, {}
-        for path, x in traverse_util.flatten_dict(like).items():
+        for path, x in _flatten(like).items():
             names = self._names(path, x.shape)
             in_memory = [path] if self._stacked else _layer_paths(path, x.shape)
             for name, part in zip(names, in_memory, strict=True):
@@ -263,7 +271,7 @@ class _HuggingFace:
             "mlp.down_proj": (c.embed_dim, c.hidden_dim),
             **dict.fromkeys(_HUGGING_FACE_NORMS.values(), (c.embed_dim,)),
         }
-        layers = {
+        layers: dict[str, tuple[int, ...]] = {
             f"model.layers.{layer}.{name}.weight": shape
             for layer in range(c.num_layers)
             for name, shape in shapes.items()
@@ -275,7 +283,8 @@ class _HuggingFace:
 
     def read(self, like: Any) -> Any:
         def place(path: Path, x: jax.ShapeDtypeStruct) -> jax.Array:
-            def part(index: tuple[slice, ...]) -> np.ndarray:
+            def part(index: tuple[slice, ...] | None) -> np.ndarray:
+                index = index or (slice(None),) * len(x.shape)
                 index = tuple(
                     slice(*i.indices(size)[:2]) for i, size in zip(index, x.shape, strict=True)
                 )
@@ -283,7 +292,7 @@ class _HuggingFace:
 
             return jax.make_array_from_callback(x.shape, x.sharding, part)
 
-        flat = traverse_util.flatten_dict(like)
+        flat = _flatten(like)
         return traverse_util.unflatten_dict({path: place(path, x) for path, x in flat.items()})
 
     def _part(self, path: Path, index: tuple[slice, ...]) -> np.ndarray:

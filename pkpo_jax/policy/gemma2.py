@@ -362,7 +362,7 @@ class Gemma2(nn.Module):
     ) -> tuple[jax.Array, Layers | None]:
         """The layers: activations, and the cache, or else the tokens' keys and values if `keep`."""
         layers, length = (None, None) if prefix is None else prefix
-        offset = jnp.zeros(tokens.shape[:1], jnp.int32) if prefix is None else length
+        offset = jnp.zeros(tokens.shape[:1], jnp.int32) if length is None else length
         positions = offset[:, None] + start + jnp.arange(tokens.shape[2])
         scan = nn.scan(
             Pair,
@@ -404,7 +404,7 @@ def last_prompt_token(prompts: jax.Array, lengths: jax.Array) -> jax.Array:
 
 def init_params(model: Gemma2, key: jax.Array) -> dict:
     """Random float32 parameters, scaled by fan-in: a policy to train from scratch."""
-    return model.init(key, jnp.zeros((1, 1, 1), jnp.int32))["params"]
+    return dict(model.init(key, jnp.zeros((1, 1, 1), jnp.int32))["params"])
 
 
 def cast(params: dict, dtype: str) -> dict:

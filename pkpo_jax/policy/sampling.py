@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +91,7 @@ def sample(
         hidden, cache = model.apply(
             {"params": params}, s["last"][..., None], prefix=prefix, start=t, cache=s["cache"]
         )
-        logits = model.apply({"params": params}, hidden[:, :, 0], method="logits")
+        logits: Any = model.apply({"params": params}, hidden[:, :, 0], method="logits")
         log_p, entropy = gemma2.log_probs_and_entropy(logits, temperature)
         step_keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))(keys, t)
         drawn_from = log_p if top_p >= 1.0 else _nucleus(log_p, top_p)

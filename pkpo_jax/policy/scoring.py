@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax.typing import VariableDict
@@ -46,7 +48,7 @@ def score(
     @jax.checkpoint
     def head(chunk: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         states, tokens = chunk
-        logits = model.apply(variables, states, method="logits")
+        logits: Any = model.apply(variables, states, method="logits")
         log_p, entropy = gemma2.log_probs_and_entropy(logits, temperature)
         return jnp.take_along_axis(log_p, tokens[..., None], -1)[..., 0], entropy
 

@@ -74,7 +74,7 @@ def find(name: str) -> Callable[..., Task]:
 def options(name: str) -> dict[str, Any]:
     """The options of a task, with their defaults; ValueError if there is no such task."""
     try:
-        task = find(name)()
+        task: Any = find(name)()
     except TypeError as e:
         raise ValueError(f"task.name={name!r}: {e}; give every option a default.") from e
     return dataclasses.asdict(task) if dataclasses.is_dataclass(task) else {}

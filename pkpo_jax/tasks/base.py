@@ -34,7 +34,7 @@ class Grade(NamedTuple):
     status: Status = Status.OK
 
 
-def require(task: Task, holds: object, name: str, expected: str) -> None:
+def require(task: object, holds: object, name: str, expected: str) -> None:
     """Raises a ValueError that says what is expected of the option `name`, unless `holds`."""
     if not holds:
         raise ValueError(f"task.{name}={getattr(task, name)!r}; expected {expected}.")

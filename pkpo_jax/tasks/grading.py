@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from multiprocessing import connection, resource_tracker, util
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
@@ -153,12 +153,12 @@ class Grader:
         wake = min(end, *(w.deadline for w in self._workers))
         if queue and self._idle():
             wake = 0.0  # There is work to send: only find out who is dead.
-        workers = {w.pipe: w for w in self._workers}
+        workers: dict[Any, _Worker] = {w.pipe: w for w in self._workers}
         # At most an hour: poll cannot count the milliseconds of a very large timeout.
         for pipe in connection.wait(workers, min(max(0.0, wake - time.monotonic()), 3600.0)):
             worker = workers[pipe]
             try:
-                message = pipe.recv()
+                message = worker.pipe.recv()
             except Exception:  # The end, or a message that a crash broke off.
                 message = ""
             if isinstance(message, str):
@@ -166,7 +166,7 @@ class Grader:
                 continue
             self._failures = 0
             worker.ready = True
-            if message:
+            if message and worker.job:
                 self._record(worker.job, worker.done, *message)
                 worker.done += 1
                 worker.graded += 1
@@ -254,7 +254,9 @@ class _Job(NamedTuple):
 
     def split(self, size: int) -> list[_Job]:
         parts = [slice(i, i + size) for i in range(0, len(self.responses), size)]
-        return [_Job(self.problem, *(row[part] for row in self[1:4])) for part in parts]
+        return [
+            _Job(self.problem, self.responses[p], self.rewards[p], self.statuses[p]) for p in parts
+        ]
 
 
 class _Worker:
@@ -314,8 +316,9 @@ def _end(workers: list[_Worker]) -> None:
     while any(w.process.is_alive() for w in workers) and time.monotonic() < end:
         time.sleep(0.002)
     for worker in workers:
-        with contextlib.suppress(OSError):  # Its group is gone, as a rule, or not yet made.
-            os.killpg(worker.process.pid, signal.SIGKILL)
+        if worker.process.pid:
+            with contextlib.suppress(OSError):  # Its group is gone, as a rule, or not yet made.
+                os.killpg(worker.process.pid, signal.SIGKILL)
         worker.process.kill()
         worker.process.join()
         worker.pipe.close()
@@ -334,7 +337,8 @@ def _work(pipe: connection.Connection, pickled: bytes) -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != multiprocessing.parent_process().pid:
+    parent = multiprocessing.parent_process()
+    if parent is None or os.getppid() != parent.pid:
         return
     try:
         task = pickle.loads(pickled)

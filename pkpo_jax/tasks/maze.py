@@ -90,7 +90,7 @@ class Maze(Task):
         )
 
     @property
-    def alphabet(self) -> str:
+    def alphabet(self) -> str:  # pyrefly: ignore  What a task reads decides its characters.
         grids = START + GOAL + WALL + FREE + HIDDEN + "\n" + "".join(MOVES)
         return string.printable if self.instruct else grids
 
@@ -270,7 +270,7 @@ class _Problems(Sequence):
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, index: int) -> Problem:
+    def __getitem__(self, index: int) -> Problem:  # pyrefly: ignore  Nobody slices them.
         if not 0 <= index < len(self):
             raise IndexError(f"problem {index} of {len(self)}")
         row = self._source[index]

@@ -57,7 +57,7 @@ def apply_gradients(
     loss: jax.Array,
     count: jax.Array,
     grads: Any,
-    learning_rate: jax.typing.ArrayLike,
+    learning_rate: jax.Array,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """The state after a step along `grads`, or as it was if they or the loss are not finite, or no
     token counted: the optimiser's momentum alone would move it then."""

@@ -68,7 +68,9 @@ class Trainer:
         # A character may have no token, or the task no demonstrations.
         with _config_errors("", ValueError):
             self.problems, held_out = self._without_long_prompts(train, held_out)
-            self.held_out = evaluation.spread(held_out, config.eval.problems)
+            self.held_out: Sequence[tasks.Problem] = evaluation.spread(
+                held_out, config.eval.problems
+            )
             data.check_lengths(self.task, self.tokenizer, self.problems, self.held_out, config)
         self._numbers = {problem["id"]: i for i, problem in enumerate(train)}
         self.order = data.in_training_order(self.problems, config.seed)

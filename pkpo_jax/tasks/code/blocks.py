@@ -30,7 +30,7 @@ def _parsers() -> tuple[MarkdownIt, MarkdownIt, MarkdownIt]:
             f"the task code reads responses with markdown-it-py ({e}); "
             'pip install -e ".[code]", or set task.instruct=False.'
         ) from e
-    parsers = tuple(MarkdownIt("commonmark") for _ in range(3))
+    parsers = MarkdownIt("commonmark"), MarkdownIt("commonmark"), MarkdownIt("commonmark")
     for parser in parsers:
         parser.disable(["html_block", "reference", "heading", "lheading", "hr", "inline"])
     parsers[0].disable(["code", "list", "blockquote"])

@@ -100,7 +100,7 @@ def instrument(source: str, first: int = 0) -> tuple[str, list[str]]:
                 f"try:\n    __record__({number}, None)\n"
                 f"except Exception:\n    __record__({number}, False)"
             ).body
-            statement.body[0].value.args[1] = self.visit(node.test)
+            statement.body[0].value.args[1] = self.visit(node.test)  # pyrefly: ignore
             return statement
 
         def visit_Compare(self, node: ast.Compare) -> ast.expr:

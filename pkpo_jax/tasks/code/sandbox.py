@@ -153,8 +153,7 @@ class Sandbox:
                 f"import sys; sys.path.insert(0, {_PROGRAMS!r}); "
                 f"from {_PACKAGE} import {program}; {program}.main({job_file})"
             )
-            interpreter = os.path.realpath(sys._base_executable)
-            python = [interpreter, "-s", "-S", "-P", "-B", "-X", "utf8", "-c"]
+            python = [_interpreter(), "-s", "-S", "-P", "-B", "-X", "utf8", "-c"]
             self._process = subprocess.Popen(
                 [_bwrap(), "--seccomp", str(filter_file), *_arguments(), *python, start],
                 pass_fds=[job_file, filter_file, report, *pipes.values()],
@@ -163,6 +162,12 @@ class Sandbox:
                 stderr=self._errors,
                 env={},
             )
+
+    @property
+    def _running(self) -> subprocess.Popen:
+        if self._process is None:
+            raise ValueError("the sandbox is closed")
+        return self._process
 
     def __enter__(self) -> Sandbox:
         return self
@@ -179,7 +184,7 @@ class Sandbox:
         if not line.startswith(b"ready "):
             self._wait(1.0)
             said = os.pread(self._errors, 4000, 0).decode(errors="replace").strip()
-            raise Failed(said.rpartition("\n")[2] or f"exit code {self._process.poll()}")
+            raise Failed(said.rpartition("\n")[2] or f"exit code {self._running.poll()}")
         self._cpu_before = float(line.split()[1])
 
     def cpu(self) -> float:
@@ -190,7 +195,7 @@ class Sandbox:
         """
         if self._clock is None:
             # The process is a child of the one that bubblewrap keeps as the first of its namespace.
-            pids = [p for child in _children(self._process.pid) for p in _children(child)]
+            pids = [p for child in _children(self._running.pid) for p in _children(child)]
             # The kernel's name for the CPU-time clock of all of a process (MAKE_PROCESS_CPUCLOCK).
             self._clock = (~pids[0] << 3) | 2 if pids else None
         if self._clock is not None:
@@ -228,13 +233,13 @@ class Sandbox:
 
     def _wait(self, seconds: float) -> int | None:
         """Returns the exit code, or None if it has not ended by then."""
-        if self._process.poll() is None:
+        if self._running.poll() is None:
             # Popen.wait with a timeout looks now and then, and here milliseconds count.
-            with open(os.pidfd_open(self._process.pid)) as end:
+            with open(os.pidfd_open(self._running.pid)) as end:
                 poll = select.poll()
                 poll.register(end, select.POLLIN)
                 poll.poll(1000 * seconds)
-        return self._process.poll()
+        return self._running.poll()
 
     def _read(self, end: float, lines: float = math.inf) -> bytes:
         """Returns so many lines of the report, or what there is until its end."""
@@ -317,6 +322,11 @@ def _arguments() -> list[str]:
     return [*arguments, "--setenv", "PYTHONHASHSEED", "0", "--"]
 
 
+def _interpreter() -> str:
+    """Returns the path of Python itself, where a virtual environment only links to it."""
+    return os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+
+
 @functools.cache
 def _visible() -> dict[str, str]:
     """Returns the paths that a sandbox sees (the system's and Python's libraries, the programs),
@@ -325,7 +335,7 @@ def _visible() -> dict[str, str]:
     prefix = os.path.realpath(sys.base_prefix)
     libraries = ["/usr/lib", "/usr/lib64", "/lib", "/lib64", f"{prefix}/lib", f"{prefix}/lib64"]
     paths = [path for path in libraries if os.path.exists(path)]
-    paths = [*dict.fromkeys(paths), os.path.realpath(sys._base_executable)]
+    paths = [*dict.fromkeys(paths), _interpreter()]
     programs = f"{_PROGRAMS}/{_PACKAGE.replace('.', '/')}"
     return {**{path: path for path in paths}, str(_SOURCES): programs}
 

@@ -77,7 +77,8 @@ _ALLOW, _ERROR = 0x7FFF0000, 0x00050000
 def allowed(machine: str) -> set[int]:
     """Returns the numbers of the calls that are allowed whatever their arguments."""
     column = ARCHITECTURES[machine][1]
-    return {numbers[column] for numbers in _CALLS.values() if numbers[column] is not None}
+    numbers = (call[column] for call in _CALLS.values())
+    return {number for number in numbers if number is not None}
 
 
 @functools.cache
@@ -85,7 +86,7 @@ def seccomp_filter() -> bytes:
     """Returns the BPF program: other calls fail with EPERM, and so do all of other ABIs."""
     audit, column = ARCHITECTURES[platform.machine()]
     # A jump names "allow", "refuse" or "newer", or is a number of instructions.
-    program: list[tuple[int, str | int, str | int, int]] = [
+    program: list[tuple[int, str | int, str | int, str | int]] = [
         (_LOAD, 0, 0, 4),
         (_EQUAL, 0, "refuse", audit),
         (_LOAD, 0, 0, 0),
@@ -94,13 +95,11 @@ def seccomp_filter() -> bytes:
         *((_EQUAL, "allow", 0, number) for number in sorted(allowed(platform.machine()))),
     ]
     for numbers, argument, values in _CALLS_FOR.values():
-        program += [
-            (_EQUAL, 0, len(values) + 2, numbers[column]),
-            # The lower half of the argument: these are ints.
-            (_LOAD, 0, 0, 16 + 8 * argument),
-            *((_EQUAL, "allow", 0, value) for value in values),
-            (_JUMP, 0, 0, "refuse"),
-        ]
+        program.append((_EQUAL, 0, len(values) + 2, numbers[column]))
+        # The lower half of the argument: these are ints.
+        program.append((_LOAD, 0, 0, 16 + 8 * argument))
+        program += [(_EQUAL, "allow", 0, value) for value in values]
+        program.append((_JUMP, 0, 0, "refuse"))
     program.append((_AT_LEAST, "newer", "refuse", _NEWER))
     ends = {"refuse": _ERROR | errno.EPERM, "allow": _ALLOW, "newer": _ERROR | errno.ENOSYS}
     labels = {name: len(program) + i for i, name in enumerate(ends)}

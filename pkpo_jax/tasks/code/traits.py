@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 _EQUALITIES = (ast.Eq, ast.NotEq, ast.Is, ast.IsNot)
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -48,16 +48,17 @@ def form(assertion: str, names: list[str]) -> str:
     """
 
     class Blank(ast.NodeTransformer):
-        def visit_Call(self, node: ast.Call) -> ast.expr:
+        def visit_Call(self, node: ast.Call) -> ast.AST:
             if isinstance(node.func, ast.Name) and node.func.id in names:
                 return ast.Name("_", ast.Load())
             return self.generic_visit(node)
 
         def visit_Constant(self, node: ast.Constant) -> ast.expr:
-            number = isinstance(node.value, bool | int | float)
-            return ast.Constant(int(node.value)) if number and node.value % 1 == 0 else node
+            value = node.value
+            whole = isinstance(value, bool | int | float) and value % 1 == 0
+            return ast.Constant(int(value)) if whole else node
 
-        def visit_Compare(self, node: ast.Compare) -> ast.expr:
+        def visit_Compare(self, node: ast.Compare) -> ast.AST:
             if len(node.ops) > 1:
                 return self.generic_visit(node)
             sides, (operation,) = [node.left, *node.comparators], node.ops
@@ -78,7 +79,7 @@ def _calls(node: ast.expr) -> bool:
     return any(isinstance(n, ast.Call) for n in ast.walk(node))
 
 
-def _is_bool(node: ast.expr) -> bool:
+def _is_bool(node: ast.expr) -> TypeGuard[ast.Constant]:
     return isinstance(node, ast.Constant) and isinstance(node.value, bool)
 
 
@@ -145,11 +146,12 @@ def _is_change(node: ast.AST, theirs: set[str], changing: set[str]) -> bool:
         return node.target.id in theirs and isinstance(node.value, ast.List | ast.ListComp)
     if not isinstance(node, ast.Call):
         return False
-    method = isinstance(node.func, ast.Attribute)
-    name = node.func.attr if method else getattr(node.func, "id", "")
+    function = node.func
+    method = isinstance(function, ast.Attribute)
+    name = function.attr if method else getattr(function, "id", "")
     operands = node.args if name in _CHANGING_FUNCTIONS | changing else []
     if method and name in _CHANGING_METHODS:
-        operands = [node.func.value]
+        operands = [function.value]
     return any(theirs & set(_roots(operand)) for operand in operands)
 
 

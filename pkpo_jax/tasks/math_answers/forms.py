@@ -206,13 +206,14 @@ def _is_product(node: Node) -> bool:
 
 def algebraic_form(node: Node, arithmetic: Arithmetic) -> Form:
     """Returns whether an expression with variables is written as a sum, a product or a fraction."""
-    counts = [0, 0, Fraction(0)]
+    counts: list[Any] = [0, 0, Fraction(0)]
     outside = _factors(node, 1, counts, arithmetic)
     if counts[:2] == [0, 0]:
         return Form(0, 0, Fraction(0), ((), 1))
     # A whole number that is taken out counts as a factor; a numerical denominator does not.
     ((monomial, coefficient),) = outside.items() or [((), Fraction(1))]
-    return Form(*counts, (monomial, abs(coefficient.numerator)))
+    factors, divisors, degree = counts
+    return Form(factors, divisors, degree, (monomial, abs(coefficient.numerator)))
 
 
 def _factors(node: Node, times: int, counts: list[Any], arithmetic: Arithmetic) -> Value:

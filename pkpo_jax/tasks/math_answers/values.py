@@ -160,8 +160,8 @@ class Arithmetic:
 
     def call(self, name: str, *args: Value) -> Value:
         """Returns the value of a function where it is rational and simple; else an atom."""
-        numbers = [rational(arg) for arg in args]
-        if None not in numbers and name in _EXACT:
+        numbers = [number for arg in args if (number := rational(arg)) is not None]
+        if len(numbers) == len(args) and name in _EXACT:
             return constant(checked(_EXACT[name](*numbers)))
         if name == "exp":
             return self.power({(("e", Fraction(1)),): Fraction(1)}, args[0])

@@ -12,6 +12,10 @@ import sys
 
 from pkpo_jax.tasks.code.sandboxed import blocks, confine, peer, wire
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 Module = type(sys)
 # fmt: off
 _OF_OPERATOR = [
@@ -45,20 +49,20 @@ class Remote:
     def __init__(self, side: peer.Peer, number: int) -> None:
         self._peer, self._number = side, number
 
-    def __call__(self, *args: object, **kwargs: object) -> object:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._peer.ask("call", self._number, args, kwargs)
 
     def __iter__(self) -> Remote:
         return self
 
-    def __next__(self) -> object:
+    def __next__(self) -> Any:
         return self._peer.ask("next", self._number)
 
 
 class Made:
     """Marks a value that stays here, though it may be plain data."""
 
-    def __init__(self, value: object) -> None:
+    def __init__(self, value: Any) -> None:
         self.value = value
 
 
@@ -93,7 +97,7 @@ def _run(job: dict, module: Module) -> str:
     return ""
 
 
-def _ancestors(kind: object, module: Module, names: list[str]) -> list[tuple[str, str]]:
+def _ancestors(kind: Any, module: Module, names: list[str]) -> list[tuple[str, str]]:
     """Returns the module and name of each class that an exception class derives from, or is.
 
     Those of the answer that tests do not name are left out.
@@ -111,12 +115,12 @@ def _ancestors(kind: object, module: Module, names: list[str]) -> list[tuple[str
     return found
 
 
-def _serve(requests: object, replies: object, module: Module, names: list[str]) -> None:
+def _serve(requests: Any, replies: Any, module: Module, names: list[str]) -> None:
     objects: list = []
     numbers: dict[int, int] = {}
     remotes: dict[int, Remote] = {}
 
-    def name(value: object) -> int:
+    def name(value: Any) -> int:
         if type(value) is Remote:
             return value._number
         if type(value) is Made:
@@ -126,19 +130,19 @@ def _serve(requests: object, replies: object, module: Module, names: list[str]) 
             objects.append(value)
         return number
 
-    def find(name: int | str) -> object:
+    def find(name: int | str) -> Any:
         if isinstance(name, str):
             return getattr(module, name)
         if name < 0:
             return remotes.setdefault(name, Remote(side, name))
         return objects[name]
 
-    def serve(operation: str, *operands: object) -> object:
+    def serve(operation: str, *operands: Any) -> Any:
         if operation == "make":
             return Made(OPERATIONS["call"](*operands))
         return OPERATIONS[operation](*operands)
 
-    def describe(error: BaseException) -> object:
+    def describe(error: BaseException) -> Any:
         ancestors = _ancestors(type(error), module, names)
         described = [ancestors, str(error), Made(error), tuple(error.args)]
         try:
@@ -153,7 +157,7 @@ def _serve(requests: object, replies: object, module: Module, names: list[str]) 
     side.listen()
 
 
-def _revive(operation: str, described: object) -> BaseException:
+def _revive(operation: str, described: Any) -> BaseException:
     """Returns the exception that a function of the tests raised."""
     del operation
     kind = getattr(builtins, described[0], RuntimeError) if described else RuntimeError

@@ -10,6 +10,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import Any
 
 
 def choose(blocks: list[str], names: list[str], head: str, stub: str) -> list[str]:
@@ -84,17 +85,19 @@ def _meanings(program: str) -> tuple[set[str], set[str]]:
         for symbol in table.get_symbols()
         if symbol.is_global() and symbol.is_referenced()
     )
-    defined -= _foreign(ast.walk(tree)) | {s.name for s in tree.body if _is_empty(s)}
+    defined -= _foreign(ast.walk(tree)) | {
+        getattr(s, "name", None) for s in tree.body if _is_empty(s)
+    }
     return defined, (used - defined) | _redefined(tree.body)
 
 
-def _tables(table: object) -> Iterator[object]:
+def _tables(table: Any) -> Iterator[Any]:
     for child in table.get_children():
         yield child
         yield from _tables(child)
 
 
-def _is_empty(statement: object) -> bool:
+def _is_empty(statement: Any) -> bool:
     """Returns whether it is a function of nothing but a docstring or an ellipsis."""
     import ast
 
@@ -119,7 +122,7 @@ def _redefined(statements: list) -> set[str]:
     return redefined
 
 
-def _foreign(nodes: Iterable[object]) -> set[str]:
+def _foreign(nodes: Iterable[Any]) -> set[str]:
     """Returns the names that are imported from elsewhere than the standard library."""
     names = set()
     for node in nodes:

@@ -14,6 +14,7 @@ from pkpo_jax.tasks.code.sandboxed.handles import Handle, Side
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
 
 
 def main(job_fd: int) -> None:
@@ -34,14 +35,14 @@ def main(job_fd: int) -> None:
     os._exit(0)
 
 
-def _check(job: dict, side: Side, found: object, passed: dict[int, bool]) -> str:
+def _check(job: dict, side: Side, found: Any, passed: dict[int, bool]) -> str:
     """Runs the tests, and records which of them pass, where the answer has said what it defines."""
     if not isinstance(found, dict):
         return "syntax" if found == "syntax" else "raised"
     if not all(name in found for name in job["names"]):
         return "missing"
 
-    def record(number: int, holds: object) -> None:
+    def record(number: int, holds: Any) -> None:
         # One in a loop has to hold every time.
         passed[number] = bool(holds) and passed.get(number, True)
 
@@ -66,14 +67,14 @@ def _check(job: dict, side: Side, found: object, passed: dict[int, bool]) -> str
     return "done"
 
 
-def _changing(function: object) -> object:
+def _changing(function: Any) -> Any:
     """Returns a function of the answer in a form that changes its arguments in place."""
     if type(function) is not Handle:
         return function
     return Handle(function._side, function._key, changes=True)
 
 
-def _same(left: object, right: object) -> bool:
+def _same(left: Any, right: Any) -> bool:
     """Returns whether both are one object, or handles on one: `left is right`."""
     both = type(left) is Handle and type(right) is Handle
     return left._key == right._key if both else left is right
@@ -83,9 +84,9 @@ def _same(left: object, right: object) -> bool:
 # From a generator it comes out as an error.
 
 
-def _map(function: Callable[..., object], *iterables: Iterable[object]) -> Iterator[object]:
+def _map(function: Callable[..., Any], *iterables: Iterable[Any]) -> Iterator[Any]:
     return (function(*arguments) for arguments in zip(*iterables, strict=False))
 
 
-def _filter(function: Callable[..., object] | None, values: Iterable[object]) -> Iterator[object]:
+def _filter(function: Callable[..., Any] | None, values: Iterable[Any]) -> Iterator[Any]:
     return (value for value in values if (value if function is None else function(value)))

@@ -21,6 +21,7 @@ from pkpo_jax.tasks.code.sandboxed import peer, values
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any
 
 _PLAIN = (bool, int, float, complex, str, bytes, list, tuple, dict, set)
 _PLAIN_NAMES = frozenset(name for kind in _PLAIN for name in dir(kind))
@@ -41,49 +42,49 @@ class Handle:
         object.__setattr__(self, "_changes", changes)
         object.__setattr__(self, "_made", made)
 
-    def __call__(self, *args: object, **kwargs: object) -> object:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._key in self._side.classes:
             value = self._side.ask("make", self, args, kwargs)
             return self._side.made(value._key) if isinstance(value, Handle) else value
         return self._side.ask("call", self, args, kwargs, changes=self._changes)
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         # Python looks for many a special method that it can do without.
         special = name.startswith("__") and name not in ("__name__", "__qualname__")
         if special or (name in _PLAIN_NAMES and not self._may_have(name)):
             raise AttributeError(name)
         return self._side.ask("get", self, name)
 
-    def __setattr__(self, name: str, value: object) -> None:
+    def __setattr__(self, name: str, value: Any) -> None:
         self._side.ask("set", self, name, value)
 
     def __delattr__(self, name: str) -> None:
         self._side.ask("delete", self, name)
 
-    def __iter__(self) -> Iterator[object]:
+    def __iter__(self) -> Iterator[Any]:
         return _iterate(self._side.ask("iter", self))
 
-    def __contains__(self, value: object) -> bool:
+    def __contains__(self, value: Any) -> bool:
         if self._trusts(value):
             return self._side.ask("contains", self, value)
         return any(value is item or value == item for item in self)
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> bool:
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> bool:
         sent = self._side.sendable(kind) if kind else None
         ended = self._side.ask("exit", self, sent, getattr(error, "args", ()))
         # Only the methods that are tested may say that an exception of the tests is none.
         return self._made and bool(ended)
 
-    def __instancecheck__(self, instance: object) -> bool:
+    def __instancecheck__(self, instance: Any) -> bool:
         if isinstance(instance, Handle):
             return self._side.ask("instance", instance, self)
         # A named tuple of the answer's has come by value, with the name of its class.
         return hasattr(type(instance), "_fields") and type(instance).__name__ == self._key
 
-    def __subclasscheck__(self, kind: object) -> bool:
+    def __subclasscheck__(self, kind: Any) -> bool:
         return isinstance(kind, Handle) and self._side.ask("subclass", kind, self)
 
-    def _trusts(self, other: object) -> bool:
+    def _trusts(self, other: Any) -> bool:
         """Returns whether the answer may be asked about this object and the other."""
         return isinstance(other, Handle) or self._made
 
@@ -92,7 +93,7 @@ class Handle:
         return known or name in self._side.attributes
 
 
-def _iterate(iterator: object) -> Iterator[object]:
+def _iterate(iterator: Any) -> Iterator[Any]:
     if not isinstance(iterator, Handle):
         yield from iterator
         return
@@ -104,12 +105,12 @@ def _iterate(iterator: object) -> Iterator[object]:
         yield value
 
 
-def _unary(operation: str) -> Callable[..., object]:
+def _unary(operation: str) -> Callable[..., Any]:
     return lambda self, *arguments: self._side.ask(operation, self, *arguments)
 
 
-def _binary(operation: str) -> Callable[[Handle, object], object]:
-    def operate(self: Handle, other: object) -> object:
+def _binary(operation: str) -> Callable[[Handle, Any], Any]:
+    def operate(self: Handle, other: Any) -> Any:
         if not self._trusts(other):
             return NotImplemented
         return self._side.ask(operation, self, other)
@@ -117,8 +118,8 @@ def _binary(operation: str) -> Callable[[Handle, object], object]:
     return operate
 
 
-def _reflected(operation: str) -> Callable[[Handle, object], object]:
-    def operate(self: Handle, other: object) -> object:
+def _reflected(operation: str) -> Callable[[Handle, Any], Any]:
+    def operate(self: Handle, other: Any) -> Any:
         if not self._trusts(other):
             return NotImplemented
         return self._side.ask(operation, other, self)
@@ -155,7 +156,7 @@ class Side(peer.Peer):
     """
 
     def __init__(
-        self, incoming: object, outgoing: object, classes: list[str], attributes: list[str]
+        self, incoming: Any, outgoing: Any, classes: list[str], attributes: list[str]
     ) -> None:
         super().__init__(
             incoming,
@@ -175,7 +176,7 @@ class Side(peer.Peer):
         self._made: dict[int | str, Handle] = {}
         self._given: list = []
 
-    def find(self, key: int | str) -> object:
+    def find(self, key: int | str) -> Any:
         """Returns the handle on an object of the answer, or what the tests gave to the answer."""
         if isinstance(key, int) and key < 0:
             return self._given[-1 - key]
@@ -202,7 +203,7 @@ class Side(peer.Peer):
         known = [*self.errors.values()]
         return next(k for k in kind.__mro__ if k in known or values.type_name(k))
 
-    def _name_of(self, value: object) -> int | str:
+    def _name_of(self, value: Any) -> int | str:
         if isinstance(value, Handle):
             return value._key
         if isinstance(value, type) and value.__name__ in self.errors:
@@ -215,8 +216,8 @@ class Side(peer.Peer):
             places = [len(self._given) - 1]
         return -1 - places[0]
 
-    def _call(self, operation: str, number: int, *operands: object) -> object:
-        given = self._given[-1 - number] if number < 0 else None
+    def _call(self, operation: str, number: int, *operands: Any) -> Any:
+        given: Any = self._given[-1 - number] if number < 0 else None
         if operation == "next":
             return next(given)
         if operation != "call":
@@ -224,7 +225,7 @@ class Side(peer.Peer):
         args, kwargs = operands
         return given(*args, **kwargs)
 
-    def _known(self, ancestors: object) -> type:
+    def _known(self, ancestors: Any) -> type:
         """Returns the first of these exception classes that tests can know of.
 
         One that would end a loop or a generator of the tests is none: it would end it as if all
@@ -241,7 +242,7 @@ class Side(peer.Peer):
                 return kind
         return RuntimeError
 
-    def _revived(self, operation: str, described: object) -> Exception:
+    def _revived(self, operation: str, described: Any) -> Exception:
         if not described:
             return RuntimeError("in the answer")
         ancestors, text, handle, args = described
@@ -249,7 +250,7 @@ class Side(peer.Peer):
             return StopIteration()
         kind = self._known(ancestors)
         try:
-            error = kind.__new__(kind, *args)
+            error: Any = kind.__new__(kind, *args)
             if isinstance(kind, _Raised):
                 error._handle, error._text = handle, text
             else:
@@ -265,8 +266,10 @@ class _Raised(type):
     Calling one makes the exception in the answer's process.
     """
 
+    _side: Side
+
     def __new__(mcs, name: str, bases: tuple, space: dict) -> type:
-        def get(self: object, attribute: str) -> object:
+        def get(self: Any, attribute: str) -> Any:
             if attribute.startswith("_"):
                 raise AttributeError(attribute)
             return getattr(self._handle, attribute)
@@ -274,8 +277,8 @@ class _Raised(type):
         space = {**space, "__str__": lambda self: self._text, "__getattr__": get}
         return super().__new__(mcs, name, bases, space)
 
-    def __call__(cls, *args: object, **kwargs: object) -> object:
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         handle = cls._side.ask("make", cls._side.find(cls.__name__), args, kwargs)
-        error = cls.__new__(cls, *args)
+        error: Any = cls.__new__(cls, *args)  # pyrefly: ignore  The class's own, not this type's.
         error._handle, error._text = handle, str(handle)
         return error

@@ -12,6 +12,7 @@ from pkpo_jax.tasks.code.sandboxed import values, wire
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any, NoReturn
 
 # The first byte of a message.
 ASK, VALUE, RAISED = b"?", b"=", b"!"
@@ -31,21 +32,21 @@ class Peer:
 
     def __init__(
         self,
-        incoming: object,
-        outgoing: object,
+        incoming: Any,
+        outgoing: Any,
         *,
-        name: Callable[[object], int | str],
-        find: Callable[[int | str], object],
-        serve: Callable[..., object],
-        describe: Callable[[BaseException], object],
-        revive: Callable[[str, object], BaseException],
+        name: Callable[[Any], int | str],
+        find: Callable[[int | str], Any],
+        serve: Callable[..., Any],
+        describe: Callable[[BaseException], Any],
+        revive: Callable[[str, Any], BaseException],
     ) -> None:
         self._incoming, self._outgoing = incoming, outgoing
         self._name, self._find = name, find
         self._serve, self._describe, self._revive = serve, describe, revive
         self.lost = False
 
-    def ask(self, operation: str, *operands: object, changes: bool = False) -> object:
+    def ask(self, operation: str, *operands: Any, changes: bool = False) -> Any:
         """Returns the value of an operation that the other side does, or raises what it raised.
 
         Args:
@@ -77,7 +78,8 @@ class Peer:
             self._reply(message, allow_changes=True)
 
     def _reply(self, message: bytes, allow_changes: bool) -> None:
-        shared = None
+        shared: list | None = None
+        before: list[bytes] = []
         try:
             numbered: list = []
             operation, changes, operands = wire.decode(message, self._find, numbered)
@@ -102,12 +104,12 @@ class Peer:
         """Returns the number and the state of each operand that is no longer what it was."""
         after = self._states(shared)
         return tuple(
-            (number, _contents(shared[number]))
+            (number, _contents(shared[number]))  # pyrefly: ignore  Without any there is no state.
             for number, (old, new) in enumerate(zip(before, after, strict=True))
             if old != new
         )
 
-    def _send(self, kind: bytes, value: object, shared: list | None = None) -> None:
+    def _send(self, kind: bytes, value: Any, shared: list | None = None) -> None:
         # The numbers that a failed attempt gave are forgotten.
         numbered = list(shared or ())
         message = kind + wire.encode(value, self._name, numbered)
@@ -127,12 +129,12 @@ class Peer:
             self._lose()
         return message[:1], message[1:]
 
-    def _lose(self) -> None:
+    def _lose(self) -> NoReturn:
         self.lost = True
         raise wire.Lost
 
 
-def _contents(value: object) -> object:
+def _contents(value: Any) -> Any:
     """Returns a copy of a container, which is sent by its values and not by its number."""
     return value.copy() if hasattr(value, "copy") else value[:]
 

@@ -9,6 +9,7 @@ import os
 import resource
 import socket
 from collections.abc import Callable
+from typing import Any
 
 from pkpo_jax.tasks.code.sandboxed import confine
 
@@ -51,7 +52,7 @@ def _unexpected(directory: str, expected: set[str]) -> str:
     return ""
 
 
-def _succeeds(attempt: Callable[[], object]) -> bool:
+def _succeeds(attempt: Callable[[], Any]) -> bool:
     try:
         attempt()
     except (OSError, ValueError, MemoryError):
@@ -79,14 +80,14 @@ def _lock() -> None:
         fcntl.lockf(file, fcntl.LOCK_SH, 1)
 
 
-def _call(name: str, *arguments: object) -> None:
+def _call(name: str, *arguments: Any) -> None:
     """Calls a function of the C library; OSError if it fails."""
     library = ctypes.CDLL(None, use_errno=True)
     if getattr(library, name)(*arguments) < 0:
         raise OSError(ctypes.get_errno(), name)
 
 
-ATTEMPTS: dict[str, Callable[[], object]] = {
+ATTEMPTS: dict[str, Callable[[], Any]] = {
     "processes can be started": _fork,
     "there is a network": _connect,
     "files can be written": lambda: _write("/written"),

@@ -11,9 +11,13 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any
 
-_VIEWS = {"dict_keys": type({}.keys()), "dict_values": type({}.values())}
-_VIEWS["dict_items"] = type({}.items())
+_VIEWS: dict[str, type] = {
+    "dict_keys": type({}.keys()),
+    "dict_values": type({}.values()),
+    "dict_items": type({}.items()),
+}
 
 # Types by the module that holds them; where one derives from another, it stands before it.
 _KINDS: dict[str, tuple[str, ...]] = {
@@ -36,24 +40,24 @@ MUTABLE = {"bytearray", "Counter", "OrderedDict", "defaultdict", "deque", "array
 
 # Types that are sent by name, with those above and the exceptions of Python; and a constant.
 _TYPES = (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset, object)
-_BY_NAME = {kind.__name__: kind for kind in (*_TYPES, type(None), type)}
+_BY_NAME: dict[str, Any] = {kind.__name__: kind for kind in (*_TYPES, type(None), type)}
 _BY_NAME["Ellipsis"] = ...
 
 
-def _zone(value: object) -> object:
+def _zone(value: Any) -> Any:
     offset = value.utcoffset()
     return None if offset is None else _plain_timezone(offset)
 
 
-def _plain_timezone(offset: object) -> tuple[int, int, int]:
+def _plain_timezone(offset: Any) -> tuple[int, int, int]:
     return offset.days, offset.seconds, offset.microseconds
 
 
-def _clock(value: object) -> tuple:
+def _clock(value: Any) -> tuple:
     return value.hour, value.minute, value.second, value.microsecond, value.fold, _zone(value)
 
 
-_TO_PLAIN: dict[str, Callable[[object], object]] = {
+_TO_PLAIN: dict[str, Callable[[Any], Any]] = {
     "bytearray": bytes,
     "range": lambda v: (v.start, v.stop, v.step),
     "slice": lambda v: (v.start, v.stop, v.step),
@@ -84,7 +88,7 @@ def _class(name: str) -> type:
     return getattr(sys.modules.get(module) or __import__(module), name)
 
 
-def _at_zone(kind: type, values: tuple) -> object:
+def _at_zone(kind: type, values: tuple) -> Any:
     *numbers, fold, offset = values
     zone = None if offset is None else _class("timezone")(_class("timedelta")(*offset))
     return kind(*numbers, tzinfo=zone, fold=fold)
@@ -106,7 +110,7 @@ def _default_dict(kind: type, plain: tuple) -> dict:
 
 
 _TAKE_ONE = ("bytearray", "memoryview", "struct_time", *_TEXTS)
-_FROM_PLAIN: dict[str, Callable[[object], object]] = {
+_FROM_PLAIN: dict[str, Callable[[Any], Any]] = {
     "Counter": lambda p: _class("Counter")(dict(p)),
     "OrderedDict": lambda p: _class("OrderedDict")(p),
     "defaultdict": lambda p: _default_dict(_class("defaultdict"), p),
@@ -122,7 +126,7 @@ _FROM_PLAIN: dict[str, Callable[[object], object]] = {
 }
 
 
-def kind_of(value: object) -> str | None:
+def kind_of(value: Any) -> str | None:
     """Returns the name under which a value is sent, or None if it is none of these."""
     for module, names in _KINDS.items():
         if module in sys.modules:
@@ -134,18 +138,18 @@ def kind_of(value: object) -> str | None:
     return next((name for name, kind in _VIEWS.items() if isinstance(value, kind)), None)
 
 
-def to_plain(name: str, value: object) -> object:
+def to_plain(name: str, value: Any) -> Any:
     """Returns the plain data that a value of this name is made of."""
     return _TO_PLAIN[name](value)
 
 
-def from_plain(name: str, plain: object) -> object:
+def from_plain(name: str, plain: Any) -> Any:
     """Returns the value; some Exception if the data are not those of one."""
     build = _FROM_PLAIN.get(name)
     return build(plain) if build else _class(name)(*plain)
 
 
-def type_name(kind: object) -> str | None:
+def type_name(kind: Any) -> str | None:
     """Returns the name of a type that can be sent, or None."""
     return next((name for name, known in _types() if known is kind), None)
 
@@ -162,7 +166,7 @@ def named_type(name: str) -> type:
     return kind
 
 
-def restore(value: object, state: object) -> None:
+def restore(value: Any, state: Any) -> None:
     """Changes a mutable value in place to what another of its type is."""
     if isinstance(value, list | bytearray) or type(value).__name__ == "array":
         value[:] = state
@@ -174,7 +178,7 @@ def restore(value: object, state: object) -> None:
         value.extend(state)
 
 
-def _types() -> Iterator[tuple[str, object]]:
+def _types() -> Iterator[tuple[str, Any]]:
     yield from _BY_NAME.items()
     for name, module in _MODULES.items():
         if module in sys.modules:

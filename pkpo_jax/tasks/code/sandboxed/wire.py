@@ -11,6 +11,10 @@ from __future__ import annotations
 
 from pkpo_jax.tasks.code.sandboxed import values
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 # Bytes of a message.
 LONGEST = 1 << 22
 _CONTAINERS = {"t": tuple, "z": frozenset, "l": list, "s": set}
@@ -21,7 +25,7 @@ class Lost(BaseException):
     """The other side is gone, or sends what is no message. No Exception, for tests catch those."""
 
 
-def send(file: object, message: bytes) -> None:
+def send(file: Any, message: bytes) -> None:
     """Sends what `encode` made; Lost if nobody reads it."""
     try:
         file.write(len(message).to_bytes(4, "big") + message)
@@ -30,7 +34,7 @@ def send(file: object, message: bytes) -> None:
         raise Lost from e
 
 
-def receive(file: object) -> bytes:
+def receive(file: Any) -> bytes:
     """Returns a message for `decode`; Lost if none comes."""
     try:
         size = int.from_bytes(file.read(4), "big")
@@ -42,7 +46,7 @@ def receive(file: object) -> bytes:
     return message
 
 
-def encode(value: object, opaque: object, shared: list | None = None) -> bytes:
+def encode(value: Any, opaque: Any, shared: list | None = None) -> bytes:
     """Returns the message of a value, where `opaque` names objects that are no data.
 
     ValueError if it is too long; RecursionError and MemoryError are possible too.
@@ -57,7 +61,7 @@ def encode(value: object, opaque: object, shared: list | None = None) -> bytes:
     shared = [] if shared is None else shared
     numbers = {id(container): number for number, container in enumerate(shared)}
 
-    def put(value: object) -> None:
+    def put(value: Any) -> None:
         if value is None:
             parts.append(b"n;")
         elif isinstance(value, bool):
@@ -90,7 +94,7 @@ def encode(value: object, opaque: object, shared: list | None = None) -> bytes:
             else:
                 put_other(value)
 
-    def put_other(value: object) -> None:
+    def put_other(value: Any) -> None:
         for letter, kind in _CONTAINERS.items():
             if isinstance(value, kind):
                 put_number(value, letter in _MUTABLE)
@@ -105,7 +109,7 @@ def encode(value: object, opaque: object, shared: list | None = None) -> bytes:
             parts.append(b"o;")
             put(opaque(value))
 
-    def put_number(value: object, mutable: bool = True) -> None:
+    def put_number(value: Any, mutable: bool = True) -> None:
         if mutable:
             numbers[id(value)] = len(shared)
             shared.append(value)
@@ -121,7 +125,7 @@ def encode(value: object, opaque: object, shared: list | None = None) -> bytes:
     return message
 
 
-def decode(message: bytes, handle: object, shared: list | None = None) -> object:
+def decode(message: bytes, handle: Any, shared: list | None = None) -> Any:
     """Returns the value of a message; some Exception if `encode` did not make it.
 
     Args:
@@ -134,7 +138,7 @@ def decode(message: bytes, handle: object, shared: list | None = None) -> object
     number_of = {"b": lambda text: text == "1", "i": lambda text: int(text, 16)}
     number_of |= {"f": float, "c": complex, "k": values.named_type, "r": lambda t: shared[int(t)]}
 
-    def get() -> object:
+    def get() -> Any:
         nonlocal at
         letter, end = chr(message[at]), message.index(b";", at)
         text, at = message[at + 1 : end].decode(), end + 1
@@ -161,7 +165,7 @@ def decode(message: bytes, handle: object, shared: list | None = None) -> object
             return value
         return _CONTAINERS[letter]([get() for _ in range(int(text))])
 
-    def fill(container: list | set | dict, size: int) -> object:
+    def fill(container: list | set | dict, size: int) -> Any:
         for _ in range(size):
             if isinstance(container, dict):
                 key = get()
