@@ -134,12 +134,14 @@ def graded_batch(trainer: Trainer, params: Any) -> step.Batch:
     rollout = programs.sampler(config.rollout.n)(params, prompts, (key, 0, temperature))
     rewards = variance.grade(trainer, rollout)
     fed = trainer.devices.put((rewards, np.isfinite(rewards)), config.train.prompts)
-    old = reference = None
+    batch = step.Batch(*prompts, rollout, *fed)
     if programs.needs_old or programs.needs_reference:
         scored = programs.scorer(params, (*prompts[:2], rollout.tokens), (temperature,))
-        old = scored if programs.needs_old else None
-        reference = scored if programs.needs_reference else None
-    return step.Batch(*prompts, rollout, *fed, old, reference)
+        batch = batch._replace(
+            old=scored if programs.needs_old else None,
+            reference=scored if programs.needs_reference else None,
+        )
+    return batch
 
 
 def _calls(

@@ -24,7 +24,7 @@ class Programs:
     def __init__(
         self,
         config: config_dict.ConfigDict,
-        devices: parallel.Jitted,
+        devices: parallel.Devices,
         tokenizer: Any,
     ) -> None:
         self.config, self.devices = config_lib.freeze(config), devices

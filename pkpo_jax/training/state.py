@@ -8,9 +8,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from ml_collections import config_dict
 
 from pkpo_jax import parallel
-from pkpo_jax.training.config import Train
+from pkpo_jax.training.config import Train, WarmStart
 
 
 @flax.struct.dataclass
@@ -34,28 +35,30 @@ def make_optimizer(options: Train) -> optax.GradientTransformation:
     )
 
 
-def learning_rate(
-    step: int, *, peak: float, steps: int, warmup_steps: int, decay_fraction: float
-) -> float:
-    """Linear warm-up, a plateau, and a linear fall to 0 over the last share of the steps.
+def learning_rate(section: Train | WarmStart | config_dict.ConfigDict, step: int) -> float:
+    """Returns the learning rate at `step`, as the section `train` or `warm_start` of a config says.
 
-    >>> rate = dict(peak=1.0, steps=100, warmup_steps=10, decay_fraction=0.5)
-    >>> [learning_rate(s, **rate) for s in (0, 9, 50, 75, 99)]
+    It warms up linearly over `warmup_steps`, stays at `learning_rate`, and falls linearly to 0 over
+    the last share of the steps, `decay_fraction`.
+
+    >>> section = Train(learning_rate=1.0, steps=100, warmup_steps=10, decay_fraction=0.5)
+    >>> [learning_rate(section, s) for s in (0, 9, 50, 75, 99)]
     [0.1, 1.0, 1.0, 0.5, 0.02]
     """
-    warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
-    decay = min(1.0, (steps - step) / (decay_fraction * steps)) if decay_fraction else 1.0
-    return peak * warmup * decay
+    warmup = min(1.0, (step + 1) / section.warmup_steps) if section.warmup_steps else 1.0
+    decaying = section.decay_fraction * section.steps
+    decay = min(1.0, (section.steps - step) / decaying) if decaying else 1.0
+    return section.learning_rate * warmup * decay
 
 
 def apply_gradients(
     state: TrainState,
     optimizer: optax.GradientTransformation,
-    devices: parallel.Jitted,
+    devices: parallel.Devices,
     loss: jax.Array,
     count: jax.Array,
     grads: Any,
-    learning_rate: jax.typing.ArrayLike,
+    learning_rate: jax.Array,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """The state after a step along `grads`, or as it was if they or the loss are not finite, or no
     token counted: the optimiser's momentum alone would move it then."""
