@@ -46,7 +46,7 @@ from ml_collections import config_dict
 import experiments
 from pkpo_jax import tasks
 from pkpo_jax.tasks import Maze, grading
-from pkpo_jax.training import checkpoints, loop, metrics
+from pkpo_jax.training import checkpoints, loop, metrics, trainer
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training.trainer import Trainer
 
@@ -142,7 +142,7 @@ def _signal_in(phase: str, step: int, after: float, number: int) -> None:
     owner, name = {
         "sample": (Trainer, "_draw"),
         "grade": (Trainer, "_grade"),
-        "update": (Trainer, "learning_rate"),
+        "update": (trainer, "learning_rate"),
         "checkpoint": (checkpoints.Checkpoints, "save"),
     }[phase]
     real, calls = getattr(owner, name), []

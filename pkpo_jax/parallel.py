@@ -3,13 +3,14 @@
 Axes: `data` and `fsdp` split the prompts of a batch, `fsdp` and `tensor` the parameters. Where
 data x fsdp outnumber the prompts, they split the responses of each prompt too.
 
-A step is a function (state, batch, scalars) written for one device, given as `devices` either
-`Jitted` (one program over the mesh, which XLA partitions by the placements of its arguments) or
-`Pmapped` (one program a device, parameters replicated, sums over devices spelled out).
+A step is a function (state, batch, scalars) written once for `Devices`, which are either `Jitted`
+(one program over the mesh, which XLA partitions by the placements of its arguments) or `Pmapped`
+(one program a device, parameters replicated, sums over devices spelled out).
 """
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import functools
 import math
@@ -58,7 +59,8 @@ def mesh_shape(mesh: tuple[int, int, int], devices: int) -> tuple[int, int, int]
             f"mesh={tuple(mesh)} does not split {devices} device(s); set three sizes "
             f"(data, fsdp, tensor) whose product is {devices}, one of them -1 for the rest."
         )
-    return tuple(devices // known if size == -1 else size for size in mesh)
+    data, fsdp, tensor = (devices // known if size == -1 else size for size in mesh)
+    return data, fsdp, tensor
 
 
 def make_mesh(shape: tuple[int, int, int], devices: Any = None) -> Mesh:
@@ -126,47 +128,56 @@ class OtherProcessError(RuntimeError):
     """Another process of the job failed, and so this one stops too."""
 
 
-class Jitted:
-    """One program over a mesh of all devices."""
+class Devices(abc.ABC):
+    """All devices of all processes, as a step and the host that calls it see them.
+
+    A step computes with `total`, `largest`, `whole`, `place` and `place_state`; the host compiles
+    it by `step`, feeds it by `put` and reads its results by `fetch`.
+
+    Attributes:
+      mesh: the devices on the axes AXES, which parameters and prompts split over.
+    """
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
 
     @property
+    @abc.abstractmethod
     def spread(self) -> int:
         """Over how many devices one program spreads its arrays."""
-        return self.mesh.size
 
+    @abc.abstractmethod
     def step(self, f: Callable[..., Any], *, changes_state: bool) -> Callable[..., Any]:
         """Compiles f(state, batch, scalars); one that changes the state is given it for good."""
-        return jax.jit(f, donate_argnums=0 if changes_state else ())
 
+    @abc.abstractmethod
     def total(self, x: Any) -> Any:
-        """The sum over all devices of what each has."""
-        return x  # The program sees whole arrays.
+        """Returns, within a step, the sum over all devices of what each has."""
 
+    @abc.abstractmethod
     def largest(self, x: jax.Array) -> jax.Array:
-        """The maximum over all devices."""
-        return x
+        """Returns, within a step, the maximum over all devices."""
 
+    @abc.abstractmethod
     def whole(self, x: jax.Array) -> jax.Array:
-        """A small batch [P, ...], all of it on every device."""
-        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec()))
+        """Returns, within a step, all of a small batch [P, ...], the same on every device."""
 
+    @abc.abstractmethod
     def place(self, x: jax.Array, kind: str = "activations") -> jax.Array:
-        """Activations [P, n, ...] as the batch lies; logits [P, n, ..., V] by token first."""
-        batch = batch_axes(self.mesh.shape, *x.shape[:2])
-        last: tuple[str, ...] = ()
-        if kind == "logits":
-            last = _that_divide(_VOCABULARY, x.shape[-1], self.mesh.shape)
-            batch = tuple(tuple(a for a in axes if a not in last) for axes in batch)
-        spec = PartitionSpec(*batch, *(None,) * (x.ndim - 3), last) if x.ndim > 2 else batch
-        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(*spec)))
+        """Places, within a step, activations [P, n, ...] as the batch lies; logits [P, n, ..., V]
+        by token first."""
 
+    @abc.abstractmethod
     def place_state(self, tree: Any, *, gathered: bool = False) -> Any:
-        """Parameters, or a state that holds them, where RULES say."""
-        places = placements(tree, self.mesh, gathered=gathered)
-        return jax.lax.with_sharding_constraint(tree, places)
+        """Places, within a step, parameters, or a state that holds them, where RULES say."""
+
+    @abc.abstractmethod
+    def put(self, tree: Any, count: int) -> Any:
+        """Puts a batch of `count` rows on the devices, from host arrays of `rows(count)`."""
+
+    @abc.abstractmethod
+    def fetch(self, tree: Any) -> Any:
+        """Returns a batch, whole, as host arrays on every process."""
 
     def rows(self, count: int) -> np.ndarray:
         """Which rows of a batch of `count` this process feeds to its devices."""
@@ -194,12 +205,44 @@ class Jitted:
     def _sharding(self, count: int) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec(batch_axes(self.mesh.shape, count)[0]))
 
+
+class Jitted(Devices):
+    """One program over a mesh of all devices."""
+
+    @property
+    def spread(self) -> int:
+        return self.mesh.size
+
+    def step(self, f: Callable[..., Any], *, changes_state: bool) -> Callable[..., Any]:
+        return jax.jit(f, donate_argnums=0 if changes_state else ())
+
+    def total(self, x: Any) -> Any:
+        return x  # The program sees whole arrays.
+
+    def largest(self, x: jax.Array) -> jax.Array:
+        return x
+
+    def whole(self, x: jax.Array) -> jax.Array:
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec()))
+
+    def place(self, x: jax.Array, kind: str = "activations") -> jax.Array:
+        batch = batch_axes(self.mesh.shape, *x.shape[:2])
+        last: tuple[str, ...] = ()
+        if kind == "logits":
+            last = _that_divide(_VOCABULARY, x.shape[-1], self.mesh.shape)
+            batch = tuple(tuple(a for a in axes if a not in last) for axes in batch)
+        spec = PartitionSpec(*batch, *(None,) * (x.ndim - 3), last) if x.ndim > 2 else batch
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(*spec)))
+
+    def place_state(self, tree: Any, *, gathered: bool = False) -> Any:
+        places = placements(tree, self.mesh, gathered=gathered)
+        return jax.lax.with_sharding_constraint(tree, places)
+
     def put(self, tree: Any, count: int) -> Any:
-        """A batch of `count` rows on the devices, from host arrays of `rows(count)`."""
         rows = self.rows(count)
 
         def put(local: np.ndarray) -> jax.Array:
-            def part(index: tuple[slice, ...]) -> np.ndarray:
+            def part(index: Any) -> np.ndarray:
                 return local[np.searchsorted(rows, np.arange(count)[index[0]])]
 
             shape = (count, *local.shape[1:])
@@ -208,13 +251,12 @@ class Jitted:
         return jax.tree.map(put, tree)
 
     def fetch(self, tree: Any) -> Any:
-        """A batch, whole, as host arrays on every process."""
         if jax.process_count() == 1:
             return jax.device_get(tree)
         return multihost_utils.process_allgather(tree, tiled=True)
 
 
-class Pmapped(Jitted):
+class Pmapped(Devices):
     """One program a device, each with all parameters and its share of the prompts.
 
     A batch on the devices is [local devices, rows a device, ...].
@@ -301,11 +343,13 @@ def join_other_processes() -> None:
     Raises:
       ValueError: neither is the case.
     """
-    numbers = {
-        "num_processes": os.environ.get("JAX_NUM_PROCESSES"),
-        "process_id": os.environ.get("JAX_PROCESS_ID"),
-    }
-    jax.distributed.initialize(**{name: int(x) for name, x in numbers.items() if x is not None})
+
+    def number(name: str) -> int | None:
+        return int(os.environ[name]) if name in os.environ else None
+
+    jax.distributed.initialize(
+        num_processes=number("JAX_NUM_PROCESSES"), process_id=number("JAX_PROCESS_ID")
+    )
 
 
 def on_all(holds: bool) -> bool:

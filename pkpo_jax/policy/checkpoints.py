@@ -98,11 +98,15 @@ class Stacked:
             if path[0] != "layers":
                 stacked[path] = parts[0]
                 continue
-            together = jax.jit(lambda *x: jnp.stack(x), out_shardings=like.sharding)
-            stacked[path] = together(*parts)
+            stacked[path] = jax.jit(_stack, out_shardings=like.sharding)(*parts)
             for part in parts:
                 part.delete()
         return traverse_util.unflatten_dict(stacked)
+
+
+def _stack(*parts: jax.Array) -> jax.Array:
+    """A function of its own, for JAX to know again what it has compiled."""
+    return jnp.stack(parts)
 
 
 def _flatten(tree: Any) -> dict[Path, Any]:
@@ -168,23 +172,41 @@ class _Orbax:
 
     def __init__(self, path: epath.Path, config: gemma2.Gemma2Config) -> None:
         self._path = path.resolve()
-        try:
-            # Of the handler, for a checkpointer warns of what a run's params leave to their parent.
-            tree = ocp.StandardCheckpointHandler().metadata(self._path).tree
-            found = {p: tuple(x.shape) for p, x in _flatten(tree).items()}
-        except Exception as e:  # Orbax raises whatever the file system does.
-            raise CheckpointError(
-                f"{path} cannot be read as an Orbax checkpoint ({type(e).__name__}); expected "
-                f"{WHERE}. A run keeps its own in DIR/checkpoints/<step>/params."
-            ) from None
-        self._stacked = any("stacked_layers" in p[0] for p in found)
-        self._flat = any(p[0].startswith("transformer/") for p in found)
+        found = self._shapes()
+        # Without them the layout is taken to be the one that is written here.
+        self._stacked = any("stacked_layers" in p[0] for p in found or ())
+        self._flat = any(p[0].startswith("transformer/") for p in found or ())
         expected = {}
         for path_in_memory, shape in _expected_shapes(config).items():
             for name in self._names(path_in_memory, shape):
                 single = path_in_memory[0] == "layers" and not self._stacked
                 expected[name] = shape[1:] if single else shape
-        _check(path, expected, found)
+        if found is not None:
+            _check(path, expected, found)
+
+    def _shapes(self) -> dict[Path, tuple[int, ...]] | None:
+        """Returns the names and shapes in the file, or None if what describes them is damaged.
+
+        Numbers can be read without some of the files that Orbax wants for this, such as the one of
+        the devices that a parameter lay on; where they cannot, `read` fails.
+
+        Raises:
+          CheckpointError: this is no Orbax checkpoint.
+        """
+        tree, reason = None, ""
+        try:
+            # Of the handler, for a checkpointer warns of what a run's params leave to their parent.
+            tree = ocp.StandardCheckpointHandler().metadata(self._path).tree
+        except Exception as e:  # Orbax raises whatever the file system does.
+            if any((self._path / name).exists() for name in ("_METADATA", "manifest.ocdbt")):
+                return None
+            reason = f" ({type(e).__name__})"
+        if not isinstance(tree, dict):
+            raise CheckpointError(
+                f"{self._path} cannot be read as an Orbax checkpoint{reason}; expected {WHERE}. "
+                "A run keeps its own in DIR/checkpoints/<step>/params."
+            )
+        return {path: tuple(x.shape) for path, x in _flatten(tree).items()}
 
     def _names(self, path: Path, shape: tuple[int, ...]) -> list[Path]:
         """What the parameter at `path` in memory consists of in the file."""

@@ -18,7 +18,7 @@ from pkpo_jax import parallel
 from pkpo_jax.estimators import schedules
 from pkpo_jax.reporting import plots, tables
 from pkpo_jax.tasks import Problem
-from pkpo_jax.training import checks, evaluation, files, stored, weights
+from pkpo_jax.training import checkpoints, checks, evaluation, files, stored, weights
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training.config import ConfigError
 from pkpo_jax.training.evaluation import Evaluation
@@ -41,11 +41,16 @@ class Request(NamedTuple):
 
 
 class _Policy(NamedTuple):
-    """A policy of a directory, and the config to run it with."""
+    """A policy of a directory, and the config to run it with.
+
+    Attributes:
+      as_saved: whether its parameters are read in the dtypes that they were saved in.
+    """
 
     workdir: pathlib.Path
     step: int
     config: config_dict.ConfigDict
+    as_saved: bool
 
 
 def evaluate(workdirs: Sequence[pathlib.Path], request: Request) -> list[Evaluation]:
@@ -134,7 +139,7 @@ def unique_labels(workdirs: Sequence[pathlib.Path]) -> list[str]:
 
 def checked_ks(config: config_dict.ConfigDict, ks: Sequence[int]) -> list[int]:
     """`ks` in order, or 1 and the k that the run ends with; ConfigError on one out of range."""
-    n, estimator = config.rollout.n, config.estimator.to_dict()
+    n, estimator = config.rollout.n, config_lib.freeze(config).estimator
 
     def wrong(k: int) -> str:
         largest = min(n, weights.largest_k(estimator, n))
@@ -148,10 +153,11 @@ def checked_ks(config: config_dict.ConfigDict, ks: Sequence[int]) -> list[int]:
 
     for k in ks:
         if wrong(k):
-            raise ConfigError(f"--ks: estimator {estimator['name']}: {wrong(k)}")
+            raise ConfigError(f"--ks: estimator {estimator.name}: {wrong(k)}")
     if ks:
         return sorted(set(ks))
-    last = int(schedules.from_spec(config_lib.k_spec(config))(max(config.train.steps - 1, 0)))
+    schedule = schedules.step(config_lib.k_by_step(config.k))
+    last = schedule(max(config.train.steps - 1, 0))
     return sorted({last} | {k for k in (1,) if not wrong(k)})
 
 
@@ -169,15 +175,31 @@ def _policy(workdir: pathlib.Path, request: Request) -> _Policy:
     config.warm_start.steps = 0
     # Of the training alone, and tied to the shapes that it evaluated with.
     config.checkpoint.best = config.log.wandb = ""
-    return _Policy(workdir, step, config)
+    return _Policy(workdir, step, config, "model.param_dtype" not in request.overrides)
 
 
 def _run(
     policy: _Policy, trainer: Trainer, problems: Sequence[Problem], *, progress: bool
 ) -> Evaluation:
     trainer.held_out = problems
-    params = trainer.initial_params(policy.workdir)
-    return trainer.evaluate(params, policy.step, progress=progress)
+    return trainer.evaluate(_read(policy, trainer), policy.step, progress=progress)
+
+
+def _read(policy: _Policy, trainer: Trainer) -> Any:
+    """Reads the parameters of a policy; CheckpointError, with the other steps, if it is torn."""
+    try:
+        params = trainer.initial_params(policy.workdir)
+        if policy.as_saved:
+            checkpoints.verify(pathlib.Path(policy.config.model.checkpoint), params)
+    except checkpoints.CheckpointError as e:
+        others = [step for step in stored.steps(policy.workdir) if step != policy.step]
+        if not others:
+            raise
+        kept = ", ".join(map(str, others))
+        raise checkpoints.CheckpointError(
+            f"{e} Give another --step: {policy.workdir} keeps {kept}."
+        ) from e
+    return params
 
 
 def _make(directory: pathlib.Path) -> None:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from pkpo_jax import parallel
@@ -180,7 +181,8 @@ class Checkpoints:
             "progress": ocp.args.JsonRestore(),
         }
         if (self._manager.directory / str(step) / "in_flight").exists():
-            items["in_flight"] = ocp.args.StandardRestore(self._in_flight._asdict())
+            like = self._in_flight._asdict() if self._in_flight else None
+            items["in_flight"] = ocp.args.StandardRestore(like)
         found = self._manager.restore(step, args=ocp.args.Composite(**items))
         # It is here, and not on its way: what fails to arrive fails now.
         jax.block_until_ready(found["params"])
@@ -217,6 +219,26 @@ class Checkpoints:
         """
         with writing("a checkpoint"):
             self._manager.close()
+
+
+def verify(path: pathlib.Path, params: Any) -> None:
+    """Checks parameters that were read from DIR/checkpoints/<step>/params, in the dtypes that they
+    were saved in. Those without a `progress` beside them are not a run's, and are not checked.
+
+    Raises:
+      CheckpointError: they are not what was saved, or what was saved is not known any more.
+    """
+    progress = path.absolute().parent / "progress"
+    if not progress.exists():
+        return
+    try:
+        sums = ocp.JsonCheckpointHandler().restore(epath.Path(progress))["sums"]["arrays"]
+    except Exception as e:  # Torn files raise errors of many libraries.
+        raise CheckpointError(f"{progress} cannot be read ({first_line(e)}).") from e
+    # The parameters come first in a state.
+    ours = np.asarray(jax.jit(fingerprint)(params)).tolist()
+    if ours != sums[: len(ours)]:
+        raise CheckpointError(f"{path} reads well, but does not hold what was saved.")
 
 
 def fingerprint(tree: Any) -> jax.Array:

@@ -16,6 +16,7 @@ from pkpo_jax import parallel
 from pkpo_jax.estimators import max_at_k, pass_at_k_curve, pass_hat_k_curve
 from pkpo_jax.policy.sampling import Rollout
 from pkpo_jax.tasks import Problem, Status, Task
+from pkpo_jax.tasks.grading import Grades
 from pkpo_jax.training import data
 
 REPLICATES, CONFIDENCE = 2000, 0.95
@@ -47,9 +48,9 @@ class Evaluation(NamedTuple):
 
 def evaluate(
     sample: Callable[[jax.Array, jax.Array, jax.Array], Rollout],
-    devices: parallel.Jitted,
+    devices: parallel.Devices,
     task: Task,
-    grade: Callable[[Sequence[Problem], list[list[str]]], Any],
+    grade: Callable[[Sequence[Problem], list[list[str]]], Grades],
     tokenizer: Any,
     problems: Sequence[Problem],
     *,
@@ -65,8 +66,8 @@ def evaluate(
     Args:
       sample: from prompts [batch, max_prompt], lengths [batch] and row numbers [batch], placed on
         `devices`, to a Rollout.
-      grade: from P problems and n responses to each, to `grading.Grades`; responses whose reward
-        is not finite are left out, and counted.
+      grade: from P problems and n responses to each, to `Grades`; responses whose reward is not
+        finite are left out, and counted.
       progress: whether the first process shows a bar.
     """
     problems = list(problems)
@@ -80,9 +81,8 @@ def evaluate(
             encoded = data.encode_prompts(
                 tokenizer, [chosen[row]["prompt"] for row in rows], max_prompt
             )
-            # Log-probs are not needed on the host.
             rollout = sample(*devices.put((*encoded, numbers[rows]), batch))
-            yield chosen[: len(problems) - start], rollout._replace(log_probs=None)
+            yield chosen[: len(problems) - start], rollout
 
     responses, rewards, statuses, counts = [], [], [], []
     bar = tqdm.tqdm(
@@ -94,16 +94,17 @@ def evaluate(
     )
     for chosen, rollout in _one_ahead(sampled()):
         real = len(chosen)
-        rollout = jax.tree.map(lambda x, real=real: x[:real], devices.fetch(rollout))
-        texts = data.decode_responses(tokenizer, rollout.tokens, rollout.lengths)
+        fetched = (rollout.tokens, rollout.lengths, rollout.entropy, rollout.finished)
+        tokens, lengths, entropy, finished = (x[:real] for x in devices.fetch(fetched))
+        texts = data.decode_responses(tokenizer, tokens, lengths)
         owned = devices.owned(batch)
         owned = owned[owned < real]
         graded = grade([chosen[i] for i in owned], [texts[i] for i in owned])
         responses += texts
-        rewards.append(parallel.gather(owned, graded.rewards, rollout.lengths.shape))
-        statuses.append(parallel.gather(owned, graded.statuses, rollout.lengths.shape))
-        entropy = rollout.entropy.sum((1, 2), dtype=np.float64)
-        counts.append(np.stack([entropy, rollout.lengths.sum(1), rollout.finished.sum(1)]))
+        rewards.append(parallel.gather(owned, graded.rewards, lengths.shape))
+        statuses.append(parallel.gather(owned, graded.statuses, lengths.shape))
+        entropy = entropy.sum((1, 2), dtype=np.float64)
+        counts.append(np.stack([entropy, lengths.sum(1), finished.sum(1)]))
         bar.update(real)
     bar.close()
     rewards, statuses = np.concatenate(rewards), np.concatenate(statuses)
@@ -143,7 +144,8 @@ def _reward_terms(rewards: np.ndarray, answers: Sequence[Sequence[str | None]]) 
     """A problem without a graded sample counts for "invalid" alone."""
     n = rewards.shape[1]
     valid = np.isfinite(rewards)
-    graded, solvable = valid.sum(-1, dtype=np.float64), valid.any(-1).astype(np.float64)
+    graded = valid.sum(-1, dtype=np.float64)
+    solvable = np.asarray(valid.any(-1), np.float64)
     passed = np.asarray(_pass_curve(rewards >= 1.0, valid), np.float64)
     # The two are the same for rewards of 0 and 1.
     best = passed if is_binary(rewards) else np.asarray(_max_curve(rewards, valid), np.float64)

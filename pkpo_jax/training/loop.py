@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from ml_collections import config_dict
 
 from pkpo_jax import parallel
-from pkpo_jax.training import evaluation, files, metrics, run_directory, samples
+from pkpo_jax.training import evaluation, files, metrics, provenance, run_directory, samples
 from pkpo_jax.training.checkpoints import Checkpoints
 from pkpo_jax.training.trainer import Graded, Trainer
 
@@ -106,6 +106,8 @@ class Run:
         self._skipped_in_row, self._saving_s = 0, 0.0
         self._writer: metrics.MetricWriter | metrics.NullWriter = metrics.NullWriter()
         self._compilations = metrics.CompilationCounter()
+        # It is shown from when the warm start, which has its own, is over.
+        self._bar = tqdm.tqdm(disable=True)
         like = trainer.programs.abstract_state()
         self._checkpoints = Checkpoints(
             workdir, config.checkpoint.keep, like, trainer.like_in_flight()
@@ -115,6 +117,8 @@ class Run:
         """From the newest checkpoint, or from the policy before RL, which is evaluated."""
         restored = self._checkpoints.restore_newest()
         self._on_first("metrics", lambda: self._open_writer(restored.step if restored else -1))
+        at = restored.step if restored else 0
+        self._on_first("runs.json", lambda: provenance.record(self.workdir, at))
         self.trainer.read_reference(self.workdir)
         if restored:
             self.state, progress, self.done = restored.state, restored.progress, restored.step
@@ -128,17 +132,27 @@ class Run:
                 print(f"{self.workdir} goes on after step {self.done}.", flush=True)
         else:
             self.state = self.trainer.start(self.workdir)
-        self._saved = self.done
+        self._saved = self._started = self.done
+        self._bar = tqdm.tqdm(
+            desc="RL",
+            initial=self.done,
+            total=self.steps,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not parallel.is_first_process(),
+        )
         self._checkpoints.warm_up(self.state)
         if not restored:
             self._record(self._evaluate())
 
     def step(self) -> dict[str, float]:
-        """One step, recorded: its metrics."""
+        """Takes one step and records it: its metrics."""
         at = self.done
+        if at == self._started:
+            self._tell("compiling")
         self.state, figures, graded = self.trainer.step(self.state, at)
         self.done = at + 1
-        self._coverage.add(graded.ids.tolist(), graded.rewards)
+        self._coverage.add(graded.ids.tolist(), graded.grades.rewards)
         figures |= self._coverage.metrics()
         if self.done % self.config.eval.every == 0 or self.done == self.steps:
             started = time.perf_counter()
@@ -156,7 +170,20 @@ class Run:
         if self._is_best(figures) or due:
             self.save()
         self._checkpoints.check()
+        self._bar.set_description("RL", refresh=False)
+        self._bar.set_postfix(_bar_figures(figures, self.config.rollout.n), refresh=False)
+        self._bar.update()
         return figures
+
+    def result(self) -> evaluation.Evaluation:
+        """Returns the evaluation of the policy after the last step."""
+        if not self.evaluated:
+            self._tell("evaluating")
+        return self.evaluated or self.trainer.evaluate(self.state.params, self.steps)
+
+    def _tell(self, doing: str) -> None:
+        """Has the bar say what the run does now, other than steps."""
+        self._bar.set_description(f"RL, {doing}")
 
     def _is_best(self, figures: dict[str, float]) -> bool:
         """Whether this step's evaluation is the best so far, which is noted then."""
@@ -172,6 +199,7 @@ class Run:
         if self._saved == self.done:
             return
         started = time.perf_counter()
+        self._tell("saving")
         # Metrics are on disk before the checkpoint is.
         self._on_first("metrics", self._writer.sync)
         progress = {
@@ -189,11 +217,16 @@ class Run:
     def close(self) -> None:
         """Waits for what is being written."""
         self._compilations.close()
+        self._tell("saving")
         try:
             with files.writing("metrics"):
                 self._writer.close()
         finally:
-            self._checkpoints.close()
+            try:
+                self._checkpoints.close()
+            finally:
+                self._bar.set_description("RL", refresh=False)
+                self._bar.close()
 
     def _open_writer(self, resume_step: int) -> None:
         project, config = self.config.log.wandb, self.config.to_dict()
@@ -215,7 +248,13 @@ class Run:
             raise error or files.WriteError(f"{what}: the first process says why")
 
     def _evaluate(self) -> dict[str, float]:
+        self._tell("evaluating")
         self.evaluated = self.trainer.evaluate(self.state.params, self.done)
+        shown = {name: self.evaluated.terms[name] for name in self.evaluated.metrics}
+        self._on_first(
+            "intervals",
+            lambda: metrics.write_intervals(self.workdir, self.done, evaluation.intervals(shown)),
+        )
         return {f"eval/{name}": value for name, value in self.evaluated.metrics.items()}
 
     def _write_samples(self, at: int, graded: Graded) -> None:
@@ -226,7 +265,7 @@ class Run:
         title = f"step {self.done}, k = {self.trainer.schedule(at)}"
         prompts = [problem["prompt"] for problem in graded.problems[:count]]
         responses, rows = graded.responses[:count], graded.rows[:count]
-        rewards, weights = graded.rewards[rows], graded.weights[rows]
+        rewards, weights = graded.grades.rewards[rows], graded.weights[rows]
         self._on_first(
             "samples", lambda: samples.write(path, title, prompts, responses, rewards, weights)
         )
@@ -238,7 +277,7 @@ class Run:
             return
         batch = self.trainer.devices.fetch(graded.batch)._asdict()
         arrays = {**batch.pop("rollout")._asdict(), **batch}
-        arrays |= {"ids": graded.ids, "statuses": graded.statuses}
+        arrays |= {"ids": graded.ids, "statuses": graded.grades.statuses}
         path = self.workdir / "stopped" / f"{self.done:06d}.npz"
 
         def write() -> None:
@@ -246,7 +285,7 @@ class Run:
             np.savez_compressed(path, **{k: v for k, v in arrays.items() if v is not None})
 
         self._on_first("the batch", write)
-        ungraded = not np.isfinite(graded.rewards).any()
+        ungraded = not np.isfinite(graded.grades.rewards).any()
         raise Stopped(
             Stopped.NOTHING_LEARNED,
             f"{self._skipped_in_row} steps in a row, up to step {self.done}, "
@@ -286,18 +325,8 @@ def train(config: config_dict.ConfigDict, workdir: pathlib.Path) -> evaluation.E
 def _train(run: Run, termination: Termination) -> evaluation.Evaluation:
     try:
         run.start()
-        bar = tqdm.tqdm(
-            range(run.done, run.steps),
-            "RL",
-            initial=run.done,
-            total=run.steps,
-            unit="step",
-            dynamic_ncols=True,
-            disable=not parallel.is_first_process(),
-        )
-        for _ in bar:
-            figures = run.step()
-            bar.set_postfix(_bar_figures(figures, run.config.rollout.n))
+        while run.done < run.steps:
+            run.step()
             if run.done < run.steps and termination.asked(run.done):
                 run.save()
                 raise Stopped(
@@ -305,14 +334,14 @@ def _train(run: Run, termination: Termination) -> evaluation.Evaluation:
                     f"SIGTERM: step {run.done} is saved in {run.workdir}, and the same command "
                     "goes on from there.",
                 )
-        return run.evaluated or run.trainer.evaluate(run.state.params, run.steps)
+        return run.result()
     finally:
         run.close()
 
 
 def _bar_figures(figures: dict[str, float], n: int) -> dict[str, str]:
     return {
-        "k": figures["train/k"],
+        "k": str(figures["train/k"]),
         "reward": f"{figures['train/reward_mean']:.2f}",
         f"pass@{n}": f"{figures[f'train/pass_at_{n}']:.2f}",
         "entropy": f"{figures['train/entropy']:.2f}",

@@ -8,14 +8,16 @@ import os
 import pathlib
 import resource
 import secrets
+import socket
+import struct
 import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2, summary_pb2
+from tensorboardX.record_writer import masked_crc32c
 
 from pkpo_jax.training import files
 from pkpo_jax.training.config import ConfigError
@@ -41,11 +43,9 @@ class MetricWriter:
         kept = [line for line in _lines(path) if json.loads(line)["step"] <= resume_step]
         files.replace(path, "".join(kept))
         self._file = path.open("a")
-        # Written here and now: a thread would die of a full disk, and nobody would know.
-        (workdir / "tensorboard").mkdir(exist_ok=True)
-        self._events = EventsWriter(str(workdir / "tensorboard" / "events"))
+        self._events = _EventFile(workdir / "tensorboard")
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._write_event(event_pb2.Event(step=resume_step + 1, session_log=start))
+        self._events.write(event_pb2.Event(step=resume_step + 1, session_log=start))
         self._wandb = _start_wandb(wandb, workdir, config) if wandb else None
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
@@ -54,18 +54,14 @@ class MetricWriter:
         self._file.write(json.dumps({"step": step, **line}) + "\n")
         self._file.flush()
         values = [summary_pb2.Summary.Value(tag=k, simple_value=v) for k, v in metrics.items()]
-        self._write_event(event_pb2.Event(step=step, summary=summary_pb2.Summary(value=values)))
+        self._events.write(event_pb2.Event(step=step, summary=summary_pb2.Summary(value=values)))
         if self._wandb:
             self._wandb.log({"step": step, **metrics})
-
-    def _write_event(self, event: event_pb2.Event) -> None:
-        event.wall_time = time.time()
-        self._events.write_event(event)
-        self._events.flush()
 
     def sync(self) -> None:
         """Puts on disk what was written."""
         os.fsync(self._file.fileno())
+        self._events.sync()
 
     def close(self) -> None:
         try:
@@ -74,6 +70,35 @@ class MetricWriter:
         finally:
             if self._wandb:
                 self._wandb.finish()
+
+
+class _EventFile:
+    """Writes a file of TensorBoard events, as TFRecords.
+
+    The writers of tensorboardX either sync the disk with every event, which takes milliseconds, or
+    write in a thread, which would die of a full disk without anybody knowing. Here an event is with
+    the operating system once `write` returns, and on disk once `sync` does.
+    """
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        directory.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
+        self._file = (directory / name).open("ab")
+        self.write(event_pb2.Event(file_version="brain.Event:2"))
+
+    def write(self, event: event_pb2.Event) -> None:
+        event.wall_time = time.time()
+        data = event.SerializeToString()
+        length = struct.pack("<Q", len(data))
+        checks = [struct.pack("<I", masked_crc32c(part)) for part in (length, data)]
+        self._file.write(length + checks[0] + data + checks[1])
+        self._file.flush()
+
+    def sync(self) -> None:
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def _start_wandb(project: str, workdir: pathlib.Path, config: Mapping[str, Any] | None) -> Any:
@@ -130,6 +155,30 @@ def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in _lines(workdir / "metrics.jsonl")]
 
 
+def write_intervals(
+    workdir: pathlib.Path, step: int, intervals: Mapping[str, tuple[float, float]]
+) -> None:
+    """Puts the intervals of the evaluation after `step` into DIR/eval_intervals.json.
+
+    It holds {step: {metric: [low, high]}}, without those that are not finite; the evaluation of a
+    step that is done again takes the place of the first.
+    """
+    path = workdir / "eval_intervals.json"
+    finite = {
+        f"eval/{name}": ends for name, ends in intervals.items() if all(map(math.isfinite, ends))
+    }
+    files.replace(path, json.dumps({**files.read_json(path, dict), str(step): finite}) + "\n")
+
+
+def read_intervals(workdir: pathlib.Path) -> dict[int, dict[str, tuple[float, float]]]:
+    """Returns {step: {metric: (low, high)}} of a run's evaluations; empty for older runs."""
+    found = files.read_json(workdir / "eval_intervals.json", dict)
+    return {
+        int(step): {name: (low, high) for name, (low, high) in ends.items()}
+        for step, ends in found.items()
+    }
+
+
 def _lines(path: pathlib.Path) -> list[str]:
     if not path.exists():
         return []
@@ -144,7 +193,7 @@ class CompilationCounter:
         self.count = 0
         jax.monitoring.register_event_duration_secs_listener(self._listen)
 
-    def _listen(self, event: str, duration: float, **kwargs: Any) -> None:
+    def _listen(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
         self.count += event == "/jax/core/compile/backend_compile_duration"
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ import optax
 from ml_collections import config_dict
 
 from pkpo_jax import parallel
+from pkpo_jax.training.config import Train, WarmStart
 
 
 @flax.struct.dataclass
@@ -25,37 +26,39 @@ class TrainState:
         return cls(params=params, opt_state=optimizer.init(params))
 
 
-def make_optimizer(config: config_dict.ConfigDict) -> optax.GradientTransformation:
-    """Clipped AdamW up to its learning rate, which is an argument of the step."""
+def make_optimizer(options: Train) -> optax.GradientTransformation:
+    """Returns clipped AdamW up to its learning rate, which is an argument of the step."""
     return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.scale_by_adam(b1=config.b1, b2=config.b2),
-        optax.add_decayed_weights(config.weight_decay),
+        optax.clip_by_global_norm(options.clip_norm),
+        optax.scale_by_adam(b1=options.b1, b2=options.b2),
+        optax.add_decayed_weights(options.weight_decay),
     )
 
 
-def learning_rate(
-    step: int, *, peak: float, steps: int, warmup_steps: int, decay_fraction: float
-) -> float:
-    """Linear warm-up, a plateau, and a linear fall to 0 over the last share of the steps.
+def learning_rate(section: Train | WarmStart | config_dict.ConfigDict, step: int) -> float:
+    """Returns the learning rate at `step`, as the section `train` or `warm_start` of a config says.
 
-    >>> rate = dict(peak=1.0, steps=100, warmup_steps=10, decay_fraction=0.5)
-    >>> [learning_rate(s, **rate) for s in (0, 9, 50, 75, 99)]
+    It warms up linearly over `warmup_steps`, stays at `learning_rate`, and falls linearly to 0 over
+    the last share of the steps, `decay_fraction`.
+
+    >>> section = Train(learning_rate=1.0, steps=100, warmup_steps=10, decay_fraction=0.5)
+    >>> [learning_rate(section, s) for s in (0, 9, 50, 75, 99)]
     [0.1, 1.0, 1.0, 0.5, 0.02]
     """
-    warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
-    decay = min(1.0, (steps - step) / (decay_fraction * steps)) if decay_fraction else 1.0
-    return peak * warmup * decay
+    warmup = min(1.0, (step + 1) / section.warmup_steps) if section.warmup_steps else 1.0
+    decaying = section.decay_fraction * section.steps
+    decay = min(1.0, (section.steps - step) / decaying) if decaying else 1.0
+    return section.learning_rate * warmup * decay
 
 
 def apply_gradients(
     state: TrainState,
     optimizer: optax.GradientTransformation,
-    devices: parallel.Jitted,
+    devices: parallel.Devices,
     loss: jax.Array,
     count: jax.Array,
     grads: Any,
-    learning_rate: jax.typing.ArrayLike,
+    learning_rate: jax.Array,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """The state after a step along `grads`, or as it was if they or the loss are not finite, or no
     token counted: the optimiser's momentum alone would move it then."""

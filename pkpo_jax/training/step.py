@@ -13,34 +13,41 @@ import optax
 from pkpo_jax import parallel
 from pkpo_jax.estimators import max_at_k, pass_at_k_curve
 from pkpo_jax.policy import gemma2, sampling, scoring
+from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import losses
 from pkpo_jax.training import weights as weights_lib
 from pkpo_jax.training.state import TrainState, apply_gradients
 
 
 class Batch(NamedTuple):
-    """A graded rollout: [P, L] and [P] prompts, [P, n, T] responses, [P, n] rewards.
+    """Prompts, responses to them, and what a step learns of these, one after the other.
 
     Attributes:
-      rows: [P] int32, the prompts' numbers in the batch.
+      prompts: [P, L] int32; lengths: [P] int32; rows: [P] int32, the prompts' numbers in the batch.
+      rollout: the responses, [P, n, T].
+      rewards: [P, n] float32; valid: [P, n] bool, the responses that could be graded. Both are None
+        until the responses are graded.
       old: [P, n, T] log-probs of the tokens under the policy before the first update of the batch;
         None where there is but one update, which knows them.
       reference: [P, n, T] log-probs under the reference policy, or None.
+      weights: [P, n] of the estimator; None until an update has weighed the rewards, which also
+        leaves on the rollout's mask only the tokens that the loss is of.
     """
 
     prompts: jax.Array
     lengths: jax.Array
     rows: jax.Array
     rollout: sampling.Rollout
-    rewards: jax.Array
-    valid: jax.Array
+    rewards: jax.Array | None = None
+    valid: jax.Array | None = None
     old: jax.Array | None = None
     reference: jax.Array | None = None
+    weights: jax.Array | None = None
 
 
 def make_sampler(
     model: gemma2.Gemma2,
-    devices: parallel.Jitted,
+    devices: parallel.Devices,
     *,
     n: int,
     max_response: int,
@@ -72,7 +79,7 @@ def make_sampler(
     return devices.step(sampler, changes_state=False)
 
 
-def make_scorer(model: gemma2.Gemma2, devices: parallel.Jitted) -> Callable[..., jax.Array]:
+def make_scorer(model: gemma2.Gemma2, devices: parallel.Devices) -> Callable[..., jax.Array]:
     """A compiled (params, (prompts, lengths, responses), (temperature,)) -> log-probs [P, n, T]."""
 
     def scorer(params: Any, batch: tuple[jax.Array, ...], scalars: tuple) -> jax.Array:
@@ -84,32 +91,18 @@ def make_scorer(model: gemma2.Gemma2, devices: parallel.Jitted) -> Callable[...,
     return devices.step(scorer, changes_state=False)
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """What an update makes of a batch.
-
-    Attributes:
-      weigh: the estimator, see weights.py; loss: the policy loss.
-      epochs, minibatches: times that the batch is gone through, and updates each time.
-      micro_batches: parts in which the prompts of an update are scored, one after the other.
-      drop_equal_groups: leave out groups whose rewards, less a penalty that the loss takes from
-        them, are all equal; of the counts too.
-      mask_truncated: leave out the tokens of responses without a stop token; their rewards stay.
-    """
+class Recipe(NamedTuple):
+    """What an update makes of a batch: the estimator, see weights.py, and a config's sections."""
 
     weigh: weights_lib.Weigh
-    loss: losses.PolicyLoss = dataclasses.field(default_factory=losses.PolicyLoss)
-    epochs: int = 1
-    minibatches: int = 1
-    micro_batches: int = 1
-    drop_equal_groups: bool = False
-    mask_truncated: bool = False
+    loss: config_lib.Loss = config_lib.Loss()
+    train: config_lib.Train = config_lib.Train()
 
 
 def make_update(
     model: gemma2.Gemma2,
     optimizer: optax.GradientTransformation,
-    devices: parallel.Jitted,
+    devices: parallel.Devices,
     recipe: Recipe,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """A compiled (state, Batch, (k, key, temperature, learning_rate)) -> (state, metrics).
@@ -118,84 +111,148 @@ def make_update(
     parameters, in one program. An update whose loss or gradient is not finite changes nothing, and
     is counted. The state is donated.
     """
+    return devices.step(_Update(model, optimizer, devices, recipe).update, changes_state=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Update:
+    """What an update is made of; its methods are the parts of one compiled program."""
+
+    model: gemma2.Gemma2
+    optimizer: optax.GradientTransformation
+    devices: parallel.Devices
+    recipe: Recipe
 
     def update(
-        state: TrainState, batch: Batch, scalars: tuple
+        self, state: TrainState, batch: Batch, scalars: tuple
     ) -> tuple[TrainState, dict[str, jax.Array]]:
+        """Weighs the rewards of a batch and updates the parameters, as often as the recipe says."""
         k, key, temperature, learning_rate = scalars
-        parts, metrics = _weigh(batch, k, key, devices, recipe)
+        batch, metrics = self._weigh(batch, k, key)
 
-        def one(state: TrainState, part: Part) -> tuple[TrainState, dict[str, jax.Array]]:
-            return _update_once(
-                state, part, temperature, learning_rate, model, optimizer, devices, recipe
-            )
+        def once(state: TrainState, part: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+            return self._once(state, part, temperature, learning_rate)
 
-        if recipe.epochs * recipe.minibatches == 1:
-            state, figures = one(state, parts)
+        if self.recipe.train.epochs * self.recipe.train.minibatches == 1:
+            state, figures = once(state, batch)
         else:
-            split = _split(parts, recipe.minibatches)
-            epoch = lambda state, _: jax.lax.scan(one, state, split)  # noqa: E731
-            state, figures = jax.lax.scan(epoch, state, None, length=recipe.epochs)
+            split = _split(batch, self.recipe.train.minibatches)
+            epoch = lambda state, _: jax.lax.scan(once, state, split)  # noqa: E731
+            state, figures = jax.lax.scan(epoch, state, None, length=self.recipe.train.epochs)
         gap, skipped = figures.pop("log_prob_gap_max").max(), figures.pop("skipped").sum()
         figures = {name: x.mean() for name, x in figures.items()}
         return state, {**metrics, **figures, "log_prob_gap_max": gap, "skipped": skipped}
 
-    return devices.step(update, changes_state=True)
+    def _weigh(
+        self, batch: Batch, k: jax.Array, key: jax.Array
+    ) -> tuple[Batch, dict[str, jax.Array]]:
+        """Returns the batch with its weights, and the metrics that no update changes."""
+        recipe, rollout, valid = self.recipe, batch.rollout, batch.valid
+        assert batch.rewards is not None and valid is not None
+        k, rewards = jnp.asarray(k, jnp.int32), jnp.where(valid, batch.rewards, 0.0)
+        tokens = rollout.mask & valid[..., None]
+        penalised = rewards
+        if recipe.loss.kl_in_reward and batch.reference is not None:
+            assert batch.old is not None
+            penalised = losses.penalised(recipe.loss, rewards, batch.old, batch.reference, tokens)
+        entropy = jnp.where(tokens, rollout.entropy, 0.0).sum((1, 2))
+        weights = recipe.weigh(
+            penalised,
+            k,
+            valid,
+            rows=batch.rows,
+            key=key,
+            entropy=entropy / jnp.maximum(tokens.sum((1, 2)), 1),
+        )
+        counted = valid
+        if recipe.loss.drop_equal_groups:
+            # A penalty can set apart what the grader rewards alike: it is trained on then.
+            counted &= ~_equal(penalised, valid)[:, None]
+        if recipe.loss.mask_truncated:
+            counted &= rollout.finished
 
+        def mean(x: jax.Array, where: jax.Array) -> jax.Array:
+            return self._ratio(jnp.where(where, x, 0.0).sum(), where.sum())
 
-class Part(NamedTuple):
-    """Prompts of a batch with what the estimator made of them: [P, n] weights, [P, n] counted (the
-    responses that the loss is of), [P, 1] sizes of their groups."""
+        alive = valid.any(-1)
+        curve = pass_at_k_curve((rewards >= 1.0) & valid, where=valid)
+        metrics = {
+            "reward_mean": mean(rewards, valid),
+            "max_at_k": mean(max_at_k(rewards, k, where=valid), alive),
+            "pass_at_k": jax.vmap(mean, (1, None))(curve, alive),
+            "equal_groups": mean(_equal(rewards, valid), alive),
+            "dead_groups": mean((weights == 0.0).all(-1), alive),
+            "invalid": mean(~valid, jnp.ones_like(valid)),
+            "response_length": mean(rollout.lengths, valid),
+            "truncated": mean(~rollout.finished, valid),
+            "weights": self.devices.whole(weights),
+        }
+        rollout = rollout._replace(mask=tokens & counted[..., None])
+        return batch._replace(rollout=rollout, weights=weights), metrics
 
-    batch: Batch
-    weights: jax.Array
-    counted: jax.Array
-    sizes: jax.Array
+    def _once(
+        self, state: TrainState, batch: Batch, temperature: jax.Array, learning_rate: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        """Updates the parameters once, from all prompts of a weighed batch."""
+        devices, mask = self.devices, batch.rollout.mask
+        prompts = devices.total(mask.any((1, 2)).sum())
+        count = devices.total(mask.sum())
 
+        def loss_fn(params: Any, part: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+            tokens = self._score(params, part, temperature)
+            loss, sums = losses.policy_loss(self.recipe.loss, tokens, prompts, count)
+            gap = jnp.where(tokens.mask, jnp.abs(tokens.old - tokens.sampled), 0.0)
+            return loss, {**sums, "gap": gap.sum(), "gap_max": gap.max()}
 
-def _weigh(
-    batch: Batch, k: jax.Array, key: jax.Array, devices: parallel.Jitted, recipe: Recipe
-) -> tuple[Part, dict[str, jax.Array]]:
-    """The batch with its weights, and the metrics that no update changes."""
-    rollout, valid, k = batch.rollout, batch.valid, jnp.asarray(k, jnp.int32)
-    rewards = jnp.where(valid, batch.rewards, 0.0)
-    tokens = rollout.mask & valid[..., None]
-    penalised = rewards
-    if recipe.loss.kl_in_reward and batch.reference is not None:
-        penalised = recipe.loss.penalised(rewards, batch.old, batch.reference, tokens)
-    entropy = jnp.where(tokens, rollout.entropy, 0.0).sum((1, 2))
-    weights = recipe.weigh(
-        penalised,
-        k,
-        valid,
-        rows=batch.rows,
-        key=key,
-        entropy=entropy / jnp.maximum(tokens.sum((1, 2)), 1),
-    )
-    alive = valid.any(-1)
-    counted = valid
-    if recipe.drop_equal_groups:
-        # A penalty can set apart responses that the grader rewards alike: it is trained on then.
-        counted &= ~_equal(penalised, valid)[:, None]
-    if recipe.mask_truncated:
-        counted &= rollout.finished
+        loss, sums, grads = _gradient(loss_fn, state.params, batch, self.recipe.train.micro_batches)
+        loss = devices.total(loss)
+        state, figures = apply_gradients(
+            state, self.optimizer, devices, loss, count, grads, learning_rate
+        )
+        names = {
+            "entropy": "entropy",
+            "clipped": "clip_fraction",
+            "clamped": "clamp_fraction",
+            "moved": "policy_kl",
+            "kl": "kl",
+            "gap": "log_prob_gap_mean",
+        }
+        means = {
+            new: self._ratio(sums[old].sum(), mask.sum())
+            for old, new in names.items()
+            if old in sums
+        }
+        largest = devices.largest(sums["gap_max"].max())
+        return state, {"loss": loss, **means, "log_prob_gap_max": largest, **figures}
 
-    def mean(x: jax.Array, where: jax.Array) -> jax.Array:
-        return _ratio(devices, jnp.where(where, x, 0.0).sum(), where.sum())
+    def _score(self, params: Any, batch: Batch, temperature: jax.Array) -> losses.Tokens:
+        """Returns what the loss of a weighed batch is computed from."""
+        rollout, valid = batch.rollout, batch.valid
+        assert batch.weights is not None and valid is not None
+        log_probs, entropy = scoring.score(
+            self.model,
+            params,
+            batch.prompts,
+            batch.lengths,
+            rollout.tokens,
+            temperature,
+            head_chunk=_head_chunk(self.model, self.devices, rollout.tokens.shape),
+        )
+        return losses.Tokens(
+            log_probs=log_probs,
+            entropy=entropy,
+            old=jax.lax.stop_gradient(log_probs) if batch.old is None else batch.old,
+            sampled=rollout.log_probs,
+            reference=batch.reference,
+            mask=rollout.mask,
+            weights=batch.weights,
+            sizes=jnp.maximum(valid.sum(-1, keepdims=True), 1).astype(jnp.float32),
+        )
 
-    curve = pass_at_k_curve((rewards >= 1.0) & valid, where=valid)
-    sizes = jnp.maximum(valid.sum(-1, keepdims=True), 1).astype(jnp.float32)
-    return Part(batch, weights, counted, sizes), {
-        "reward_mean": mean(rewards, valid),
-        "max_at_k": mean(max_at_k(rewards, k, where=valid), alive),
-        "pass_at_k": jax.vmap(mean, (1, None))(curve, alive),
-        "equal_groups": mean(_equal(rewards, valid), alive),
-        "dead_groups": mean((weights == 0.0).all(-1), alive),
-        "invalid": mean(~valid, jnp.ones_like(valid)),
-        "response_length": mean(rollout.lengths, valid),
-        "truncated": mean(~rollout.finished, valid),
-        "weights": devices.whole(weights),
-    }
+    def _ratio(self, numerator: jax.Array, count: jax.Array) -> jax.Array:
+        """Returns the ratio of two sums over all devices; 0 where nothing was counted."""
+        total = self.devices.total
+        return total(numerator) / jnp.maximum(total(count), 1)
 
 
 def _equal(rewards: jax.Array, valid: jax.Array) -> jax.Array:
@@ -205,73 +262,10 @@ def _equal(rewards: jax.Array, valid: jax.Array) -> jax.Array:
     return highest <= lowest
 
 
-def _update_once(
-    state: TrainState,
-    part: Part,
-    temperature: jax.Array,
-    learning_rate: jax.Array,
-    model: gemma2.Gemma2,
-    optimizer: optax.GradientTransformation,
-    devices: parallel.Jitted,
-    recipe: Recipe,
-) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update, from the prompts of `part`."""
-    mask = part.batch.rollout.mask & part.counted[..., None]
-    prompts = devices.total(part.counted.any(-1).sum())
-    count = devices.total(mask.sum())
-
-    def loss_fn(params: Any, part: Part) -> tuple[jax.Array, dict[str, jax.Array]]:
-        batch, rollout = part.batch, part.batch.rollout
-        chunk = _head_chunk(model, devices, rollout.tokens.shape)
-        log_probs, entropy = scoring.score(
-            model,
-            params,
-            batch.prompts,
-            batch.lengths,
-            rollout.tokens,
-            temperature,
-            head_chunk=chunk,
-        )
-        mask = rollout.mask & part.counted[..., None]
-        old = jax.lax.stop_gradient(log_probs) if batch.old is None else batch.old
-        tokens = losses.Tokens(
-            log_probs=log_probs,
-            entropy=entropy,
-            old=old,
-            sampled=rollout.log_probs,
-            reference=batch.reference,
-            mask=mask,
-            weights=part.weights,
-            sizes=part.sizes,
-        )
-        loss, sums = recipe.loss(tokens, prompts, count)
-        gap = jnp.where(mask, jnp.abs(old - rollout.log_probs), 0.0)
-        return loss, {**sums, "gap": gap.sum(), "gap_max": gap.max()}
-
-    loss, sums, grads = _gradient(loss_fn, state.params, part, recipe.micro_batches)
-    loss = devices.total(loss)
-    state, figures = apply_gradients(state, optimizer, devices, loss, count, grads, learning_rate)
-    names = {
-        "entropy": "entropy",
-        "clipped": "clip_fraction",
-        "clamped": "clamp_fraction",
-        "moved": "policy_kl",
-        "kl": "kl",
-        "gap": "log_prob_gap_mean",
-    }
-    means = {
-        new: _ratio(devices, sums[old].sum(), mask.sum())
-        for old, new in names.items()
-        if old in sums
-    }
-    largest = devices.largest(sums["gap_max"].max())
-    return state, {"loss": loss, **means, "log_prob_gap_max": largest, **figures}
-
-
 def make_supervised_update(
     model: gemma2.Gemma2,
     optimizer: optax.GradientTransformation,
-    devices: parallel.Jitted,
+    devices: parallel.Devices,
     *,
     micro_batches: int = 1,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
@@ -301,7 +295,7 @@ def make_supervised_update(
     return devices.step(update, changes_state=True)
 
 
-def _head_chunk(model: gemma2.Gemma2, devices: parallel.Jitted, shape: tuple[int, ...]) -> int:
+def _head_chunk(model: gemma2.Gemma2, devices: parallel.Devices, shape: tuple[int, ...]) -> int:
     """How many tokens of every response [P, n, T] to compute logits of at a time: 512 MiB of them
     on a device."""
     prompts, n, tokens = shape
@@ -330,7 +324,3 @@ def _gradient(
 def _split(batch: Any, parts: int) -> Any:
     """[P, ...] to [parts, P / parts, ...], every parts-th row: each device keeps those it has."""
     return jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
-
-
-def _ratio(devices: parallel.Jitted, numerator: jax.Array, count: jax.Array) -> jax.Array:
-    return devices.total(numerator) / jnp.maximum(devices.total(count), 1)

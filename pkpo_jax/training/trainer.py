@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import time
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +17,11 @@ from pkpo_jax import parallel, tasks
 from pkpo_jax.estimators import schedules
 from pkpo_jax.policy import checkpoints, sampling, tokenizers
 from pkpo_jax.tasks import grading
-from pkpo_jax.training import checks, data, evaluation, programs, step
+from pkpo_jax.training import checks, data, evaluation, programs
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training.files import first_line
 from pkpo_jax.training.state import TrainState, learning_rate
+from pkpo_jax.training.step import Batch
 from pkpo_jax.training.warm_start import warm_start
 
 # Each use of randomness has a stream of its own, split from the run's seed.
@@ -31,8 +33,8 @@ class Graded(NamedTuple):
 
     Attributes:
       problems, responses, rows: those that this process graded, and their rows in the batch.
-      ids: [P] of all problems, their places in the split; rewards, statuses, weights: [P, n], of
-        all.
+      ids: [P] of all problems, their places in the split.
+      grades: of all responses, [P, n]; weights: [P, n], which the estimator gave them.
       batch: what the update was given, where it taught nothing: it was skipped for a loss or
         gradient that was not finite, or no response was graded; None else.
     """
@@ -41,93 +43,65 @@ class Graded(NamedTuple):
     responses: list[list[str]]
     rows: np.ndarray
     ids: np.ndarray
-    rewards: np.ndarray
-    statuses: np.ndarray
-    weights: np.ndarray | None = None
-    batch: step.Batch | None = None
+    grades: grading.Grades
+    weights: np.ndarray
+    batch: Batch | None
 
 
-class _Drawn(NamedTuple):
-    """Prompts on the devices, and the rollout that was, or is being, drawn from them."""
-
-    prompts: jax.Array
-    lengths: jax.Array
-    rows: jax.Array
-    rollout: sampling.Rollout
+# Problems of a batch by row: those that this process feeds to its devices.
+_Problems = Mapping[int, tasks.Problem]
 
 
 class Trainer:
     """The parts of a run, built from its config: everything is checked, nothing compiled.
 
     Raises:
-      ConfigError: the config cannot run; the message names the key, the value and the mend.
+      ConfigError: the config cannot run; the message names the key, its value and how to fix it.
     """
 
     def __init__(self, config: config_dict.ConfigDict) -> None:
         checks.validate(config, jax.device_count())
         self.config = config
         self.keys = jax.random.split(jax.random.key(config.seed), 4)
-        self._ahead: _Drawn | None = None
-        self._reference: Any = None
-        try:
-            self.task = tasks.make(config.task.to_dict())
-            with parallel.first_process_first("problems"):
-                self.problems, held_out = (
-                    data.read_problems(self.task, config.task.name, split)
-                    for split in ("train", "test")
-                )
-        except (TypeError, ValueError, ImportError) as e:
-            raise config_lib.ConfigError(str(e)) from None
-        except OSError as e:
-            where = config.task.get("data_dir") or "TFDS's default, see TFDS_DATA_DIR"
-            raise config_lib.ConfigError(
-                f"the problems could not be prepared ({e}); set task.data_dir (now {where}) to a "
-                "directory that can be written."
-            ) from None
-        self._numbers = {problem["id"]: i for i, problem in enumerate(self.problems)}
+        self.task, train, held_out = _read_task(config)
         self.tokenizer = make_tokenizer(config, self.task)
-        try:
-            if config.rollout.drop_long_prompts:
-                self.problems, held_out = self._without_long_prompts(self.problems, held_out)
-            self.held_out = evaluation.spread(held_out, config.eval.problems)
+        # A character may have no token, or the task no demonstrations.
+        with _config_errors("", ValueError):
+            self.problems, held_out = self._without_long_prompts(train, held_out)
+            self.held_out: Sequence[tasks.Problem] = evaluation.spread(
+                held_out, config.eval.problems
+            )
             data.check_lengths(self.task, self.tokenizer, self.problems, self.held_out, config)
-        except ValueError as e:  # A character without a token, or a task without demonstrations.
-            raise config_lib.ConfigError(str(e)) from None
+        self._numbers = {problem["id"]: i for i, problem in enumerate(train)}
         self.order = data.in_training_order(self.problems, config.seed)
-        self.schedule = schedules.from_spec(config_lib.k_spec(config))
+        self.schedule = schedules.step(config_lib.k_by_step(config.k))
         self.devices = make_devices(config)
         self.programs = programs.Programs(config, self.devices, self.tokenizer)
-        self._checkpoint = None
-        if config.model.checkpoint:
-            try:
-                size = self.programs.model.config
-                self._checkpoint = checkpoints.find(config.model.checkpoint, size)
-            except checkpoints.CheckpointError as e:
-                raise config_lib.ConfigError(f"model.checkpoint: {e}") from None
-        options = config.grading
-        try:
-            self.grader = grading.Grader(
-                self.task,
-                workers=options.workers,
-                timeout=options.timeout,
-                batch_timeout=options.batch_timeout,
-            )
-        except ValueError as e:
-            raise config_lib.ConfigError(f"grading.{e}") from None
+        self._checkpoint = self._find_checkpoint()
+        self._reference: Any = None
+        # The next step's batch, where it is sampled while this one's is graded.
+        self._ahead: tuple[_Problems, Batch] | None = None
+        self.grader = _make_grader(config, self.task)
 
-    def _without_long_prompts(self, *splits: Sequence[Any]) -> list[Sequence[Any]]:
-        kept = [
-            data.without_long_prompts(self.tokenizer, split, self.config.rollout.max_prompt)
-            for split in splits
-        ]
+    def _without_long_prompts(self, *splits: Sequence[Any]) -> Sequence[Sequence[Any]]:
+        """Returns the splits, less the problems that rollout.drop_long_prompts leaves out."""
+        if not self.config.rollout.drop_long_prompts:
+            return splits
+        longest = self.config.rollout.max_prompt
+        kept = [data.without_long_prompts(self.tokenizer, split, longest) for split in splits]
         if parallel.is_first_process():
             dropped = [f"{len(a) - len(b)} of {len(a)}" for a, b in zip(splits, kept, strict=True)]
             print(
-                f"left out for prompts over {self.config.rollout.max_prompt} tokens: {dropped[0]} "
-                f"training problems, {dropped[1]} held-out ones.",
+                f"left out for prompts over {longest} tokens: {dropped[0]} training problems, "
+                f"{dropped[1]} held-out ones.",
                 flush=True,
             )
         return kept
+
+    def _find_checkpoint(self) -> checkpoints.Checkpoint | None:
+        path = self.config.model.checkpoint
+        with _config_errors("model.checkpoint: ", checkpoints.CheckpointError):
+            return checkpoints.find(path, self.programs.model.config) if path else None
 
     def initial_params(self, workdir: pathlib.Path) -> Any:
         """The parameters before the first RL step: a checkpoint's, or random ones, and after them
@@ -163,74 +137,89 @@ class Trainer:
             self._reference = self.initial_params(workdir)
 
     def step(self, state: TrainState, at: int) -> tuple[TrainState, dict[str, Any], Graded]:
-        """Step number `at`: the new state, metrics, and what was sampled and how it was graded."""
+        """Takes step `at`: the new state, metrics, and what was sampled and how it was graded."""
         config, started = self.config, time.perf_counter()
-        count, temperature = config.train.prompts, config.rollout.temperature
-        drawn = self._ahead or self._draw(state.params, at)
+        problems, batch = self._ahead or self._draw(state.params, at)
         self._ahead = None
         if config.rollout.ahead and at + 1 < config.train.steps:
             # Dispatched, not waited for: the device draws it while the host grades this one.
             self._ahead = self._draw(state.params, at + 1)
-        rollout = drawn.rollout
-        tokens, lengths = self.devices.fetch((rollout.tokens, rollout.lengths))
+        tokens, lengths = self.devices.fetch((batch.rollout.tokens, batch.rollout.lengths))
         sampled = time.perf_counter()
         # As the sampling ahead, scoring runs on the device beside the grading.
-        scored = (drawn.prompts, drawn.lengths, rollout.tokens)
-        old = reference = None
-        if self.programs.needs_old:
-            old = self.programs.scorer(state.params, scored, (temperature,))
-        if self.programs.needs_reference:
-            reference = self.programs.scorer(self._reference, scored, (temperature,))
-        graded = self._grade(at, tokens, lengths)
+        batch = self._score(state.params, batch)
+        rows = self.devices.owned(config.train.prompts)
+        owned = [problems[row] for row in rows]
+        responses = data.decode_responses(self.tokenizer, tokens[rows], lengths[rows])
+        ids, grades = self._grade(rows, owned, responses)
         done_grading = time.perf_counter()
-        fed = graded.rewards[self.devices.rows(count)]
-        rewards, valid = self.devices.put((fed, np.isfinite(fed)), count)
-        k, rate = self.schedule(at), self.learning_rate(at)
-        batch = step.Batch(
-            drawn.prompts, drawn.lengths, drawn.rows, rollout, rewards, valid, old, reference
-        )
+        batch = self._reward(batch, grades)
+        k, rate = self.schedule(at), learning_rate(config.train, at)
         key = jax.random.fold_in(self.keys[_WEIGH], at)
-        state, figures = self.programs.update(state, batch, (k, key, temperature, rate))
+        scalars = (k, key, config.rollout.temperature, rate)
+        state, figures = self.programs.update(state, batch, scalars)
         figures = jax.device_get(figures)
-        curve = figures.pop("pass_at_k")
-        graded = graded._replace(weights=figures.pop("weights").reshape(count, -1))
+        weights = figures.pop("weights").reshape(grades.rewards.shape)
+        curve = evaluation.summarize(figures.pop("pass_at_k"))
         figures = {name: float(value) for name, value in figures.items()}
-        figures = {"k": k, "learning_rate": rate, **figures, **evaluation.summarize(curve)}
+        taught = not figures["skipped"] and figures["invalid"] < 1.0
+        figures = {"k": k, "learning_rate": rate, **figures, **curve}
         figures = {f"train/{name}": value for name, value in figures.items()}
         for status in tasks.Status:
-            figures[f"grade/{status.name.lower()}"] = int((graded.statuses == status).sum())
+            figures[f"grade/{status.name.lower()}"] = int((grades.statuses == status).sum())
         updated = time.perf_counter()
         figures["time/sample_s"] = sampled - started
         figures["time/grade_s"] = done_grading - sampled
         figures["time/update_s"] = updated - done_grading
         figures["time/tokens_per_s"] = float(lengths.sum()) / (updated - started)
-        if figures["train/skipped"] or figures["train/invalid"] == 1.0:
-            graded = graded._replace(batch=batch)
-        return state, figures, graded
+        batch = None if taught else batch
+        return state, figures, Graded(owned, responses, rows, ids, grades, weights, batch)
 
-    def learning_rate(self, at: int) -> float:
-        """Of step number `at`."""
-        options = self.config.train
-        return learning_rate(
-            at,
-            peak=options.learning_rate,
-            steps=options.steps,
-            warmup_steps=options.warmup_steps,
-            decay_fraction=options.decay_fraction,
-        )
+    def _draw(self, params: Any, at: int) -> tuple[_Problems, Batch]:
+        """Dispatches the sampling of step `at`."""
+        problems, placed = self._prompts(at)
+        rollout = self._sample(params, placed, self.config.rollout.n, _SAMPLE, at)
+        return problems, Batch(*placed, rollout)
 
-    def _draw(self, params: Any, at: int) -> _Drawn:
-        """Dispatches the sampling of step number `at`."""
-        placed = self._prompts(at)
-        return _Drawn(*placed, self._sample(params, placed, self.config.rollout.n, _SAMPLE, at))
-
-    def _prompts(self, at: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Prompts, lengths and row numbers of step number `at`, on the devices."""
+    def _prompts(self, at: int) -> tuple[_Problems, tuple[jax.Array, jax.Array, jax.Array]]:
+        """The problems of step `at`, and their prompts, lengths and row numbers on the devices."""
         count = self.config.train.prompts
         rows = self.devices.rows(count)
-        texts = [self.order[at * count + int(row)]["prompt"] for row in rows]
+        problems = {int(row): self.order[at * count + int(row)] for row in rows}
+        texts = [problem["prompt"] for problem in problems.values()]
         encoded = data.encode_prompts(self.tokenizer, texts, self.config.rollout.max_prompt)
-        return self.devices.put((*encoded, rows.astype(np.int32)), count)
+        return problems, self.devices.put((*encoded, rows.astype(np.int32)), count)
+
+    def _score(self, params: Any, batch: Batch) -> Batch:
+        """Adds the log-probs that the update needs beside the sampler's."""
+        scored = (batch.prompts, batch.lengths, batch.rollout.tokens)
+        temperature = (self.config.rollout.temperature,)
+        if self.programs.needs_old:
+            batch = batch._replace(old=self.programs.scorer(params, scored, temperature))
+        if self.programs.needs_reference:
+            reference = self.programs.scorer(self._reference, scored, temperature)
+            batch = batch._replace(reference=reference)
+        return batch
+
+    def _grade(
+        self, rows: np.ndarray, problems: list[tasks.Problem], responses: list[list[str]]
+    ) -> tuple[np.ndarray, grading.Grades]:
+        """Grades the rows that this process owns; all processes return those of all rows.
+
+        Returns the problems' places in the split [P], and the grades of their responses [P, n].
+        """
+        count, n = self.config.train.prompts, self.config.rollout.n
+        grades = self.grader.grade(problems, responses)
+        ids = np.array([self._numbers[problem["id"]] for problem in problems], np.int32)
+        whole = (parallel.gather(rows, values, (count, n)) for values in grades)
+        return parallel.gather(rows, ids, (count,)), grading.Grades(*whole)
+
+    def _reward(self, batch: Batch, grades: grading.Grades) -> Batch:
+        """Adds the rewards, and which of them are valid."""
+        count = self.config.train.prompts
+        fed = grades.rewards[self.devices.rows(count)]
+        rewards, valid = self.devices.put((fed, np.isfinite(fed)), count)
+        return batch._replace(rewards=rewards, valid=valid)
 
     def _sample(
         self,
@@ -250,23 +239,6 @@ class Trainer:
             params, batch, (self.keys[stream], at, float(temperature))
         )
 
-    def _grade(self, at: int, tokens: np.ndarray, lengths: np.ndarray) -> Graded:
-        """Grades the rows that this process owns; all processes return the same figures."""
-        count, n = self.config.train.prompts, self.config.rollout.n
-        owned = self.devices.owned(count)
-        problems = [self.order[at * count + int(row)] for row in owned]
-        responses = data.decode_responses(self.tokenizer, tokens[owned], lengths[owned])
-        grades = self.grader.grade(problems, responses)
-        ids = np.array([self._numbers[problem["id"]] for problem in problems], np.int32)
-        return Graded(
-            problems=problems,
-            responses=responses,
-            rows=owned,
-            ids=parallel.gather(owned, ids, (count,)),
-            rewards=parallel.gather(owned, grades.rewards, (count, n)),
-            statuses=parallel.gather(owned, grades.statuses, (count, n)),
-        )
-
     def weights(self, at: int, rewards: np.ndarray, entropy: np.ndarray, k: int) -> np.ndarray:
         """The weights [P, n] that the estimator gives these rewards for k, at step number `at`.
 
@@ -275,10 +247,10 @@ class Trainer:
         """
         weigh, valid = jax.jit(self.programs.recipe.weigh), np.isfinite(rewards)
         key = jax.random.fold_in(self.keys[_WEIGH], at)
+        given = jnp.where(valid, rewards, 0.0)
         rows = jnp.arange(len(rewards))
-        rewards = jnp.where(valid, rewards, 0.0)
         return np.asarray(
-            weigh(rewards, jnp.int32(k), valid, rows=rows, key=key, entropy=jnp.asarray(entropy))
+            weigh(given, jnp.int32(k), valid, rows=rows, key=key, entropy=jnp.asarray(entropy))
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -290,7 +262,7 @@ class Trainer:
 
         A checkpoint holds it, for the policy that drew it is gone when the run goes on.
         """
-        return self.devices.fetch(self._ahead.rollout) if self._ahead else None
+        return self.devices.fetch(self._ahead[1].rollout) if self._ahead else None
 
     def like_in_flight(self) -> sampling.Rollout | None:
         """Arrays of the shapes and dtypes of a rollout in flight, where there can be one."""
@@ -298,22 +270,21 @@ class Trainer:
             return None
         r = self.config.rollout
         group = (self.config.train.prompts, r.n)
-        tokens = (*group, r.max_response)
+        tokens, empty = (*group, r.max_response), cast(Any, np.empty)
         return sampling.Rollout(
-            tokens=np.empty(tokens, np.int32),
-            lengths=np.empty(group, np.int32),
-            mask=np.empty(tokens, bool),
-            log_probs=np.empty(tokens, np.float32),
-            entropy=np.empty(tokens, np.float32),
-            finished=np.empty(group, bool),
+            tokens=empty(tokens, np.int32),
+            lengths=empty(group, np.int32),
+            mask=empty(tokens, bool),
+            log_probs=empty(tokens, np.float32),
+            entropy=empty(tokens, np.float32),
+            finished=empty(group, bool),
         )
 
     def restore(
         self, progress: dict[str, Any], at: int, in_flight: sampling.Rollout | None
     ) -> None:
         """Goes on before step number `at`, from what a checkpoint held."""
-        keys = np.array(progress["keys"], np.uint32)
-        self.keys = jax.random.wrap_key_data(keys)
+        self.keys = jax.random.wrap_key_data(jnp.asarray(progress["keys"], jnp.uint32))
         if in_flight is not None:
             count = self.config.train.prompts
             rows = self.devices.rows(count)
@@ -323,7 +294,8 @@ class Trainer:
                 lambda _, rollout, __: jax.tree.map(self.devices.place, rollout),
                 changes_state=False,
             )
-            self._ahead = _Drawn(*self._prompts(at), place((), put, ()))
+            problems, placed = self._prompts(at)
+            self._ahead = problems, Batch(*placed, place((), put, ()))
 
     def evaluate(self, params: Any, at: int, *, progress: bool = False) -> evaluation.Evaluation:
         """Held-out problems, sampled with random numbers of their own."""
@@ -350,7 +322,47 @@ class Trainer:
         self.grader.close()
 
 
-def make_devices(config: config_dict.ConfigDict) -> parallel.Jitted:
+@contextlib.contextmanager
+def _config_errors(prefix: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Turns errors of these kinds in the body into a ConfigError that begins with `prefix`."""
+    try:
+        yield
+    except kinds as e:
+        raise config_lib.ConfigError(f"{prefix}{e}") from None
+
+
+def _read_task(
+    config: config_dict.ConfigDict,
+) -> tuple[tasks.Task, list[tasks.Problem], list[tasks.Problem]]:
+    """Returns the task, and all its training and held-out problems."""
+    where = config.task.get("data_dir") or "TFDS's default, see TFDS_DATA_DIR"
+    unwritable = (
+        f"the problems could not be prepared; set task.data_dir (now {where}) to a directory that "
+        "can be written: "
+    )
+    with (
+        _config_errors("", TypeError, ValueError, ImportError),
+        _config_errors(unwritable, OSError),
+    ):
+        task = tasks.make(config.task.to_dict())
+        with parallel.first_process_first("problems"):
+            name = config.task.name
+            train, test = (data.read_problems(task, name, split) for split in ("train", "test"))
+        return task, train, test
+
+
+def _make_grader(config: config_dict.ConfigDict, task: tasks.Task) -> grading.Grader:
+    options = config.grading
+    with _config_errors("grading.", ValueError):
+        return grading.Grader(
+            task,
+            workers=options.workers,
+            timeout=options.timeout,
+            batch_timeout=options.batch_timeout,
+        )
+
+
+def make_devices(config: config_dict.ConfigDict) -> parallel.Devices:
     """How the config runs its steps on the devices there are."""
     if config.parallel.mode == "pmap":
         return parallel.Pmapped()
@@ -362,7 +374,5 @@ def make_tokenizer(config: config_dict.ConfigDict, task: tasks.Task) -> Any:
     """Characters for the tiny policy, the official tokenizer for the official sizes."""
     if config.model.size == "tiny":
         return tokenizers.CharacterTokenizer(task.alphabet)
-    try:
+    with _config_errors("model.tokenizer: ", tokenizers.TokenizerError):
         return tokenizers.Gemma2Tokenizer(config.model.tokenizer, chat=config.model.chat)
-    except tokenizers.TokenizerError as e:
-        raise config_lib.ConfigError(f"model.tokenizer: {e}") from None

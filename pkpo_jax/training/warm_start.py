@@ -15,7 +15,7 @@ from pkpo_jax import parallel
 from pkpo_jax.policy import checkpoints
 from pkpo_jax.tasks import Task
 from pkpo_jax.training import data
-from pkpo_jax.training.files import writing
+from pkpo_jax.training.files import first_line, writing
 from pkpo_jax.training.programs import Programs
 from pkpo_jax.training.state import learning_rate
 
@@ -36,8 +36,7 @@ def warm_start(
     """
     path = workdir / "warm_start"
     if path.exists():
-        stored = checkpoints.find(str(path), programs.model.config)
-        return stored.read(programs.abstract_params())
+        return _read(path, programs)
     options, devices = config.warm_start, programs.devices
     state = programs.create(params)
     rows = devices.rows(options.batch)
@@ -58,17 +57,22 @@ def warm_start(
             for problem, row in zip(problems, rows, strict=True)
         ]
         responses = data.encode_responses(tokenizer, demonstrations, config.rollout.max_response)
-        rate = learning_rate(
-            s,
-            peak=options.learning_rate,
-            steps=options.steps,
-            warmup_steps=options.warmup_steps,
-            decay_fraction=options.decay_fraction,
-        )
         batch = devices.put((*prompts, *responses), options.batch)
-        state, metrics = programs.supervised_update(state, batch, (np.float32(rate),))
+        state, metrics = programs.supervised_update(
+            state, batch, (np.float32(learning_rate(options, s)),)
+        )
         if s % 50 == 0 or s == options.steps - 1:
             bar.set_postfix(loss=f"{float(metrics['loss']):.3f}")
     with writing("the warm start"):
         checkpoints.write(str(path), state.params)
     return state.params
+
+
+def _read(path: pathlib.Path, programs: Programs) -> Any:
+    try:
+        stored = checkpoints.find(str(path), programs.model.config)
+        return stored.read(programs.abstract_params())
+    except Exception as e:  # Torn files raise errors of many libraries.
+        raise checkpoints.CheckpointError(
+            f"{path} cannot be read ({first_line(e)}); delete it, and training makes it again."
+        ) from e

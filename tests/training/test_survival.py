@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from pkpo_jax.policy.checkpoints import CheckpointError
-from pkpo_jax.reporting import page
+from pkpo_jax.reporting import inspection, page
 from pkpo_jax.tasks import Maze
 from pkpo_jax.training import checkpoints, loop, metrics
 from pkpo_jax.training.trainer import Trainer
@@ -97,6 +97,7 @@ def test_sigterm_then_kill_then_the_end_is_the_run_left_alone(undisturbed, tmp_p
     assert process.returncode == 143, stderr
     recorded = metrics.read(workdir)[-1]["step"]
     assert f"SIGTERM: step {recorded} is saved" in stderr
+    assert all(f"RL, {doing}:" in stderr for doing in ("compiling", "evaluating", "saving"))
     # With the batch that was sampled ahead, an odd step or not.
     assert (workdir / "checkpoints" / str(recorded) / "in_flight").exists()
     process = start(workdir)
@@ -136,6 +137,54 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
     assert "the checkpoint of step 8 cannot be used" in caplog.text
     assert [p.name for p in (workdir / "corrupt").iterdir()] == ["8"]
     assert not (workdir / "checkpoints" / "8").exists()
+
+
+def evaluate(workdir):
+    return inspection.evaluate([workdir], inspection.Request(survival_config(), {}))[0].metrics
+
+
+@pytest.mark.parametrize(
+    ("damage", "files"), [(cut, "*/_sharding"), (os.remove, "params/_METADATA")]
+)
+def test_a_file_that_is_not_needed_stops_neither_training_nor_evaluation(
+    damage, files, undisturbed, tmp_path
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed, workdir)
+    for path in (workdir / "checkpoints" / "8").glob(files):
+        damage(path)
+    found, measured = evaluate(workdir), metrics.read(workdir)[-1]
+    assert found == {name: measured[f"eval/{name}"] for name in found}
+    assert restore_newest(workdir).step == 8
+
+
+def empty(path):
+    os.truncate(path, 0)
+
+
+@pytest.mark.parametrize(
+    ("damage", "name"),
+    [
+        (cut, "params/_METADATA"),
+        (empty, "params/array_metadatas/process_0"),
+        (empty, "params/manifest.ocdbt"),
+        (flip, "params/d/*"),
+        (cut, "progress/metadata"),
+    ],
+)
+def test_what_training_passes_over_is_not_evaluated_and_the_other_steps_are_named(
+    damage, name, undisturbed, tmp_path
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed, workdir)
+    (path,) = (workdir / "checkpoints" / "8").glob(name)
+    damage(path)
+    with pytest.raises(
+        CheckpointError, match=r"/8/p.* cannot be read .*--step: .* keeps 4, 6\."
+    ) as e:
+        evaluate(workdir)
+    assert "model.checkpoint" not in str(e.value) and "\n" not in str(e.value)
+    assert restore_newest(workdir).step == 6
 
 
 def restore_newest(workdir):
@@ -191,6 +240,8 @@ def test_a_silent_change_of_the_arrays_is_noticed(undisturbed, tmp_path, monkeyp
     monkeypatch.setattr(checkpoints.Stacked, "stack", stack)
     with pytest.raises(CheckpointError, match="it reads well, but does not hold what was saved"):
         restore_newest(workdir)
+    with pytest.raises(CheckpointError, match="/8/params reads well, but does not hold what was"):
+        evaluate(workdir)
 
 
 def small_run(tmp_path, **changes):
