@@ -87,22 +87,22 @@ def workdirs() -> list[pathlib.Path]:
 
 
 def ks() -> list[int]:
-    """The k that --ks names."""
+    """Returns the k that --ks names."""
     return _whole_numbers(flags.FLAGS.ks or "")
 
 
 def seeds() -> list[int]:
-    """The seeds that --seeds names."""
+    """Returns the seeds that --seeds names."""
     return _whole_numbers(flags.FLAGS.seeds)
 
 
 def overrides() -> list[str]:
-    """The arguments that set keys of the config, as they were given."""
+    """Returns the arguments that set keys of the config, as they were given."""
     return [arg for arg in sys.argv[1:] if re.match(r"--?(no)?config\.", arg)]
 
 
 def read_config(config: str, overrides: Sequence[str]) -> config_dict.ConfigDict:
-    """The config that `--config` and these arguments describe together."""
+    """Returns the config that `--config` and these arguments describe together."""
     values, argv = flags.FlagValues(), ["", f"--config={config}", *overrides]
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     values(argv)
@@ -110,7 +110,7 @@ def read_config(config: str, overrides: Sequence[str]) -> config_dict.ConfigDict
 
 
 def _with_path(argv: Sequence[str]) -> list[str]:
-    """The arguments, with the path of the config file for the name of a config."""
+    """Puts the path of a config file in the place of its name, or raises a ConfigError."""
     given, rest = [], iter(argv)
     for arg in rest:
         if re.fullmatch("--?config", arg):

@@ -12,6 +12,7 @@ pkpo-jax --mode=compile --config=gemma2_2b_math --topology=v5e:4x4
 # imported by the functions, and so after the flags are parsed, which --help and mistakes wait for.
 from __future__ import annotations
 
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -130,6 +131,9 @@ def run() -> None:
 
     # What --help says first.
     sys.modules["__main__"].__doc__ = __doc__
+    # As `python -m` does: a task of one's own is a module in the current directory.
+    if not sys.flags.safe_path:
+        sys.path.insert(0, os.getcwd())
     app.run(main, flags_parser=command_line.parse)
 
 

@@ -42,7 +42,7 @@ class Request(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A run of the sweep: its directory, and what describes it on the command line."""
+    """One run of a sweep: its directory, and the arguments that describe it."""
 
     k: int
     seed: int
