@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from pkpo_jax import command_line, sweep
-from pkpo_jax.training import run_directory
+from pkpo_jax import command_line, configs, sweep
+from pkpo_jax.training import metrics, run_directory
 from tests.test_main import SMALL
 
 OVERRIDES = [*SMALL, "--config.train.steps=1", "--config.log.report=False"]
@@ -63,30 +63,32 @@ def test_interrupted_it_ends_its_runs(tmp_path, monkeypatch):
     assert len(started) == 3 and all(process.poll() is not None for process in started)
 
 
-def test_a_run_that_fails_costs_itself_and_is_done_when_started_again(tmp_path):
-    workdir = tmp_path / "sweep"
-    command = [sys.executable, "-m", "pkpo_jax.main", "--mode=sweep", f"--workdir={workdir}"]
-    command += ["--ks=1,2", "--seeds=0", "--jobs=2", *OVERRIDES]
+# ml_collections loads config files so.
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_a_run_that_fails_costs_itself_and_is_done_when_started_again(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(sweep.signal, "signal", lambda *_: None)
+    config = configs.find("maze_tiny")
+    request = sweep.Request(config, OVERRIDES, ks=[1, 2], seeds=[0], jobs=2)
     # A file stands where the second run keeps its checkpoints.
-    default = command_line.configs.find("maze_tiny")
-    config = command_line.read_config(default, [*OVERRIDES, "--config.k=2"])
-    run_directory.claim(workdir / "k2_seed0", config)
-    (workdir / "k2_seed0" / "checkpoints").write_text("")
+    (_, second) = sweep.describe(tmp_path, request)
+    run_directory.claim(second.workdir, command_line.read_config(config, second.overrides))
+    (second.workdir / "checkpoints").write_text("")
 
-    first = subprocess.run(command, capture_output=True, text=True)
-    assert first.returncode == 1, first.stderr
-    assert "k2_seed0 failed, with exit code" in first.stderr
-    found = json.loads((workdir / "sweep.json").read_text())
+    assert sweep.run(tmp_path, request) == 1
+    assert "k2_seed0 failed, with exit code" in capsys.readouterr().err
+    found = json.loads((tmp_path / "sweep.json").read_text())
     assert (list(found["runs"]), list(found["failed"])) == (["k1_seed0"], ["k2_seed0"])
-    finished = (workdir / "k1_seed0" / "metrics.jsonl").stat().st_mtime_ns
+    recorded = (tmp_path / "k1_seed0" / "metrics.jsonl").stat().st_mtime_ns
 
-    (workdir / "k2_seed0" / "checkpoints").unlink()
-    second = subprocess.run(command, capture_output=True, text=True)
-    assert second.returncode == 0, second.stderr
-    assert (workdir / "k1_seed0" / "metrics.jsonl").stat().st_mtime_ns == finished
-    assert "k1_seed0: started" not in second.stdout and "k = 2" in second.stdout
-    found = json.loads((workdir / "sweep.json").read_text())
+    (second.workdir / "checkpoints").unlink()
+    assert sweep.run(tmp_path, request) == 0
+    assert (tmp_path / "k1_seed0" / "metrics.jsonl").stat().st_mtime_ns == recorded
+    shown = capsys.readouterr().out
+    assert "k1_seed0: started" not in shown and "k = 2" in shown
+    found = json.loads((tmp_path / "sweep.json").read_text())
     assert (list(found["runs"]), found["failed"]) == (["k1_seed0", "k2_seed0"], {})
-    last = json.loads((workdir / "k2_seed0" / "metrics.jsonl").read_text().splitlines()[-1])
+    last = metrics.read(second.workdir)[-1]
     assert found["rows"]["k = 2"]["2"] == {"mean": last["eval/pass_at_2"], "std": 0.0}
-    assert (workdir / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
