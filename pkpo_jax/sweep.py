@@ -227,8 +227,16 @@ def _table(rows: Rows, seeds: Sequence[int]) -> rich.table.Table:
     for k in rows["before RL"]:
         table.add_column(f"@{k}", justify="right")
     for label, row in rows.items():
-        table.add_row(label, *(f"{x.mean:.3f} ({x.std:.3f})" for x in row.values()))
+        table.add_row(label, *(f"{_short(x.mean)} ({_short(x.std)})" for x in row.values()))
     return table
+
+
+def _short(share: float) -> str:
+    """
+    >>> _short(0.25), _short(1.0)
+    ('.250', '1.000')
+    """
+    return f"{share:.3f}".removeprefix("0")
 
 
 def _write(
