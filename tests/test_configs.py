@@ -126,7 +126,7 @@ def test_a_step_of_every_argument(name, arguments, files):
     for argument in arguments:
         config = shrink(build(name, argument), files)
         config.train.steps, config.grading.workers = 1, 0
-        schedule = schedules.from_spec(config_lib.k_spec(config))
+        schedule = schedules.step(config_lib.k_by_step(config.k))
         config.k = 1
         key = str(config)
         if key not in trainers:
@@ -143,7 +143,7 @@ def test_a_step_of_every_argument(name, arguments, files):
 
 def test_what_the_arguments_mean():
     def k(argument):
-        return config_lib.k_spec(build("gemma2_2b_math", argument))
+        return build("gemma2_2b_math", argument).k
 
     assert [k(f"k={i}") for i in (1, 2, 4, 8)] == [1, 2, 4, 8]
     assert k("") == 8 and k("tang") == k("k=16") == 16

@@ -102,9 +102,10 @@ def main(argv: Sequence[str]) -> None:
     rollout = sampler(state.params, batch, scalars)
     rewards = jnp.arange(count * n, dtype=jnp.float32).reshape(count, n) % 3
     valid = jnp.ones((count, n), bool)
-    graded = step.Batch(*batch, rollout, rewards, valid)
+    graded = step.Batch(*batch, rollout=rollout, rewards=rewards, valid=valid)
     arguments = compilation.update_arguments(built)
-    operations = compilation.matmul_flops(built.update.trace(*arguments).jaxpr.jaxpr, 1)
+    jitted: Any = built.update
+    operations = compilation.matmul_flops(jitted.trace(*arguments).jaxpr.jaxpr, 1)
 
     def update() -> Any:
         nonlocal state

@@ -1,13 +1,16 @@
 """Runs a config, or a sweep of k x seeds, on the GPUs of a SLURM cluster.
 
-python -m experiments.launch.slurm submit --name=math-2b --nodes=2 --gpus=8 --time=24:00:00 \\
-    --runs_dir=/shared/runs --config=configs/gemma2_2b_math.py --ks=1,2,4,8 --seeds=0,1,2 \\
-    --config.model.checkpoint=/shared/gemma2-2b-it --config.task.data_dir=/shared/MATH
+    SHARED=/shared
+    python -m experiments.launch.slurm submit --name=math-2b --nodes=2 --gpus=8 \\
+        --time=24:00:00 --runs_dir=$SHARED/runs --ks=1,2,4,8 --seeds=0,1,2 \\
+        --config=configs/gemma2_2b_math.py --config.task.data_dir=$SHARED/MATH \\
+        --config.model.checkpoint=$SHARED/gemma2-2b-it
 
-prints the command, with its script, and it can be pasted into a shell; --execute runs it. The sweep
-is one job array, a run a task, kept in RUNS_DIR/NAME/k8_seed0; RUNS_DIR is on a file system that
-all nodes share, and so is the repository, from whose root it is submitted, with the environment
-that has the package (`pip install -e ".[cuda,math,gemma]"`) active.
+prints the command, with its script, and it can be pasted into a shell; --execute runs it. Put a
+directory that all nodes share into the first line; weights and problems lie in it. The sweep is one
+job array, a run a task, kept in RUNS_DIR/NAME/k8_seed0; RUNS_DIR is on a file system that all nodes
+share, and so is the repository, from whose root it is submitted, with the environment that has the
+package (`pip install -e ".[cuda,math,gemma]"`) active.
 
 A run has a process for each GPU, which JAX finds by SLURM's variables. Before the time is up they
 are sent SIGTERM, save, and exit with 143: the task is queued again, and goes on from there. So it
@@ -20,12 +23,13 @@ This has not been tried on a cluster.
 from __future__ import annotations
 
 import argparse
+import pathlib
 import shlex
 import sys
 from collections.abc import Sequence
 
 from experiments.launch import commands, sweeps
-from experiments.launch.commands import Command
+from experiments.launch.commands import Command, LaunchError
 
 ACTIONS = {
     "submit": "submit the job array",
@@ -127,7 +131,13 @@ def plan(args: argparse.Namespace) -> list[Command]:
 
 
 def launch(argv: Sequence[str]) -> None:
-    commands.show_or_do(plan(args := flags(argv)), args.execute)
+    args = flags(argv)
+    steps = plan(args)
+    if args.execute and args.action == "submit":
+        for flag, path in sweeps.paths_within(args, "/"):
+            if not pathlib.Path(path).exists():
+                raise LaunchError(f"{flag} does not exist; copy it there first.", 2)
+    commands.show_or_do(steps, args.execute)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from typing import NoReturn
 from absl import flags
 from ml_collections import config_dict, config_flags
 
-from experiments.launch.commands import LaunchError
+from experiments.launch import commands
+from experiments.launch.commands import Command, LaunchError
 
 # The image of a TPU VM, by generation.
 RUNTIMES = {
@@ -180,16 +181,10 @@ def check_runs(args: argparse.Namespace, runs: Sequence[Run], devices: int) -> N
         for run in runs:
             config = _read(*described(args, run))
             checks.validate(config, devices, reads_weights=False)
-            if config.model.size != "tiny" and not config.model.checkpoint:
-                raise config_lib.ConfigError(
-                    "model.checkpoint is empty; set --config.model.checkpoint to official weights, "
-                    "at a path that all hosts see."
-                )
-            if config.task.name in ("code", "math") and not config.task.data_dir:
-                raise config_lib.ConfigError(
-                    "task.data_dir is empty; set --config.task.data_dir to the problems, at a path "
-                    "that all hosts see."
-                )
+            if config.model.size != "tiny":
+                _check_path("model.checkpoint", config.model.checkpoint, "official weights")
+            if config.task.name in ("code", "math"):
+                _check_path("task.data_dir", config.task.data_dir, "the problems")
             if not config.task.get("allow_code_execution", True):
                 raise config_lib.ConfigError(
                     "task.allow_code_execution is False; set it to True to let hosts run, in "
@@ -202,6 +197,47 @@ def check_runs(args: argparse.Namespace, runs: Sequence[Run], devices: int) -> N
     except Exception as e:  # The config file is a program, and can fail in any way.
         last = [line.strip() for line in str(e).splitlines() if line.strip()] or [type(e).__name__]
         raise LaunchError(last[-1], 2) from None
+
+
+def _check_path(key: str, path: str, what: str) -> None:
+    """Raises a ConfigError for a path that no host can have: an empty or a relative one."""
+    from pkpo_jax.training.config import ConfigError
+
+    if not path.startswith("/") and "://" not in path:
+        raise ConfigError(
+            f"{key} is {repr(path) if path else 'empty'}; set --config.{key} to {what}, at an "
+            "absolute path that all hosts see."
+        )
+
+
+def paths_within(args: argparse.Namespace, directory: str) -> list[tuple[str, str]]:
+    """Returns (flag, path) of all that is set beside --config to a path in `directory`."""
+    split = [(override, override.partition("=")[2]) for override in args.overrides]
+    return [(flag, path) for flag, path in split if path.startswith(directory.rstrip("/") + "/")]
+
+
+def check_bucket(args: argparse.Namespace) -> None:
+    """Raises a LaunchError if the bucket, or what the runs read from it, cannot be listed."""
+    shell = commands.Shell()
+
+    def refusal(url: str) -> str:
+        run = shell.run(Command(("gcloud", "storage", "ls", url), "Is it there?"), capture=True)
+        return (run.stderr.strip().splitlines() or ["gcloud failed"])[-1] if run.returncode else ""
+
+    if (said := refusal(args.bucket)) and "matched no objects" not in said:  # It may be empty.
+        raise LaunchError(
+            f"--bucket={args.bucket} cannot be read ({said}); make it, as --help says, or give "
+            "your own.",
+            2,
+        )
+    for flag, path in paths_within(args, args.shared_dir):
+        url = f"{args.bucket}/{path[len(args.shared_dir) :].strip('/')}"
+        if said := refusal(url):
+            raise LaunchError(
+                f"{flag}: {url} cannot be read ({said}); copy it there first, with gcloud storage "
+                "cp -r.",
+                2,
+            )
 
 
 def _read(config: str, overrides: Sequence[str]) -> config_dict.ConfigDict:

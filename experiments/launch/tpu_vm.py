@@ -1,22 +1,27 @@
 """Runs a config, or a sweep of k x seeds, on Cloud TPU slices.
 
-python -m experiments.launch.tpu_vm launch --name=math-2b --project=P --zone=us-west4-a \\
-    --accelerator=v5litepod-128 --bucket=gs://B --config=configs/gemma2_2b_math.py \\
-    --config.model.checkpoint=/mnt/pkpo/gemma2-2b-it --config.task.data_dir=/mnt/pkpo/MATH
+    PROJECT=my-project BUCKET=gs://my-bucket
+    python -m experiments.launch.tpu_vm launch --name=math-2b --project=$PROJECT \\
+        --zone=us-west4-a --accelerator=v5litepod-128 --bucket=$BUCKET \\
+        --config=configs/gemma2_2b_math.py --config.task.data_dir=/mnt/pkpo/MATH \\
+        --config.model.checkpoint=/mnt/pkpo/gemma2-2b-it
 
-prints the commands, each of which can be pasted into a shell; --execute runs them. The other
-actions take the same flags. Each pair of --ks and --seeds is a run, and has a slice of its own,
-NAME-k8-seed0 for one, unless --one_slice has them done one after another.
+prints the commands, each of which can be pasted into a shell; --execute runs them. Put your own
+project and bucket into the first line. The other actions take the same flags. Each pair of --ks and
+--seeds is a run, and has a slice of its own, NAME-k8-seed0 for one, unless --one_slice has them
+done one after another.
 
 The workers get the commit that is checked out. They mount the bucket at --shared_dir: put weights
-and problems there beforehand. A run is kept in SHARED_DIR/runs/NAME/k8_seed0, with the trainers'
-logs, and a file `finished` at its end. Whatever is taken away, the same action brings a run back
-to where it was: `launch` and `resume` once, `watch` until all are finished, and then it deletes
-the slices.
+and problems there beforehand, as in `gcloud storage cp -r gemma2-2b-it $BUCKET/`; --execute looks
+whether they are there before it asks for a slice. A run is kept in SHARED_DIR/runs/NAME/k8_seed0,
+with the trainers' logs, and a file `finished` at its end. Whatever is taken away, the same action
+brings a run back to where it was: `launch` and `resume` once, `watch` until all are finished, and
+then it deletes the slices.
 
 The bucket needs a hierarchical namespace, for checkpoints are directories that are renamed:
 
-    gcloud storage buckets create gs://B --location=us-west4 --uniform-bucket-level-access \\
+    BUCKET=gs://my-bucket
+    gcloud storage buckets create $BUCKET --location=us-west4 --uniform-bucket-level-access \\
         --enable-hierarchical-namespace
 
 Without one, a rename is a copy of every file, and one that is interrupted leaves a checkpoint that
@@ -168,6 +173,8 @@ def launch(argv: Sequence[str]) -> None:
     args = flags(argv)
     its = slices_of(args)
     if args.execute:
+        if args.action in _CHECKED and args.bucket:
+            sweeps.check_bucket(args)
         execute(args, its)
         return
     print(

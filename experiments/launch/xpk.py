@@ -1,13 +1,16 @@
 """Runs a config, or a sweep of k x seeds, on the TPUs of a GKE cluster, with xpk.
 
-python -m experiments.launch.xpk create --name=math-2b --cluster=C --project=P \\
-    --zone=us-west4-a --tpu_type=v5litepod-128 --bucket=gs://B --config=configs/gemma2_2b_math.py \\
-    --config.model.checkpoint=/mnt/pkpo/gemma2-2b-it --config.task.data_dir=/mnt/pkpo/MATH
+    CLUSTER=my-cluster PROJECT=my-project BUCKET=gs://my-bucket
+    python -m experiments.launch.xpk create --name=math-2b --cluster=$CLUSTER \\
+        --project=$PROJECT --zone=us-west4-a --tpu_type=v5litepod-128 --bucket=$BUCKET \\
+        --config=configs/gemma2_2b_math.py --config.task.data_dir=/mnt/pkpo/MATH \\
+        --config.model.checkpoint=/mnt/pkpo/gemma2-2b-it
 
-prints the commands, each of which can be pasted into a shell; --execute runs them. The other
-actions take the same flags. Each pair of --ks and --seeds is a workload, NAME-k8-seed0 for one,
-and is kept in SHARED_DIR/runs/NAME/k8_seed0. `attach` comes first, once a cluster: it has the
-cluster mount the bucket, which needs a hierarchical namespace as tpu_vm says.
+prints the commands, each of which can be pasted into a shell; --execute runs them. Put your own
+cluster, project and bucket into the first line. The other actions take the same flags. Each pair of
+--ks and --seeds is a workload, NAME-k8-seed0 for one, and is kept in SHARED_DIR/runs/NAME/k8_seed0.
+`attach` comes first, once a cluster: it has the cluster mount the bucket, which needs a
+hierarchical namespace as tpu_vm says.
 
 A workload that is preempted, or crashes, is started again on the cluster, up to --max_restarts
 times, and goes on from its newest checkpoint; not after the trainer's exit codes 2 and 3, which
@@ -44,7 +47,7 @@ def flags(argv: Sequence[str]) -> argparse.Namespace:
     add("--project", required=True, help="Of Google Cloud.")
     add("--zone", required=True, help="Of the cluster, as in us-west4-a.")
     add("--tpu_type", type=sweeps.accelerator, default="v5litepod-128", help="Of a slice.")
-    add("--bucket", type=sweeps.bucket, help="With attach, what the pods share.")
+    add("--bucket", type=sweeps.bucket, help="What the pods share; attach needs it.")
     add("--shared_dir", type=sweeps.directory, default="/mnt/pkpo", help="Where it is mounted.")
     add("--base_docker_image", default="python:3.11", help="What the commit is laid upon.")
     add("--docker_image", help="In its place, an image with everything installed.")
@@ -158,7 +161,11 @@ def plan(args: argparse.Namespace) -> list[Command]:
 
 
 def launch(argv: Sequence[str]) -> None:
-    commands.show_or_do(plan(args := flags(argv)), args.execute)
+    args = flags(argv)
+    steps = plan(args)
+    if args.execute and args.action in ("attach", "create") and args.bucket:
+        sweeps.check_bucket(args)
+    commands.show_or_do(steps, args.execute)
 
 
 if __name__ == "__main__":

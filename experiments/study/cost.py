@@ -39,6 +39,7 @@ from experiments.study import design, files, variance
 from pkpo_jax import command_line
 from pkpo_jax.estimators import schedules
 from pkpo_jax.policy import checkpoints
+from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import metrics, step
 from pkpo_jax.training import weights as weights_lib
 from pkpo_jax.training.state import TrainState
@@ -72,7 +73,8 @@ def measure(
       ValueError: fewer steps than variants.
     """
     n = config.rollout.n
-    ks = [k for k in design.KS if k <= min(n, weights_lib.largest_k(config.estimator, n))]
+    largest = min(n, weights_lib.largest_k(config_lib.freeze(config).estimator, n))
+    ks = [k for k in design.KS if k <= largest]
     rounds = steps // (len(ks) + 1)
     if not rounds:
         raise ValueError(f"steps={steps}; expected one of each variant at least, {len(ks) + 1}.")
@@ -132,12 +134,14 @@ def graded_batch(trainer: Trainer, params: Any) -> step.Batch:
     rollout = programs.sampler(config.rollout.n)(params, prompts, (key, 0, temperature))
     rewards = variance.grade(trainer, rollout)
     fed = trainer.devices.put((rewards, np.isfinite(rewards)), config.train.prompts)
-    old = reference = None
+    batch = step.Batch(*prompts, rollout, *fed)
     if programs.needs_old or programs.needs_reference:
         scored = programs.scorer(params, (*prompts[:2], rollout.tokens), (temperature,))
-        old = scored if programs.needs_old else None
-        reference = scored if programs.needs_reference else None
-    return step.Batch(*prompts, rollout, *fed, old, reference)
+        batch = batch._replace(
+            old=scored if programs.needs_old else None,
+            reference=scored if programs.needs_reference else None,
+        )
+    return batch
 
 
 def _calls(

@@ -123,9 +123,8 @@ class Measurement:
 
 
 def _leaves(config: Mapping[str, Any]) -> dict[str, Any]:
-    """{key: value} as JSON holds them: tuples are lists, the steps of a schedule strings."""
-    config = json.loads(json.dumps(config))
-    return {**dict(config_lib.flatten({**config, "k": None})), "k": config["k"]}
+    """Returns {key: value} as JSON holds them: tuples are lists, the steps of k are strings."""
+    return dict(config_lib.flatten(json.loads(json.dumps(config))))
 
 
 @functools.cache

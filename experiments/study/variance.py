@@ -47,6 +47,7 @@ from experiments.study.estimators import disjoint_groups
 from pkpo_jax import command_line
 from pkpo_jax.estimators.pkpo import Baseline
 from pkpo_jax.policy import checkpoints, scoring
+from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import data, stored, weights
 from pkpo_jax.training.trainer import Trainer
 
@@ -67,7 +68,7 @@ def estimators(n: int, k: int) -> dict[str, Estimator]:
     """Those that there are for n samples and this k."""
     found = {}
     for baseline in get_args(Baseline):
-        if k <= weights.largest_k({"name": "pkpo", "baseline": baseline}, n):
+        if k <= weights.largest_k(config_lib.Estimator(baseline=baseline), n):
             weigh = functools.partial(_pkpo, k=k, baseline=baseline)
             found[baseline] = Estimator(weigh, k)
     found["disjoint groups"] = Estimator(lambda r, valid: naive_groups(r, k, valid), k)

@@ -165,10 +165,28 @@ def as_mask(where: jax.typing.ArrayLike | None, shape: tuple[int, ...]) -> jax.A
 def as_correct(
     correct: jax.typing.ArrayLike, where: jax.typing.ArrayLike | None
 ) -> tuple[jax.Array, jax.Array]:
-    """Two bool arrays: which samples are right (and valid), and which are valid."""
+    """Returns two [..., n] bool arrays: which samples are right and valid, and which are valid.
+
+    Raises:
+      ValueError: bad shapes, or a valid sample that is neither 0 nor 1, where values are known:
+        under jit, vmap or grad they are not, and non-zero counts as right.
+    """
     correct = as_group(correct, "correct")
     valid = as_mask(where, correct.shape)
+    if correct.dtype != bool and _is_concrete(correct) and _is_concrete(valid):
+        values = np.asarray(correct)[np.asarray(valid)]
+        wrong = values[(values != 0) & (values != 1)]
+        if wrong.size:
+            raise ValueError(
+                f"correct holds {float(wrong[0]):g}; expected 0 or 1 (or bool) for each "
+                "sample: of rewards, give correct = rewards >= 1."
+            )
     return valid & (correct != 0), valid
+
+
+def _is_concrete(x: jax.Array) -> bool:
+    """Returns whether this process can read the values of `x`."""
+    return not isinstance(x, jax.core.Tracer) and x.is_fully_addressable
 
 
 def miss_ratios(correct: jax.Array, valid: jax.Array) -> jax.Array:

@@ -104,7 +104,7 @@ def maxrl_advantages(
       [..., n] float32, 0 where `where` is False and in groups without a right answer.
 
     Raises:
-      ValueError: shapes that do not fit.
+      ValueError: shapes that do not fit, or values other than 0 and 1, as in `pass_at_k`.
 
     >>> import pkpo_jax as pkpo
     >>> print(pkpo.maxrl_advantages([1, 0, 0, 0]))
@@ -138,7 +138,8 @@ def mahdavi_advantages(
       [..., n] float32, 0 where `where` is False.
 
     Raises:
-      ValueError: static k below 1, or shapes that do not fit.
+      ValueError: static k below 1, shapes that do not fit, or values other than 0 and 1, as in
+        `pass_at_k`.
       TypeError: k is not an integer.
 
     >>> import pkpo_jax as pkpo

@@ -19,7 +19,8 @@ def pass_at_k(
     "Pass@K Policy Optimization", arXiv 2505.15201), as a product of ratios, so k may be traced.
 
     Args:
-      correct: [..., n] 0 or 1 (or bool), n samples of one prompt in the last dimension.
+      correct: [..., n] 0 or 1 (or bool), n samples of one prompt in the last dimension; of rewards,
+        `rewards >= 1`. Where `where` is False it may hold anything.
       k: int or integer array that broadcasts against the leading dimensions, traced or not. An int
         or NumPy value outside 1..n raises. A JAX array is clipped to 1..n; so is every k in a group
         of which `where` keeps fewer than k.
@@ -29,7 +30,8 @@ def pass_at_k(
       [...] float32. A group without a valid sample gives 0.
 
     Raises:
-      ValueError: static k outside 1..n, or shapes that do not fit.
+      ValueError: static k outside 1..n, shapes that do not fit, or a valid sample that is neither 0
+        nor 1. Values are unknown under jit, vmap and grad: there non-zero counts as right.
       TypeError: k is not an integer.
 
     >>> import pkpo_jax as pkpo
@@ -55,7 +57,7 @@ def pass_at_k_curve(
       [..., n] float32, pass@k at index k - 1; constant past the number of valid samples.
 
     Raises:
-      ValueError: shapes that do not fit.
+      ValueError: shapes that do not fit, or values other than 0 and 1, as in `pass_at_k`.
 
     >>> import pkpo_jax as pkpo
     >>> print(pkpo.pass_at_k_curve([1, 0, 0, 0]))
@@ -102,7 +104,7 @@ def pass_hat_k_curve(
       [..., n] float32, pass^k at index k - 1; constant past the number of valid samples.
 
     Raises:
-      ValueError: shapes that do not fit.
+      ValueError: shapes that do not fit, or values other than 0 and 1, as in `pass_at_k`.
 
     >>> import pkpo_jax as pkpo
     >>> print(pkpo.pass_hat_k_curve([1, 1, 1, 0]))

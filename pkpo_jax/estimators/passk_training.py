@@ -63,7 +63,8 @@ def passk_training_advantages(
       "adaptive", where every draw of k has one.
 
     Raises:
-      ValueError: unknown method, `key` or `entropy` missing, static k out of range, bad shapes.
+      ValueError: unknown method, `key` or `entropy` missing, static k out of range, bad shapes, or
+        values of `correct` other than 0 and 1, as in `pass_at_k`.
       TypeError: k is not an integer.
 
     >>> import pkpo_jax as pkpo

@@ -88,18 +88,6 @@ def near_inverse_pass_rate(smallest: int, largest: int) -> Schedule:
     return schedule
 
 
-def from_spec(spec: int | Mapping[int, int]) -> Schedule:
-    """The schedule a config states: an int for a constant k, a mapping for a staircase.
-
-    >>> from_spec(4)(10), from_spec({0: 8, 1500: 1})(2000)
-    (4, 1)
-    """
-    if isinstance(spec, Mapping):
-        # JSON has strings for keys.
-        return step({int(s) if isinstance(s, str) else s: k for s, k in spec.items()})
-    return constant(spec)
-
-
 def _interpolate(k0: int, k1: int, steps: int, shape: Callable) -> Schedule:
     _check(k0, "k0"), _check(k1, "k1"), _check(steps, "steps")
 

@@ -150,7 +150,7 @@ def report(config: config_dict.ConfigDict, topology: str | None) -> bool:
     # The optimiser's state waits in memory while the policy samples.
     waiting = _bytes(built.abstract_state().opt_state)
     totals = {n: c.total + (waiting if n != "update" else 0) for n, c in compiled.items()}
-    largest = max(totals, key=totals.get)
+    largest = max(totals, key=lambda name: totals[name])
     peak = f"peak {totals[largest] / _GIB:.2f} GiB"
     beside = f", {waiting / _GIB:.2f} of them the optimiser's" if largest != "update" else ""
     if memory is None:
@@ -226,9 +226,7 @@ def _key() -> jax.ShapeDtypeStruct:
     return jax.eval_shape(lambda: jax.random.key(0))
 
 
-def _array(
-    built: programs.Programs, shape: tuple[int, ...], dtype: Any, n: int = 1
-) -> jax.ShapeDtypeStruct:
+def _array(built: programs.Programs, shape: tuple[int, ...], dtype: Any, n: int = 1) -> Any:
     """A batch's array [P, ...], its prompts split; or [P, n, ...], its responses too."""
     mesh = built.devices.mesh
     spec = PartitionSpec(*parallel.batch_axes(mesh.shape, shape[0], n)[: len(shape)])

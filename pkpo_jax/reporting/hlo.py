@@ -16,6 +16,7 @@ def collective_bytes(hlo: str) -> dict[str, int]:
     over layers, chunks, tokens, and the shards of a product that XLA pipelines with its transfers.
     """
     bodies: dict[str, list[str]] = {}
+    main, current = "", []
     for line in hlo.splitlines():
         if header := re.match(r"(?:ENTRY )?%?([\w.-]+) .*\{$", line):
             current = bodies.setdefault(header[1], [])

@@ -139,7 +139,7 @@ def unique_labels(workdirs: Sequence[pathlib.Path]) -> list[str]:
 
 def checked_ks(config: config_dict.ConfigDict, ks: Sequence[int]) -> list[int]:
     """`ks` in order, or 1 and the k that the run ends with; ConfigError on one out of range."""
-    n, estimator = config.rollout.n, config.estimator.to_dict()
+    n, estimator = config.rollout.n, config_lib.freeze(config).estimator
 
     def wrong(k: int) -> str:
         largest = min(n, weights.largest_k(estimator, n))
@@ -153,10 +153,11 @@ def checked_ks(config: config_dict.ConfigDict, ks: Sequence[int]) -> list[int]:
 
     for k in ks:
         if wrong(k):
-            raise ConfigError(f"--ks: estimator {estimator['name']}: {wrong(k)}")
+            raise ConfigError(f"--ks: estimator {estimator.name}: {wrong(k)}")
     if ks:
         return sorted(set(ks))
-    last = int(schedules.from_spec(config_lib.k_spec(config))(max(config.train.steps - 1, 0)))
+    schedule = schedules.step(config_lib.k_by_step(config.k))
+    last = schedule(max(config.train.steps - 1, 0))
     return sorted({last} | {k for k in (1,) if not wrong(k)})
 
 

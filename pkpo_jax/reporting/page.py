@@ -22,10 +22,10 @@ from ml_collections import config_dict
 
 import pkpo_jax
 from pkpo_jax import tasks
-from pkpo_jax.reporting import plots
+from pkpo_jax.reporting import page_format, plots
 from pkpo_jax.tasks.drawing import printable
 from pkpo_jax.training import config as config_lib
-from pkpo_jax.training import files, metrics, stored
+from pkpo_jax.training import files, metrics, provenance, stored
 from pkpo_jax.training.evaluation import Evaluation, k_of, reported_ks
 
 # Characters of a file of samples that the page shows.
@@ -43,41 +43,52 @@ _HEALTH = {
 
 def write(workdir: pathlib.Path, config: config_dict.ConfigDict, last: Evaluation) -> None:
     """Writes DIR/plots and DIR/report.html of a finished run, and prints the table."""
-    task, n = tasks.make(config.task.to_dict()), config.rollout.n
+    task = tasks.make(config.task.to_dict())
     lines = metrics.read(workdir)
-    rows = before_and_after(lines)
-    plots.learning_curves(workdir / "plots" / "learning_curves.png", lines, n)
+    rows, bands = before_and_after(lines), intervals(workdir, lines)
+    plots.learning_curves(workdir / "plots" / "learning_curves.png", lines, config.rollout.n)
     if rows:
-        plots.pass_at_k(workdir / "plots" / "pass_at_k.png", rows)
+        plots.pass_at_k(workdir / "plots" / "pass_at_k.png", rows, bands)
     plots.samples(workdir / "plots" / "samples.png", task, last)
     page = write_page(workdir)
-    title = (
-        f"pass@k on {len(last.problems)} held-out problems, {last.rewards.shape[1]} samples each"
-    )
-    table = rich.table.Table("", title=title)
-    ks = _ks(rows)
-    for k in ks:
-        table.add_column(f"@{k}", justify="right")
-    for label, values in rows.items():
-        table.add_row(label, *(f"{values[k]:.3f}" if k in values else "-" for k in ks))
-    console = rich.console.Console()
-    console.print(table)
-    console.print(
-        f"metrics, plots and checkpoints are in {workdir}, and {page.name} shows them",
-        highlight=False,
-    )
+    count, n = last.rewards.shape
+    title = f"pass@k on {count} held-out problems, {n} samples each"
+    if any(bands.values()):
+        title += "; 95% intervals over problems"
+    table = rich.table.Table("")
+    for label in rows:
+        table.add_column(label, justify="right")
+    for k in _ks(rows):
+        cells = [page_format.with_interval(v.get(k), bands[x].get(k)) for x, v in rows.items()]
+        table.add_row(f"pass@{k}", *cells)
+    console = rich.console.Console(highlight=False)
+    console.print(title, table, sep="\n")
+    console.print(f"metrics, plots and checkpoints are in {workdir}, and {page.name} shows them")
 
 
 def before_and_after(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
     """{label: {k: pass@k}} of a run's first and last evaluation; empty before the first."""
+    return {label: pass_at_k(line) for label, line in _ends(lines).items()}
+
+
+def intervals(
+    workdir: pathlib.Path, lines: Sequence[Mapping[str, Any]]
+) -> dict[str, dict[int, tuple[float, float]]]:
+    """Returns {label: {k: (low, high)}}, the intervals of `before_and_after`, as far as kept."""
+    kept = metrics.read_intervals(workdir)
+    return {label: pass_at_k(kept.get(line["step"], {})) for label, line in _ends(lines).items()}
+
+
+def _ends(lines: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Returns the lines of the first and the last evaluation, by what a table calls them."""
     evaluations = [line for line in lines if pass_at_k(line)]
     return {
-        "before RL" if line["step"] == 0 else f"after step {line['step']}": pass_at_k(line)
+        "before RL" if line["step"] == 0 else f"after step {line['step']}": line
         for line in (*evaluations[:1], *evaluations[-1:])
     }
 
 
-def pass_at_k(line: Mapping[str, Any]) -> dict[int, float]:
+def pass_at_k(line: Mapping[str, Any]) -> dict[int, Any]:
     """{k: pass@k} of a metrics line that holds an evaluation; what was not finite is left out."""
     prefix = "eval/pass_at_"
     found = {key: v for key, v in line.items() if key.startswith(prefix) and v is not None}
@@ -94,8 +105,8 @@ def write_page(workdir: pathlib.Path) -> pathlib.Path:
     """
     config = _read_config(workdir)
     lines = metrics.read(workdir)
-    settings = dict(config_lib.flatten({**config, "k": _k_text(config.get("k"))}))
-    rows = before_and_after(lines)
+    settings = {**dict(config_lib.flatten(config)), "k": page_format.k_text(config.get("k"))}
+    rows, bands = before_and_after(lines), intervals(workdir, lines)
     page = _template().render(
         name=workdir.resolve().name,
         version=pkpo_jax.__version__,
@@ -104,10 +115,11 @@ def write_page(workdir: pathlib.Path) -> pathlib.Path:
         steps=_whole(settings.get("train.steps")),
         seconds=sum(value for key in _phases(lines) for _, value in plots.points(lines, key)),
         rows=rows,
+        bands=bands,
         ks=_ks(rows),
         trained_k=config.get("k"),
         panels=_panels(lines, _whole(settings.get("rollout.n")) or 1),
-        figures=_figures(workdir, rows),
+        figures=_figures(workdir, rows, bands),
         evaluations=list(_evaluations(workdir)),
         times=_times(lines),
         rates=_rates(lines, settings),
@@ -115,6 +127,7 @@ def write_page(workdir: pathlib.Path) -> pathlib.Path:
         counts=_counts(lines),
         samples=_samples(workdir),
         checkpoints=stored.steps(workdir),
+        starts=_starts(workdir),
         sections=_sections(settings),
     )
     path = workdir / "report.html"
@@ -123,11 +136,8 @@ def write_page(workdir: pathlib.Path) -> pathlib.Path:
 
 
 def _read_config(workdir: pathlib.Path) -> dict[str, Any]:
-    try:
-        config = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        config = None
-    if not isinstance(config, dict):
+    config = files.read_json(workdir / "config.json", dict)
+    if not config:
         raise config_lib.ConfigError(
             f"--workdir={workdir} holds no config.json that can be read, so it is not a run's "
             "directory; give one that a run has written."
@@ -145,7 +155,8 @@ def _template() -> jinja2.Template:
         undefined=jinja2.StrictUndefined,
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    environment.filters |= {"number": _number, "duration": _duration}
+    for name in ("number", "duration", "with_interval"):
+        environment.filters[name] = getattr(page_format, name)
     return environment.get_template("page.html.jinja")
 
 
@@ -154,48 +165,8 @@ def _whole(value: Any) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _number(value: Any) -> str:
-    """Three decimals, or what says as much of a number that is small or large.
-
-    >>> [_number(x) for x in (0.25, 0.0, 2.384e-06, 36000.0, 300, None, [1, 2])]
-    ['0.250', '0', '2.4e-06', '36,000', '300', '-', '[1, 2]']
-    """
-    if value is None:
-        return "-"
-    if not isinstance(value, float):
-        return _text(value)
-    if 1e-3 <= abs(value) < 1e9:
-        return f"{value:.3f}" if abs(value) < 1e3 else f"{value:,.0f}"
-    return f"{value:.2g}"
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _duration(seconds: float) -> str:
-    """
-    >>> [_duration(s) for s in (0.5, 61, 7300)]
-    ['0.5 s', '1 min 1 s', '2 h 1 min']
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
-
-
 def _ks(rows: Mapping[str, Mapping[int, float]]) -> list[int]:
     return sorted({k for values in rows.values() for k in values})
-
-
-def _k_text(k: Any) -> str:
-    """
-    >>> _k_text({"0": 8, "200": 1})
-    '8, 1 from step 200'
-    """
-    if not isinstance(k, Mapping):
-        return _text(k)
-    return ", ".join(f"{v} from step {s}" if s != "0" else f"{v}" for s, v in k.items())
 
 
 class _Image(NamedTuple):
@@ -219,18 +190,22 @@ def _panels(lines: Sequence[Mapping[str, Any]], n: int) -> list[_Image]:
     images = []
     for title, series in plots.panels(lines, n).items():
         ends = [
-            f"{key} {_number(pairs[0][1])} at step {pairs[0][0]}, "
-            f"{_number(pairs[-1][1])} at step {pairs[-1][0]}"
+            f"{key} {page_format.number(pairs[0][1])} at step {pairs[0][0]}, "
+            f"{page_format.number(pairs[-1][1])} at step {pairs[-1][0]}"
             for key, pairs in series.items()
         ]
         images.append(_Image(title, "; ".join(ends), _draw(plots.panel(series))))
     return images
 
 
-def _figures(workdir: pathlib.Path, rows: Mapping[str, Mapping[int, float]]) -> dict[str, _Image]:
+def _figures(
+    workdir: pathlib.Path,
+    rows: Mapping[str, Mapping[int, float]],
+    bands: Mapping[str, Mapping[int, tuple[float, float]]],
+) -> dict[str, _Image]:
     """The figures in DIR/plots by name, less the learning curves, and pass@k if it is not there."""
     ends = [
-        f"{label}, {_number(values[k])} at k = {k}"
+        f"{label}, {page_format.number(values[k])} at k = {k}"
         for label, values in rows.items()
         for k in (min(values), max(values))
     ]
@@ -245,7 +220,7 @@ def _figures(workdir: pathlib.Path, rows: Mapping[str, Mapping[int, float]]) -> 
     if rows and not found.get("pass_at_k"):
         with tempfile.TemporaryDirectory() as directory:
             path = pathlib.Path(directory) / "pass_at_k.png"
-            plots.pass_at_k(path, rows)
+            plots.pass_at_k(path, rows, bands)
             found["pass_at_k"] = _read_png(path)
     return {
         stem: _Image(*known.get(stem, (stem.replace("_", " "),) * 2), uri)
@@ -275,11 +250,10 @@ def _evaluations(workdir: pathlib.Path) -> Iterator[_Evaluation]:
         return split, int(step) if step.isdecimal() else 0
 
     for path in sorted((workdir / "eval").glob("*/summary.json"), key=order):
-        try:
-            summary = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        summary = files.read_json(path, dict)
+        if not summary:
             continue  # It is being written.
-        rows = list(_rows(summary)) if isinstance(summary, dict) else []
+        rows = list(_rows(summary))
         name = re.sub(r"_step(\d+)$", r", step \1", path.parent.name)
         images = [
             _Image(image.stem, f"{image.stem.replace('_', ' ')} of the evaluation {name}", uri)
@@ -377,7 +351,7 @@ def _counts(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         if key.startswith("grade/"):
             counts[f"graded with {key.removeprefix('grade/')}"] = str(sum(values))
         if key.startswith("memory/") and values:
-            counts[key] = _number(max(values))
+            counts[key] = page_format.number(max(values))
     return counts
 
 
@@ -392,15 +366,46 @@ def _samples(workdir: pathlib.Path) -> list[tuple[int, str, str, int]]:
     return found
 
 
+class _Start(NamedTuple):
+    time: str
+    step: int
+    command: str
+    commit: str
+    devices: str
+    host: str
+    versions: str
+
+
+def _starts(workdir: pathlib.Path) -> list[_Start]:
+    """Returns each start of the run, in order; none for a run from before they were recorded."""
+    rows = []
+    for one in provenance.read(workdir):
+        commit = (one.get("commit") or "unknown")[:12]
+        versions = one.get("versions", {}).items()
+        rows.append(
+            _Start(
+                time=str(one.get("started", "-")).replace("T", " ").replace("+00:00", " UTC"),
+                step=one.get("step", 0),
+                command=one.get("command", "-"),
+                commit=f"{commit}, changed" if one.get("dirty") else commit,
+                devices=f"{one.get('devices')} x {one.get('device')}"
+                + (f", {one['processes']} processes" if one.get("processes", 1) > 1 else ""),
+                host=f"{one.get('cores')} cores of {one.get('cpu')}, {one.get('platform')}",
+                versions=", ".join(f"{name} {found}" for name, found in versions if found),
+            )
+        )
+    return rows
+
+
 def _sections(settings: Mapping[str, Any]) -> dict[str, list[tuple[str, str, str | None]]]:
     """(key, value, default where that differs) of the config, by its first level."""
     try:
-        default = config_lib.default(settings.get("task.name")).to_dict()
+        default = config_lib.default(settings.get("task.name", "")).to_dict()
     except (TypeError, ValueError):  # A task that is there no more.
         default = config_lib.default().to_dict()
     # As JSON has it, with lists for tuples.
-    default = json.loads(json.dumps({**default, "k": str(default["k"])}))
-    defaults = dict(config_lib.flatten(default))
+    default = json.loads(json.dumps(default))
+    defaults = {**dict(config_lib.flatten(default)), "k": page_format.k_text(default["k"])}
 
     def shown(key: str, value: Any) -> str:
         return value if key == "k" else json.dumps(value, ensure_ascii=False)

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pkpo_jax.tasks import Task
 from pkpo_jax.training.evaluation import Evaluation, k_of, reported_ks
@@ -17,7 +18,7 @@ from pkpo_jax.training.evaluation import Evaluation, k_of, reported_ks
 _SOLVED = ("train/cumulative_solve_rate", "train/seen_solve_rate")
 
 
-def learning_curves(path: pathlib.Path, lines: Sequence[dict[str, Any]], n: int) -> None:
+def learning_curves(path: pathlib.Path, lines: Sequence[Mapping[str, Any]], n: int) -> None:
     """What a run recorded against the step, a panel for each of `panels`, in one figure."""
     drawn = panels(lines, n)
     columns = min(3, max(1, len(drawn)))
@@ -33,7 +34,9 @@ def learning_curves(path: pathlib.Path, lines: Sequence[dict[str, Any]], n: int)
     _save(figure, path)
 
 
-def panels(lines: Sequence[dict[str, Any]], n: int) -> dict[str, dict[str, list[tuple[int, Any]]]]:
+def panels(
+    lines: Sequence[Mapping[str, Any]], n: int
+) -> dict[str, dict[str, list[tuple[int, Any]]]]:
     """{title: {key: (step, value) pairs}} of a run's learning curves, less those that say nothing.
 
     Args:
@@ -69,7 +72,7 @@ def panels(lines: Sequence[dict[str, Any]], n: int) -> dict[str, dict[str, list[
     return found
 
 
-def points(lines: Sequence[dict[str, Any]], key: str) -> list[tuple[int, Any]]:
+def points(lines: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, Any]]:
     """(step, value) pairs of a metric; what was not finite is null in metrics.jsonl, and left out.
 
     >>> points([{"step": 1, "a": 0.5}, {"step": 2, "a": None}, {"step": 3}], "a")
@@ -102,7 +105,7 @@ def _draw_panel(ax: Axes, series: Mapping[str, Sequence[tuple[int, Any]]]) -> No
         dashes = "--" if key in _SOLVED else "-"
         ax.plot(steps, values, dashes, color=colors[key], marker=marker, markersize=4, label=key)
     ax.set_xlabel("step")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if all(value >= 0.0 for pairs in series.values() for _, value in pairs):
         ax.set_ylim(bottom=0.0)
     ax.grid(alpha=0.3)
@@ -117,13 +120,13 @@ def pass_at_k(
     name: str = "pass@k",
     title: str = "held-out problems",
 ) -> None:
-    """pass@k against k, one line a row: {label: {k: pass@k}}; `bands` has an interval for each."""
+    """pass@k against k, one line a row: {label: {k: pass@k}}; `bands` has intervals."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     ax = figure.subplots()
     for label, values in rows.items():
         marker = "o" if len(values) <= 10 else None
         (line,) = ax.plot(list(values), list(values.values()), marker=marker, label=label)
-        if bands:
+        if bands and bands[label]:
             low, high = zip(*bands[label].values(), strict=True)
             ax.fill_between(list(bands[label]), low, high, color=line.get_color(), alpha=0.15, lw=0)
     ks = sorted({k for values in rows.values() for k in values if k in reported_ks(max(values))})
@@ -153,7 +156,7 @@ def samples(path: pathlib.Path, task: Task, evaluation: Evaluation, count: int =
     _save(figure, path)
 
 
-def _keys(lines: Sequence[dict[str, Any]]) -> list[str]:
+def _keys(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(key for line in lines for key in line))
 
 

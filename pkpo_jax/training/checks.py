@@ -1,21 +1,21 @@
-"""The checks of a config, before anything compiles: each says what was given, and the mend."""
+"""The checks of a config, before anything compiles: each error names the key and how to fix it."""
 
 from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Mapping
+from typing import Any
 
 from ml_collections import config_dict
 
 from pkpo_jax import parallel
 from pkpo_jax.estimators import schedules
-from pkpo_jax.policy import checkpoints, gemma2
+from pkpo_jax.policy import checkpoints
 from pkpo_jax.tasks import code
 from pkpo_jax.tasks.code import sandbox
 from pkpo_jax.training import config as config_lib
-from pkpo_jax.training import evaluation, losses, weights
-from pkpo_jax.training.config import ConfigError, get
+from pkpo_jax.training import evaluation, weights
+from pkpo_jax.training.config import Config, ConfigError, get
 
 
 def validate(config: config_dict.ConfigDict, devices: int, *, reads_weights: bool = True) -> None:
@@ -23,44 +23,69 @@ def validate(config: config_dict.ConfigDict, devices: int, *, reads_weights: boo
 
     `reads_weights` is whether the run reads a policy's: compiling needs none.
     """
-    _check_keys(config)
-    for key, low in _WHOLE_NUMBERS.items():
-        value = get(config, key)
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value < 2**32:
-            raise ConfigError(
-                f"{key}={value!r}; expected a whole number, at least {low} and below 2^32."
-            )
-    for key, (low, high, strict) in _NUMBERS.items():
-        value = get(config, key)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        finite = number and math.isfinite(value)
-        if not finite or not (low < value if strict else low <= value) or not value <= high:
-            above = f"above {low}" if strict else f"at least {low}"
-            below = "" if high == math.inf else f" and at most {high}"
-            raise ConfigError(f"{key}={value!r}; expected a number {above}{below}.")
-    for key, choices in _CHOICES.items():
-        if get(config, key) not in choices:
-            raise ConfigError(f"{key}={get(config, key)!r}; expected one of {', '.join(choices)}.")
-    temperature = config.eval.temperature
-    if temperature is not None and not 0 <= temperature < math.inf:
-        raise ConfigError(
-            f"eval.temperature={temperature!r}; expected a number of 0 (greedy) or more, or None "
-            "for that of the rollouts."
-        )
-    _check_estimator(config)
-    _check_grading(config)
-    _check_loss(config)
-    _check_model(config, reads_weights)
-    _check_batches(config, devices)
+    _check_names(config)
+    for name, key in config_lib.KEYS.items():
+        _check_value(name, get(config, name), key)
+    frozen = config_lib.freeze(config)
+    _check_estimator(frozen)
+    _check_grading(frozen)
+    _check_loss(frozen)
+    _check_logs(frozen)
+    _check_model(frozen, reads_weights)
+    _check_batches(frozen, devices)
 
 
-def _check_model(config: config_dict.ConfigDict, reads_weights: bool) -> None:
-    for key in ("model.checkpoint", "model.tokenizer"):
-        if not isinstance(get(config, key), str):
-            raise ConfigError(f"{key}={get(config, key)!r}; expected a path, or '' for none.")
-    for key in _SWITCHES:
-        if not isinstance(get(config, key), bool):
-            raise ConfigError(f"{key}={get(config, key)!r}; expected True or False.")
+def _check_names(config: config_dict.ConfigDict) -> None:
+    task = (config.get("task") or {}).get("name", "")
+    try:
+        default = config_lib.default(task).to_dict()
+    except ValueError as e:
+        raise ConfigError(str(e)) from None
+    given = [key for key, _ in config_lib.flatten(config.to_dict())]
+    known = [key for key, _ in config_lib.flatten(default)]
+    for key in given:
+        if key not in known:
+            raise config_lib.unknown_key(key, known)
+    for key in known:
+        if key not in given:
+            raise ConfigError(f"config key {key} is missing; start from config.default().")
+
+
+def _check_value(name: str, value: Any, key: config_lib.Key) -> None:
+    """Raises a ConfigError if the value of one key is not what its declaration allows."""
+    if key.optional and value is None:
+        return
+    bounds = {"above": key.above, "at least": key.at_least, "at most": key.at_most}
+    said = [f"{word} {bound}" for word, bound in bounds.items() if bound is not None]
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if key.choices:
+        good, expected = value in key.choices, f"one of {', '.join(key.choices)}"
+    elif key.type is bool:
+        good, expected = isinstance(value, bool), "True or False"
+    elif key.type is str:
+        good, expected = isinstance(value, str), "a string"
+    elif key.type is int:
+        good = number and isinstance(value, int) and _within(value, key) and value < 2**32
+        expected = f"a whole number, {' and '.join([*said, 'below 2^32'])}"
+    elif key.type is float:
+        good = number and math.isfinite(value) and _within(value, key)
+        expected = f"a number {' and '.join(said)}" if said else "a finite number"
+    else:
+        return
+    if not good:
+        or_none = ", or None" if key.optional else ""
+        raise ConfigError(f"{name}={value!r}; expected {expected}{or_none}.")
+
+
+def _within(value: float, key: config_lib.Key) -> bool:
+    return (
+        (key.above is None or value > key.above)
+        and (key.at_least is None or value >= key.at_least)
+        and (key.at_most is None or value <= key.at_most)
+    )
+
+
+def _check_model(config: Config, reads_weights: bool) -> None:
     if config.model.size == "tiny" and (config.model.chat or config.model.tokenizer):
         raise ConfigError(
             f"model.chat={config.model.chat}, model.tokenizer={config.model.tokenizer!r}; the tiny "
@@ -78,7 +103,7 @@ def _check_model(config: config_dict.ConfigDict, reads_weights: bool) -> None:
         )
 
 
-def _check_batches(config: config_dict.ConfigDict, devices: int) -> None:
+def _check_batches(config: Config, devices: int) -> None:
     """Every batch splits over the devices: prompts first, then the responses of each."""
     mesh = tuple(config.parallel.mesh)
     try:
@@ -92,12 +117,11 @@ def _check_batches(config: config_dict.ConfigDict, devices: int) -> None:
             "device: set parallel.mesh to (-1, 1, 1), or parallel.mode to 'jit'."
         )
     sizes, micro = {"data": data, "fsdp": fsdp}, config.train.micro_batches
-    for key, n, parts in (
-        ("train.prompts", config.rollout.n, micro * config.train.minibatches),
-        ("warm_start.batch", None, micro),
-        ("eval.prompts", config.eval.n, 1),
+    for key, rows, n, parts in (
+        ("train.prompts", config.train.prompts, config.rollout.n, micro * config.train.minibatches),
+        ("warm_start.batch", config.warm_start.batch, None, micro),
+        ("eval.prompts", config.eval.prompts, config.eval.n, 1),
     ):
-        rows = get(config, key)
         if key == "warm_start.batch" and not config.warm_start.steps:
             continue
         if rows % parts:
@@ -119,41 +143,26 @@ def _check_batches(config: config_dict.ConfigDict, devices: int) -> None:
             )
 
 
-def _check_keys(config: config_dict.ConfigDict) -> None:
-    task = config.get("task", {}).get("name")
-    try:
-        default = config_lib.default(task).to_dict()
-    except ValueError as e:
-        raise ConfigError(str(e)) from None
-    given = [key for key, _ in config_lib.flatten(config.to_dict())]
-    known = [key for key, _ in config_lib.flatten(default)]
-    for key in given:
-        if key not in known:
-            raise config_lib.unknown_key(key, known)
-    for key in known:
-        if key not in given:
-            raise ConfigError(f"config key {key} is missing; start from config.default().")
-
-
-def _check_grading(config: config_dict.ConfigDict) -> None:
+def _check_grading(config: Config) -> None:
     """Checks that a program that uses up its time is graded before the pool gives it up.
 
     It is wrong then; one that the pool has to end is left out.
     """
-    if config.task.name != "code" or not config.grading.workers:
+    if config.task["name"] != "code" or not config.grading.workers:
         return
-    needed = code.PATIENCE * config.task.timeout + sandbox.START_TIMEOUT
+    timeout = config.task["timeout"]
+    needed = code.PATIENCE * timeout + sandbox.START_TIMEOUT
     if config.grading.timeout < needed:
         raise ConfigError(
-            f"grading.timeout={config.grading.timeout} with task.timeout={config.task.timeout}; "
+            f"grading.timeout={config.grading.timeout} with task.timeout={timeout}; "
             f"{code.PATIENCE:g} times task.timeout may pass on a busy machine until it is used up, "
             f"and {sandbox.START_TIMEOUT:g} seconds until a sandbox starts: set grading.timeout to "
             f"{needed:g} or more, or task.timeout lower."
         )
 
 
-def _check_estimator(config: config_dict.ConfigDict) -> None:
-    n, estimator, ks = config.rollout.n, config.estimator, config_lib.k_spec(config)
+def _check_estimator(config: Config) -> None:
+    n, estimator, ks = config.rollout.n, config.estimator, config_lib.k_by_step(config.k)
     alone = (estimator.name == "pkpo" and estimator.baseline == "none") or ":" in estimator.name
     if n < 2 and not alone:
         raise ConfigError(
@@ -161,20 +170,19 @@ def _check_estimator(config: config_dict.ConfigDict) -> None:
             "more, or estimator.name='pkpo' and estimator.baseline='none'."
         )
     try:
-        schedules.from_spec(ks)
-    except (ValueError, TypeError, AttributeError) as e:
-        raise ConfigError(f"k={ks!r}: {e}") from None
-    values = list(ks.values()) if isinstance(ks, Mapping) else [ks]
+        schedules.step(ks)
+    except ValueError as e:
+        raise ConfigError(f"k={config.k!r}: {e}") from None
     try:
         largest = weights.largest_k(estimator, n)
-        weights.check(estimator, n, values)
+        weights.check(estimator, n, list(ks.values()))
     except ValueError as e:
         raise ConfigError(f"estimator.name={estimator.name!r}: {e}") from None
-    for k in values:
+    for k in ks.values():
         if k > largest:
             reason = f" with baseline {estimator.baseline!r}" if largest < n else ""
             raise ConfigError(
-                f"k={ks!r}: {k} is above {largest}, the largest k that rollout.n={n} samples "
+                f"k={config.k!r}: {k} is above {largest}, the largest k that rollout.n={n} samples "
                 f"serve{reason}; lower k or raise rollout.n."
             )
     adaptive = estimator.name == "passk_training" and estimator.method == "adaptive"
@@ -185,7 +193,7 @@ def _check_estimator(config: config_dict.ConfigDict) -> None:
         )
 
 
-def _check_loss(config: config_dict.ConfigDict) -> None:
+def _check_loss(config: Config) -> None:
     loss, updates = config.loss, config.train.epochs * config.train.minibatches
     if updates > 1 and loss.policy == "reinforce":
         raise ConfigError(
@@ -219,9 +227,9 @@ def _check_loss(config: config_dict.ConfigDict) -> None:
             "rollout.ahead with loss.importance_cap=0; responses are one update old then: set "
             "loss.importance_cap, to 2.0 for one."
         )
-    for key in ("checkpoint.best", "log.wandb"):
-        if not isinstance(get(config, key), str):
-            raise ConfigError(f"{key}={get(config, key)!r}; expected a name, or '' for none.")
+
+
+def _check_logs(config: Config) -> None:
     best = config.checkpoint.best
     known = [f"eval/{name}" for name in evaluation_names(config.eval.n)]
     if best and best not in known:
@@ -237,76 +245,6 @@ def _check_loss(config: config_dict.ConfigDict) -> None:
 
 
 def evaluation_names(n: int) -> list[str]:
-    """Metrics of an evaluation of n samples, the higher the better."""
+    """Returns the metrics of an evaluation of n samples that are better the higher they are."""
     at_k = [f"{kind}_{k}" for kind in evaluation.AT_K for k in evaluation.reported_ks(n)]
     return [*at_k, "reward_mean", "majority"]
-
-
-_SWITCHES = (
-    "model.chat",
-    "model.remat",
-    "rollout.drop_long_prompts",
-    "rollout.ahead",
-    "loss.kl_in_reward",
-    "loss.drop_equal_groups",
-    "loss.mask_truncated",
-    "log.report",
-)
-_WHOLE_NUMBERS = {
-    "seed": 0,
-    "rollout.n": 1,
-    "rollout.max_prompt": 1,
-    "rollout.max_response": 1,
-    "warm_start.steps": 0,
-    "warm_start.batch": 1,
-    "warm_start.warmup_steps": 0,
-    "train.steps": 0,
-    "train.prompts": 1,
-    "train.epochs": 1,
-    "train.minibatches": 1,
-    "train.micro_batches": 1,
-    "train.max_skipped": 1,
-    "grading.workers": 0,
-    "train.warmup_steps": 0,
-    "eval.every": 1,
-    "eval.problems": 1,
-    "eval.n": 1,
-    "eval.prompts": 1,
-    "checkpoint.every": 0,
-    "checkpoint.keep": 1,
-    "log.samples_every": 0,
-    "log.samples": 1,
-}
-# Lowest value, highest value, whether the lowest is itself excluded.
-_NUMBERS = {
-    "rollout.temperature": (0.01, math.inf, False),
-    "grading.timeout": (0, math.inf, True),
-    "grading.batch_timeout": (0, math.inf, True),
-    "loss.clip_low": (0, 1, False),
-    "loss.clip_high": (0, math.inf, False),
-    "loss.dual_clip": (0, math.inf, False),
-    "loss.kl_coef": (0, math.inf, False),
-    "loss.entropy_coef": (-math.inf, math.inf, True),
-    "loss.importance_cap": (0, math.inf, False),
-    "eval.top_p": (0, 1, True),
-    "warm_start.learning_rate": (0, math.inf, False),
-    "warm_start.decay_fraction": (0, 1, False),
-    "train.learning_rate": (0, math.inf, False),
-    "train.decay_fraction": (0, 1, False),
-    "train.b1": (0, 1, False),
-    "train.b2": (0, 1, False),
-    "train.weight_decay": (0, math.inf, False),
-    "train.clip_norm": (0, math.inf, True),
-}
-_CHOICES = {
-    "model.size": tuple(gemma2.SIZES),
-    "model.dtype": ("float32", "bfloat16"),
-    "model.param_dtype": ("float32", "bfloat16"),
-    "parallel.mode": ("jit", "pmap"),
-    "estimator.returns": weights.RETURNS,
-    "estimator.baseline": weights.BASELINES,
-    "estimator.method": weights.METHODS,
-    "loss.policy": losses.POLICIES,
-    "loss.aggregation": losses.AGGREGATIONS,
-    "loss.kl": losses.DIVERGENCES,
-}

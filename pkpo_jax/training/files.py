@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import pathlib
 from collections.abc import Iterator
+from typing import TypeVar
 
 from pkpo_jax.training.config import ConfigError
+
+_JSON = TypeVar("_JSON", dict, list)
 
 
 class WriteError(RuntimeError):
@@ -29,6 +33,15 @@ def replace(path: pathlib.Path, text: str) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+
+
+def read_json(path: pathlib.Path, kind: type[_JSON]) -> _JSON:
+    """Returns the JSON object or array in a file; an empty one if there is none, or it is torn."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return kind()
+    return found if isinstance(found, kind) else kind()
 
 
 def first_line(error: Exception) -> str:

@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from ml_collections import config_dict
 
 from pkpo_jax import parallel
-from pkpo_jax.training import evaluation, files, metrics, run_directory, samples
+from pkpo_jax.training import evaluation, files, metrics, provenance, run_directory, samples
 from pkpo_jax.training.checkpoints import Checkpoints
 from pkpo_jax.training.trainer import Graded, Trainer
 
@@ -117,6 +117,8 @@ class Run:
         """From the newest checkpoint, or from the policy before RL, which is evaluated."""
         restored = self._checkpoints.restore_newest()
         self._on_first("metrics", lambda: self._open_writer(restored.step if restored else -1))
+        at = restored.step if restored else 0
+        self._on_first("runs.json", lambda: provenance.record(self.workdir, at))
         self.trainer.read_reference(self.workdir)
         if restored:
             self.state, progress, self.done = restored.state, restored.progress, restored.step
@@ -248,6 +250,11 @@ class Run:
     def _evaluate(self) -> dict[str, float]:
         self._tell("evaluating")
         self.evaluated = self.trainer.evaluate(self.state.params, self.done)
+        shown = {name: self.evaluated.terms[name] for name in self.evaluated.metrics}
+        self._on_first(
+            "intervals",
+            lambda: metrics.write_intervals(self.workdir, self.done, evaluation.intervals(shown)),
+        )
         return {f"eval/{name}": value for name, value in self.evaluated.metrics.items()}
 
     def _write_samples(self, at: int, graded: Graded) -> None:

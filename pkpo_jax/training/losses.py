@@ -7,17 +7,12 @@ makes of it. KL and entropy are added for every response alike, with 1/n in plac
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-Policy = Literal["reinforce", "ppo"]
-Aggregation = Literal["sequence-sum", "sequence-mean", "token-mean", "constant-length"]
-Divergence = Literal["none", "k1", "k2", "k3"]
-POLICIES, AGGREGATIONS, DIVERGENCES = map(get_args, (Policy, Aggregation, Divergence))
+from pkpo_jax.training.config import Aggregation, Divergence, Loss
 
 # Log-ratios are clamped to this many nats before they are exponentiated, as verl does: e^20 is far
 # beyond any ratio of use, and e^89 is infinite in float32. A clamped token has no gradient.
@@ -49,84 +44,66 @@ class Tokens(NamedTuple):
     sizes: jax.Array
 
 
-@dataclasses.dataclass(frozen=True)
-class PolicyLoss:
-    """The loss of a config's section `loss`, whose keys are its fields: see training/config.py."""
+def policy_loss(
+    options: Loss, tokens: Tokens, prompts: jax.typing.ArrayLike, count: jax.typing.ArrayLike
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the loss of these tokens, and sums over them for metrics.
 
-    policy: Policy = "reinforce"
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    dual_clip: float = 0.0
-    aggregation: Aggregation = "sequence-sum"
-    kl: Divergence = "none"
-    kl_coef: float = 0.0
-    kl_in_reward: bool = False
-    entropy_coef: float = 0.0
-    importance_cap: float = 0.0
+    `prompts` and `count` are the prompts and the tokens that count in the whole batch, of which
+    these may be a part: the losses of the parts add up to that of the batch.
+    """
+    # Off the mask ratios are 1: what stands there could overflow, and its gradient be NaN.
+    log_probs = jax.lax.stop_gradient(tokens.log_probs)
+    old, sampled = (jnp.where(tokens.mask, x, log_probs) for x in (tokens.old, tokens.sampled))
+    t = tokens._replace(old=jax.lax.stop_gradient(old), sampled=sampled)
+    if t.reference is not None:
+        t = t._replace(reference=jnp.where(t.mask, t.reference, log_probs))
+    scale = token_scale(options.aggregation, t.mask, t.sizes, prompts, count)
+    objective, clipped = _objective(options, t)
+    clamped = _out_of_range(t.log_probs - t.old)
+    if options.importance_cap:
+        clamped |= _out_of_range(t.old - t.sampled)
+        objective *= jnp.minimum(_ratio(t.old, t.sampled), options.importance_cap)
+    for_all = options.entropy_coef * t.entropy if options.entropy_coef else 0.0
+    sums = {"clipped": clipped, "entropy": t.entropy}
+    sums["moved"] = divergence("k3", t.old, log_probs)
+    if t.reference is not None:
+        clamped |= (options.kl == "k3") & _out_of_range(t.log_probs - t.reference)
+        sums["kl"] = t.log_probs - t.reference
+        if options.kl_coef and not options.kl_in_reward:
+            for_all -= options.kl_coef * divergence(options.kl, t.log_probs, t.reference)
+    sums["clamped"] = clamped
+    total = jnp.where(t.mask, scale * (objective + for_all / t.sizes[..., None]), 0.0)
+    sums = {name: jnp.where(t.mask, x, 0.0).sum() for name, x in sums.items()}
+    return -total.sum(), sums
 
-    @classmethod
-    def of(cls, section: Mapping[str, Any]) -> PolicyLoss:
-        names = [field.name for field in dataclasses.fields(cls)]
-        return cls(**{name: section[name] for name in names})
 
-    def __call__(
-        self, tokens: Tokens, prompts: jax.typing.ArrayLike, count: jax.typing.ArrayLike
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The loss of these tokens, and sums over them for metrics.
+def _objective(options: Loss, t: Tokens) -> tuple[jax.Array, jax.Array]:
+    """Returns each token's weighted objective, and whether a clip took its gradient away."""
+    weights = jax.lax.stop_gradient(t.weights)[..., None]
+    if options.policy == "reinforce":
+        return weights * t.log_probs, jnp.zeros(t.mask.shape, bool)
+    ratio = _ratio(t.log_probs, t.old)
+    low, high = 1.0 - options.clip_low, 1.0 + options.clip_high
+    # The minimum of the two products, without the halved gradient that one has at a tie.
+    clipped = ((weights > 0.0) & (ratio > high)) | ((weights < 0.0) & (ratio < low))
+    bound = jnp.clip(ratio, low, high)
+    if options.dual_clip:
+        too_large = (weights < 0.0) & (ratio > options.dual_clip)
+        clipped, bound = clipped | too_large, jnp.where(too_large, options.dual_clip, bound)
+    return jnp.where(clipped, jax.lax.stop_gradient(bound), ratio) * weights, clipped
 
-        `prompts` and `count` are the prompts and the tokens that count in the whole batch, of which
-        these may be a part: the losses of the parts add up to that of the batch.
-        """
-        # Off the mask ratios are 1: what stands there could overflow, and its gradient be NaN.
-        log_probs = jax.lax.stop_gradient(tokens.log_probs)
-        old, sampled = (jnp.where(tokens.mask, x, log_probs) for x in (tokens.old, tokens.sampled))
-        t = tokens._replace(old=jax.lax.stop_gradient(old), sampled=sampled)
-        if t.reference is not None:
-            t = t._replace(reference=jnp.where(t.mask, t.reference, log_probs))
-        scale = token_scale(self.aggregation, t.mask, t.sizes, prompts, count)
-        objective, clipped = self._objective(t)
-        clamped = _out_of_range(t.log_probs - t.old)
-        if self.importance_cap:
-            clamped |= _out_of_range(t.old - t.sampled)
-            objective *= jnp.minimum(_ratio(t.old, t.sampled), self.importance_cap)
-        for_all = self.entropy_coef * t.entropy if self.entropy_coef else 0.0
-        sums = {"clipped": clipped, "entropy": t.entropy}
-        sums["moved"] = divergence("k3", t.old, log_probs)
-        if t.reference is not None:
-            clamped |= (self.kl == "k3") & _out_of_range(t.log_probs - t.reference)
-            sums["kl"] = t.log_probs - t.reference
-            if self.kl_coef and not self.kl_in_reward:
-                for_all -= self.kl_coef * divergence(self.kl, t.log_probs, t.reference)
-        sums["clamped"] = clamped
-        total = jnp.where(t.mask, scale * (objective + for_all / t.sizes[..., None]), 0.0)
-        sums = {name: jnp.where(t.mask, x, 0.0).sum() for name, x in sums.items()}
-        return -total.sum(), sums
 
-    def _objective(self, t: Tokens) -> tuple[jax.Array, jax.Array]:
-        """The weighted objective of each token, and whether a clip took its gradient away."""
-        weights = jax.lax.stop_gradient(t.weights)[..., None]
-        if self.policy == "reinforce":
-            return weights * t.log_probs, jnp.zeros(t.mask.shape, bool)
-        ratio = _ratio(t.log_probs, t.old)
-        low, high = 1.0 - self.clip_low, 1.0 + self.clip_high
-        # The minimum of the two products, without the halved gradient that one has at a tie.
-        clipped = ((weights > 0.0) & (ratio > high)) | ((weights < 0.0) & (ratio < low))
-        bound = jnp.clip(ratio, low, high)
-        if self.dual_clip:
-            too_large = (weights < 0.0) & (ratio > self.dual_clip)
-            clipped, bound = clipped | too_large, jnp.where(too_large, self.dual_clip, bound)
-        return jnp.where(clipped, jax.lax.stop_gradient(bound), ratio) * weights, clipped
+def penalised(
+    options: Loss, rewards: jax.Array, old: jax.Array, reference: jax.Array, mask: jax.Array
+) -> jax.Array:
+    """Returns rewards [P, n] less `kl_coef` times the summed log-ratio of each response.
 
-    def penalised(
-        self, rewards: jax.Array, old: jax.Array, reference: jax.Array, mask: jax.Array
-    ) -> jax.Array:
-        """Rewards [P, n] less `kl_coef` times the summed log-ratio of each response.
-
-        Summed over tokens, log pi - log reference is an unbiased estimate of the KL divergence of
-        the whole response. With weights linear in the reward (k = 1) its gradient is that of the
-        divergence; for larger k the objective is max@k of the penalised rewards.
-        """
-        return rewards - self.kl_coef * jnp.where(mask, old - reference, 0.0).sum(-1)
+    Summed over tokens, log pi - log reference is an unbiased estimate of the KL divergence of the
+    whole response. With weights linear in the reward (k = 1) its gradient is that of the
+    divergence; for larger k the objective is max@k of the penalised rewards.
+    """
+    return rewards - options.kl_coef * jnp.where(mask, old - reference, 0.0).sum(-1)
 
 
 def token_scale(

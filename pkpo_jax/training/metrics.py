@@ -155,6 +155,30 @@ def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in _lines(workdir / "metrics.jsonl")]
 
 
+def write_intervals(
+    workdir: pathlib.Path, step: int, intervals: Mapping[str, tuple[float, float]]
+) -> None:
+    """Puts the intervals of the evaluation after `step` into DIR/eval_intervals.json.
+
+    It holds {step: {metric: [low, high]}}, without those that are not finite; the evaluation of a
+    step that is done again takes the place of the first.
+    """
+    path = workdir / "eval_intervals.json"
+    finite = {
+        f"eval/{name}": ends for name, ends in intervals.items() if all(map(math.isfinite, ends))
+    }
+    files.replace(path, json.dumps({**files.read_json(path, dict), str(step): finite}) + "\n")
+
+
+def read_intervals(workdir: pathlib.Path) -> dict[int, dict[str, tuple[float, float]]]:
+    """Returns {step: {metric: (low, high)}} of a run's evaluations; empty for older runs."""
+    found = files.read_json(workdir / "eval_intervals.json", dict)
+    return {
+        int(step): {name: (low, high) for name, (low, high) in ends.items()}
+        for step, ends in found.items()
+    }
+
+
 def _lines(path: pathlib.Path) -> list[str]:
     if not path.exists():
         return []

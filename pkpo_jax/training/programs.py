@@ -10,7 +10,8 @@ from ml_collections import config_dict
 
 from pkpo_jax import parallel
 from pkpo_jax.policy import gemma2
-from pkpo_jax.training import losses, state, step, weights
+from pkpo_jax.training import config as config_lib
+from pkpo_jax.training import state, step, weights
 
 
 class Programs:
@@ -26,28 +27,23 @@ class Programs:
         devices: parallel.Devices,
         tokenizer: Any,
     ) -> None:
-        self.config, self.devices = config, devices
+        self.config, self.devices = config_lib.freeze(config), devices
         self._stop_tokens = tokenizer.stop_tokens
-        size = gemma2.SIZES[config.model.size]
-        if config.model.size == "tiny":
+        options = self.config.model
+        size = gemma2.SIZES[options.size]
+        if options.size == "tiny":
             # As official tables, rows up to a round number.
             rows = -(-tokenizer.vocab_size // 16) * 16
             size = dataclasses.replace(size, vocab_size=tokenizer.vocab_size, num_embed=rows)
-        size = dataclasses.replace(size, dtype=config.model.dtype)
-        self.model = gemma2.Gemma2(size, config.model.remat, devices.place)
-        self.optimizer = state.make_optimizer(config.train)
+        size = dataclasses.replace(size, dtype=options.dtype)
+        self.model = gemma2.Gemma2(size, options.remat, devices.place)
+        self.optimizer = state.make_optimizer(self.config.train)
         self.recipe = step.Recipe(
-            weigh=weights.make(config.estimator),
-            loss=losses.PolicyLoss.of(config.loss),
-            epochs=config.train.epochs,
-            minibatches=config.train.minibatches,
-            micro_batches=config.train.micro_batches,
-            drop_equal_groups=config.loss.drop_equal_groups,
-            mask_truncated=config.loss.mask_truncated,
+            weights.make(self.config.estimator), self.config.loss, self.config.train
         )
         self.update = step.make_update(self.model, self.optimizer, devices, self.recipe)
         self.supervised_update = step.make_supervised_update(
-            self.model, self.optimizer, devices, micro_batches=config.train.micro_batches
+            self.model, self.optimizer, devices, micro_batches=self.config.train.micro_batches
         )
         self.scorer = step.make_scorer(self.model, devices)
         self._samplers: dict[tuple[int, float], Any] = {}
@@ -56,7 +52,7 @@ class Programs:
     def needs_old(self) -> bool:
         """Whether an update is given the tokens' log-probs under the policy before it."""
         r = self.recipe
-        return r.epochs * r.minibatches > 1 or r.loss.kl_in_reward
+        return r.train.epochs * r.train.minibatches > 1 or r.loss.kl_in_reward
 
     @property
     def needs_reference(self) -> bool:

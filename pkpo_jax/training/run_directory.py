@@ -8,32 +8,19 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from pkpo_jax.training import files
-from pkpo_jax.training.config import ConfigError, default, flatten
-
-# What may change when a run goes on: where, in which parts and how patiently it computes, not what.
-_FREE = (
-    "parallel.mesh",
-    "parallel.mode",
-    "train.micro_batches",
-    "model.remat",
-    "checkpoint.every",
-    "checkpoint.keep",
-    "checkpoint.best",
-    "grading.workers",
-    "grading.timeout",
-    "grading.batch_timeout",
-    "log.samples_every",
-    "log.samples",
-    "log.report",
-    "log.wandb",
-)
+from pkpo_jax.training import files, stored
+from pkpo_jax.training.config import KEYS, ConfigError, default, flatten, k_by_step
 
 
 def claim(workdir: pathlib.Path, config: config_dict.ConfigDict, *, create: bool = True) -> None:
-    """Writes config.json to a new directory, or checks that it is there and the same.
+    """Writes config.json to a new directory, or checks that the run there goes on with `config`.
 
-    `create` is False on the processes beside the first, which has to have written it.
+    Keys that may change (see `config.KEYS`) are written anew. `create` is False on the processes
+    beside the first, which has to have written the file.
+
+    Raises:
+      ConfigError: the directory is another run's or no run's, it cannot be used, or the run has
+        done more steps than `config` has.
     """
     try:
         if not create and not (workdir / "config.json").exists():
@@ -53,13 +40,14 @@ def _claim(workdir: pathlib.Path, wanted: dict[str, Any]) -> None:
     path = workdir / "config.json"
     if path.exists():
         try:
-            stored = json.loads(path.read_text())
-            if not isinstance(stored, dict):
+            there = json.loads(path.read_text())
+            if not isinstance(there, dict):
                 raise ValueError
         except ValueError:
             raise ConfigError(f"{path} is not a config; give another --workdir.") from None
-        _check_same(path, stored, wanted)
-        if stored != wanted:
+        _check_same(workdir, there, wanted)
+        _check_steps(workdir, wanted["train"]["steps"])
+        if there != wanted:
             _write(path, wanted)
         return
     if workdir.exists() and not workdir.is_dir():
@@ -77,18 +65,26 @@ def _write(path: pathlib.Path, config: dict[str, Any]) -> None:
     files.replace(path, json.dumps(config, indent=2) + "\n")
 
 
-def _check_same(path: pathlib.Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
-    # The steps of a schedule are strings in JSON; k is compared as one value.
-    stored, wanted = (
-        dict(flatten({**config, "k": str(config.get("k"))})) for config in (stored, wanted)
-    )
+def _check_same(workdir: pathlib.Path, there: dict[str, Any], wanted: dict[str, Any]) -> None:
     # A run that was made before a key was added did what the key's default does.
-    added = json.loads(json.dumps(default(wanted["task.name"]).to_dict()))
-    stored = {**dict(flatten(added)), **stored}
-    for key in sorted({*stored, *wanted}):
-        if key not in _FREE and stored.get(key) != wanted.get(key):
+    added = json.loads(json.dumps(default(wanted["task"]["name"]).to_dict()))
+    ours = dict(flatten(wanted))
+    theirs = {**dict(flatten(added)), **dict(flatten(there))}
+    for values in (theirs, ours):
+        values["k"] = k_by_step(values["k"])
+    for key in sorted({*theirs, *ours}):
+        fixed = key not in KEYS or not KEYS[key].may_change
+        if fixed and theirs.get(key) != ours.get(key):
             raise ConfigError(
-                f"--workdir={path.parent} belongs to another config: {key} is "
-                f"{stored.get(key)!r} there and {wanted.get(key)!r} here; give another --workdir, "
-                "or delete that one."
+                f"--workdir={workdir} belongs to another config: {key} is {theirs.get(key)!r} "
+                f"there and {ours.get(key)!r} here; give another --workdir, or delete that one."
             )
+
+
+def _check_steps(workdir: pathlib.Path, steps: int) -> None:
+    done = max(stored.steps(workdir), default=0)
+    if steps < done:
+        raise ConfigError(
+            f"train.steps={steps}, but the run in --workdir={workdir} has done {done}; set "
+            f"train.steps to {done} or more, or give another --workdir."
+        )

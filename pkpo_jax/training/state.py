@@ -11,6 +11,7 @@ import optax
 from ml_collections import config_dict
 
 from pkpo_jax import parallel
+from pkpo_jax.training.config import Train, WarmStart
 
 
 @flax.struct.dataclass
@@ -25,23 +26,23 @@ class TrainState:
         return cls(params=params, opt_state=optimizer.init(params))
 
 
-def make_optimizer(config: config_dict.ConfigDict) -> optax.GradientTransformation:
-    """Clipped AdamW up to its learning rate, which is an argument of the step."""
+def make_optimizer(options: Train) -> optax.GradientTransformation:
+    """Returns clipped AdamW up to its learning rate, which is an argument of the step."""
     return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.scale_by_adam(b1=config.b1, b2=config.b2),
-        optax.add_decayed_weights(config.weight_decay),
+        optax.clip_by_global_norm(options.clip_norm),
+        optax.scale_by_adam(b1=options.b1, b2=options.b2),
+        optax.add_decayed_weights(options.weight_decay),
     )
 
 
-def learning_rate(section: config_dict.ConfigDict, step: int) -> float:
+def learning_rate(section: Train | WarmStart | config_dict.ConfigDict, step: int) -> float:
     """Returns the learning rate at `step`, as the section `train` or `warm_start` of a config says.
 
     It warms up linearly over `warmup_steps`, stays at `learning_rate`, and falls linearly to 0 over
     the last share of the steps, `decay_fraction`.
 
-    >>> section = dict(learning_rate=1.0, steps=100, warmup_steps=10, decay_fraction=0.5)
-    >>> [learning_rate(config_dict.ConfigDict(section), s) for s in (0, 9, 50, 75, 99)]
+    >>> section = Train(learning_rate=1.0, steps=100, warmup_steps=10, decay_fraction=0.5)
+    >>> [learning_rate(section, s) for s in (0, 9, 50, 75, 99)]
     [0.1, 1.0, 1.0, 0.5, 0.02]
     """
     warmup = min(1.0, (step + 1) / section.warmup_steps) if section.warmup_steps else 1.0

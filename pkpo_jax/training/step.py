@@ -13,6 +13,7 @@ import optax
 from pkpo_jax import parallel
 from pkpo_jax.estimators import max_at_k, pass_at_k_curve
 from pkpo_jax.policy import gemma2, sampling, scoring
+from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import losses
 from pkpo_jax.training import weights as weights_lib
 from pkpo_jax.training.state import TrainState, apply_gradients
@@ -90,26 +91,12 @@ def make_scorer(model: gemma2.Gemma2, devices: parallel.Devices) -> Callable[...
     return devices.step(scorer, changes_state=False)
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """What an update makes of a batch.
-
-    Attributes:
-      weigh: the estimator, see weights.py; loss: the policy loss.
-      epochs, minibatches: times that the batch is gone through, and updates each time.
-      micro_batches: parts in which the prompts of an update are scored, one after the other.
-      drop_equal_groups: leave out groups whose rewards, less a penalty that the loss takes from
-        them, are all equal; of the counts too.
-      mask_truncated: leave out the tokens of responses without a stop token; their rewards stay.
-    """
+class Recipe(NamedTuple):
+    """What an update makes of a batch: the estimator, see weights.py, and a config's sections."""
 
     weigh: weights_lib.Weigh
-    loss: losses.PolicyLoss = dataclasses.field(default_factory=losses.PolicyLoss)
-    epochs: int = 1
-    minibatches: int = 1
-    micro_batches: int = 1
-    drop_equal_groups: bool = False
-    mask_truncated: bool = False
+    loss: config_lib.Loss = config_lib.Loss()
+    train: config_lib.Train = config_lib.Train()
 
 
 def make_update(
@@ -146,12 +133,12 @@ class _Update:
         def once(state: TrainState, part: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
             return self._once(state, part, temperature, learning_rate)
 
-        if self.recipe.epochs * self.recipe.minibatches == 1:
+        if self.recipe.train.epochs * self.recipe.train.minibatches == 1:
             state, figures = once(state, batch)
         else:
-            split = _split(batch, self.recipe.minibatches)
+            split = _split(batch, self.recipe.train.minibatches)
             epoch = lambda state, _: jax.lax.scan(once, state, split)  # noqa: E731
-            state, figures = jax.lax.scan(epoch, state, None, length=self.recipe.epochs)
+            state, figures = jax.lax.scan(epoch, state, None, length=self.recipe.train.epochs)
         gap, skipped = figures.pop("log_prob_gap_max").max(), figures.pop("skipped").sum()
         figures = {name: x.mean() for name, x in figures.items()}
         return state, {**metrics, **figures, "log_prob_gap_max": gap, "skipped": skipped}
@@ -167,7 +154,7 @@ class _Update:
         penalised = rewards
         if recipe.loss.kl_in_reward and batch.reference is not None:
             assert batch.old is not None
-            penalised = recipe.loss.penalised(rewards, batch.old, batch.reference, tokens)
+            penalised = losses.penalised(recipe.loss, rewards, batch.old, batch.reference, tokens)
         entropy = jnp.where(tokens, rollout.entropy, 0.0).sum((1, 2))
         weights = recipe.weigh(
             penalised,
@@ -178,10 +165,10 @@ class _Update:
             entropy=entropy / jnp.maximum(tokens.sum((1, 2)), 1),
         )
         counted = valid
-        if recipe.drop_equal_groups:
+        if recipe.loss.drop_equal_groups:
             # A penalty can set apart what the grader rewards alike: it is trained on then.
             counted &= ~_equal(penalised, valid)[:, None]
-        if recipe.mask_truncated:
+        if recipe.loss.mask_truncated:
             counted &= rollout.finished
 
         def mean(x: jax.Array, where: jax.Array) -> jax.Array:
@@ -213,11 +200,11 @@ class _Update:
 
         def loss_fn(params: Any, part: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
             tokens = self._score(params, part, temperature)
-            loss, sums = self.recipe.loss(tokens, prompts, count)
+            loss, sums = losses.policy_loss(self.recipe.loss, tokens, prompts, count)
             gap = jnp.where(tokens.mask, jnp.abs(tokens.old - tokens.sampled), 0.0)
             return loss, {**sums, "gap": gap.sum(), "gap_max": gap.max()}
 
-        loss, sums, grads = _gradient(loss_fn, state.params, batch, self.recipe.micro_batches)
+        loss, sums, grads = _gradient(loss_fn, state.params, batch, self.recipe.train.micro_batches)
         loss = devices.total(loss)
         state, figures = apply_gradients(
             state, self.optimizer, devices, loss, count, grads, learning_rate

@@ -21,38 +21,41 @@ def is_run(workdir: pathlib.Path) -> bool:
 
 
 def read_config(workdir: pathlib.Path) -> config_dict.ConfigDict:
-    """The config of the run in `workdir`; keys that were not there when it was made are default.
+    """Returns the config of the run in `workdir`; keys that it was made without are default.
 
     Raises:
       ConfigError: there is none, or one of its keys is no more.
     """
     path = workdir / "config.json"
     try:
-        stored = json.loads(path.read_text())
-        task = stored["task"]["name"]
+        stored = dict(config_lib.flatten(json.loads(path.read_text())))
+        task = stored["task.name"]
     except OSError as e:
         raise ConfigError(
             f"{path} cannot be read ({e.strerror}); give the --workdir of a run."
         ) from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, AttributeError):
         raise ConfigError(f"{path} is not a config; give the --workdir of a run.") from None
     try:
         config = config_lib.default(task)
     except (TypeError, ValueError) as e:
         raise ConfigError(f"{path}: {e}") from None
-    # The steps of a schedule are strings in JSON.
-    k = stored.pop("k", 1)
-    k = {int(step): value for step, value in k.items()} if isinstance(k, dict) else k
+    if isinstance(stored.get("k"), dict):
+        stored["k"] = config_lib.k_by_step(stored["k"])
     try:
-        return override(config, {**dict(config_lib.flatten(stored)), "k": k})
+        return override(config, stored)
     except ConfigError as e:
         raise ConfigError(f"{path}: {e}") from None
 
 
 def override(config: config_dict.ConfigDict, values: Mapping[str, Any]) -> config_dict.ConfigDict:
-    """A copy of `config` with these values, by key as in "eval.n"; ConfigError on one unknown."""
+    """Returns a copy of `config` with these values, by key as in "eval.n".
+
+    Raises:
+      ConfigError: there is no such key, or it takes no such value.
+    """
     config = copy.deepcopy(config)
-    known = [key for key, _ in config_lib.flatten({**config.to_dict(), "k": 1})]
+    known = [key for key, _ in config_lib.flatten(config.to_dict())]
     for key, value in values.items():
         if key not in known:
             raise config_lib.unknown_key(key, known)
@@ -65,7 +68,7 @@ def override(config: config_dict.ConfigDict, values: Mapping[str, Any]) -> confi
 
 
 def steps(workdir: pathlib.Path) -> list[int]:
-    """The steps whose policy is kept."""
+    """Returns the steps whose checkpoint is kept, in order."""
     found = (workdir / "checkpoints").glob("*/params")
     return sorted(int(path.parent.name) for path in found if path.parent.name.isdecimal())
 

@@ -74,7 +74,7 @@ class Trainer:
             data.check_lengths(self.task, self.tokenizer, self.problems, self.held_out, config)
         self._numbers = {problem["id"]: i for i, problem in enumerate(train)}
         self.order = data.in_training_order(self.problems, config.seed)
-        self.schedule = schedules.from_spec(config_lib.k_spec(config))
+        self.schedule = schedules.step(config_lib.k_by_step(config.k))
         self.devices = make_devices(config)
         self.programs = programs.Programs(config, self.devices, self.tokenizer)
         self._checkpoint = self._find_checkpoint()

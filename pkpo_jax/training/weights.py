@@ -8,8 +8,7 @@ another estimator, or another k, never changes the scale of a step by n.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
-from typing import Any, get_args
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ import numpy as np
 
 from pkpo_jax import estimators
 from pkpo_jax.estimators import passk_training, pkpo
+from pkpo_jax.training.config import Estimator
 
 # What `make` returns.
 Weigh = Callable[..., jax.Array]
@@ -27,22 +27,19 @@ _WITHOUT_K = {
     "rloo": estimators.rloo_advantages,
     "maxrl": estimators.maxrl_advantages,
 }
-RETURNS = ("weights", "advantages")
 NAMES = ("pkpo", "passk_training", *_WITHOUT_K, "mahdavi", "tang")
-BASELINES = get_args(pkpo.Baseline)
-METHODS = get_args(passk_training.Method)
 # These read a reward as right (at least 1) or wrong.
 BINARY = ("passk_training", "maxrl", "mahdavi")
 
 
-def make(estimator: Mapping[str, Any]) -> Weigh:
-    """The function (rewards, k, valid, *, rows, key, entropy) -> weights [P, n] of a config.
+def make(estimator: Estimator) -> Weigh:
+    """Returns the function (rewards, k, valid, *, rows, key, entropy) -> weights [P, n].
 
     Args:
-      estimator: its section: `name` is one of NAMES, with `baseline` for "pkpo" and `method` for
-        "passk_training"; or "module:function", a function of one's own (rewards [P, n], k, where
-        [P, n] bool) -> [P, n] of what `returns` says: "weights" in the SUM convention, or
-        "advantages", which are divided by the size of their group here.
+      estimator: the section of a config. Its `name` is one of NAMES, with `baseline` for "pkpo" and
+        `method` for "passk_training"; or "module:function", a function of one's own (rewards
+        [P, n], k, where [P, n] bool) -> [P, n] of what `returns` says: "weights" in the SUM
+        convention, or "advantages", which are divided by the size of their group here.
 
     Of its arguments, rewards are [P, n] float32, k is an int or [P] integers, valid is [P, n] bool;
     rows are the prompts' [P] numbers in the batch, folded into `key` where groups are drawn;
@@ -51,7 +48,7 @@ def make(estimator: Mapping[str, Any]) -> Weigh:
     Raises:
       ValueError: no such estimator, or a function that cannot be imported.
     """
-    name = estimator["name"]
+    name = estimator.name
     own = None if name in NAMES else _own(name)
 
     def weigh(
@@ -67,11 +64,11 @@ def make(estimator: Mapping[str, Any]) -> Weigh:
             weights = jnp.asarray(own(rewards, k, valid), jnp.float32)
             if weights.shape != rewards.shape:
                 raise ValueError(f"it gives {weights.shape}; expected {rewards.shape}.")
-            if estimator["returns"] == "advantages":
+            if estimator.returns == "advantages":
                 weights = _per_sample(weights, valid)
             return jnp.where(valid, weights, 0.0)
         if name == "pkpo":
-            return pkpo.pkpo_weights(rewards, k, baseline=estimator["baseline"], where=valid)
+            return pkpo.pkpo_weights(rewards, k, baseline=estimator.baseline, where=valid)
         if name == "tang":
             return estimators.tang_weights(rewards, valid)
         correct = rewards >= 1.0
@@ -81,7 +78,7 @@ def make(estimator: Mapping[str, Any]) -> Weigh:
         elif name == "mahdavi":
             advantages = estimators.mahdavi_advantages(correct, k, valid)
         else:
-            advantages = _passk_training(estimator["method"], correct, k, valid, rows, key, entropy)
+            advantages = _passk_training(estimator.method, correct, k, valid, rows, key, entropy)
         return _per_sample(advantages, valid)
 
     return weigh
@@ -93,7 +90,7 @@ def _per_sample(advantages: jax.Array, valid: jax.Array) -> jax.Array:
 
 
 def _passk_training(
-    method: str,
+    method: passk_training.Method,
     correct: jax.Array,
     k: jax.typing.ArrayLike,
     valid: jax.Array,
@@ -123,9 +120,9 @@ def _own(name: str) -> Callable[..., jax.Array]:
         ) from None
 
 
-def check(estimator: Mapping[str, Any], n: int, ks: list[int]) -> None:
+def check(estimator: Estimator, n: int, ks: list[int]) -> None:
     """Raises a ValueError, before anything compiles, if it cannot serve n and these k."""
-    weigh, name = make(estimator), estimator["name"]
+    weigh, name = make(estimator), estimator.name
     for k in ks:
         if name in _WITHOUT_K and k != 1:
             raise ValueError(f"k={k}, but it trains for pass@1 and takes no k; set k to 1.")
@@ -147,9 +144,9 @@ def check(estimator: Mapping[str, Any], n: int, ks: list[int]) -> None:
             raise ValueError(f"it fails on [2, {n}] rewards: {type(e).__name__}: {e}") from None
 
 
-def largest_k(estimator: Mapping[str, Any], n: int) -> float:
-    """The largest k that a group of n serves."""
-    if estimator["name"] == "mahdavi" or estimator["name"] not in NAMES:
+def largest_k(estimator: Estimator, n: int) -> float:
+    """Returns the largest k that a group of n serves."""
+    if estimator.name == "mahdavi" or estimator.name not in NAMES:
         return np.inf
-    needs_rest = estimator["name"] == "pkpo" and estimator["baseline"] in ("loo", "centered")
+    needs_rest = estimator.name == "pkpo" and estimator.baseline in ("loo", "centered")
     return n - 1 if needs_rest else n

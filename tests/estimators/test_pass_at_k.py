@@ -1,4 +1,5 @@
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -72,3 +73,38 @@ def test_pass_hat_k_of_masked_groups():
     np.testing.assert_allclose(traced, [0.5, 0.0], atol=1e-6)
     with pytest.raises(ValueError, match="expected 1 <= k <= 5"):
         pkpo.pass_hat_k(correct, 6)
+
+
+BINARY = {
+    "pass_at_k": lambda c, where=None: pkpo.pass_at_k(c, 2, where),
+    "pass_at_k_curve": pkpo.pass_at_k_curve,
+    "pass_hat_k": lambda c, where=None: pkpo.pass_hat_k(c, 2, where),
+    "pass_hat_k_curve": pkpo.pass_hat_k_curve,
+    "passk_training": lambda c, where=None: pkpo.passk_training_advantages(c, 2, where=where),
+    "maxrl": pkpo.maxrl_advantages,
+    "mahdavi": lambda c, where=None: pkpo.mahdavi_advantages(c, 2, where),
+}
+
+
+@pytest.mark.parametrize("name", BINARY)
+def test_values_other_than_0_and_1_are_refused(name):
+    f = BINARY[name]
+    right = np.array([[1, 0, 0, 1], [0, 1, 1, 1]])
+    expected = np.asarray(f(right))
+    for values in (right.astype(bool), right.astype(np.float64), jnp.asarray(right, jnp.bfloat16)):
+        np.testing.assert_array_equal(f(values), expected)
+    for given, shown in ((0.5, "0.5"), (-1, "-1"), (2**40, "1.09951e+12"), (np.nan, "nan")):
+        wrong = np.where(right, given, 0)
+        for values in (wrong, wrong.tolist(), jnp.asarray(wrong, jnp.float32)):
+            with pytest.raises(ValueError, match=re.escape(f"correct holds {shown}; ")) as e:
+                f(values)
+            assert "correct = rewards >= 1" in str(e.value)
+    # What is masked may hold anything.
+    where = np.array([[True, True, False, True], [False, True, True, True]])
+    masked = f(np.where(where, right, np.nan), where=where)
+    np.testing.assert_array_equal(masked, f(right, where=where))
+    # Traced values are unknown, of whatever dtype.
+    half = jnp.asarray(right * 0.5, jnp.float32)
+    np.testing.assert_allclose(jax.jit(f)(half), expected, atol=1e-6)
+    np.testing.assert_allclose(jax.vmap(f)(half), expected, atol=1e-6)
+    np.testing.assert_array_equal(jax.grad(lambda c: f(c).sum())(half), np.zeros((2, 4)))

@@ -34,8 +34,14 @@ COMMANDS = {
     ),
     (*TPU, "tpu-vm", "scp"): ({"--worker", "--strict-host-key-checking", "--quiet"}, WHERE, 2),
     ("storage", "ls"): (set(), set(), 1),
+    ("storage", "buckets", "create"): (
+        {"--location", "--uniform-bucket-level-access", "--enable-hierarchical-namespace"},
+        {"--location"},
+        1,
+    ),
 }
 SWITCHES = {"--spot", "--reserved", "--force", "--quiet", "--async"}
+SWITCHES |= {"--uniform-bucket-level-access", "--enable-hierarchical-namespace"}
 # What a request is in before it is ACTIVE, a look each.
 QUEUE = ["WAITING_FOR_RESOURCES", "PROVISIONING"]
 
@@ -102,9 +108,9 @@ def main(argv):
 def act(command, flags, words, state, control):
     verb = command[-1]
     if command[0] == "storage":
-        if not words[0].startswith("gs://bucket/"):
-            fail("403: no access to the bucket")
-        if not (ROOT / "bucket" / words[0].removeprefix("gs://bucket/")).exists():
+        if not f"{words[0]}/".startswith("gs://bucket/"):
+            fail(f"{words[0]} not found: 404.")
+        if not (ROOT / "bucket" / words[0].removeprefix("gs://bucket").strip("/")).exists():
             fail("One or more URLs matched no objects.")
         return print(words[0])
     name = words[-1].rstrip(":")

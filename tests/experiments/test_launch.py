@@ -12,6 +12,7 @@ import time
 import pytest
 
 from experiments.launch import commands, slurm, sweeps, tpu_vm, watching, xpk
+from tests.experiments import fake_gcloud
 
 HERE = pathlib.Path(__file__).parent
 PAPER = [
@@ -431,6 +432,21 @@ MISTAKES = [
     ),
     (
         tpu_vm,
+        ["--config=configs/gemma2_2b_math.py", "--config.model.checkpoint=CHECKPOINT"],
+        "model.checkpoint is 'CHECKPOINT'; set --config.model.checkpoint to official weights",
+    ),
+    (
+        xpk,
+        ["--config=configs/gemma2_2b_math.py", WEIGHTS, "--config.task.data_dir=MATH"],
+        "task.data_dir is 'MATH'; set --config.task.data_dir to the problems",
+    ),
+    (
+        slurm,
+        ["--execute", "--runs_dir=/none", WEIGHTS],
+        "--config.model.checkpoint=/w does not exist; copy it there first",
+    ),
+    (
+        tpu_vm,
         ["--config=configs/gemma2_2b_code.py", WEIGHTS, PROBLEMS],
         "task.allow_code_execution is False",
     ),
@@ -462,6 +478,68 @@ def test_mistakes_are_told_in_one_line(launcher, given, expected, a_commit, capf
     assert code == 2
     assert err.startswith("error: ") and err.count("\n") == 1 and expected in err
     assert "gcloud" not in out
+
+
+def test_what_is_not_in_the_bucket_is_told_before_a_slice_is_asked_for(cloud, capfd):
+    (cloud / "bucket" / "weights").mkdir()
+    weights = f"--config.model.checkpoint={cloud}/bucket/weights"
+    problems = f"--config.task.data_dir={cloud}/bucket/MATH"
+    math = ["--config=configs/gemma2_2b_math.py", "--accelerator=v5litepod-16", weights, problems]
+    for argv, expected in (
+        (["--bucket=gs://my-bucket"], "--bucket=gs://my-bucket cannot be read (ERROR: "),
+        (math, f"{problems}: gs://bucket/MATH cannot be read (ERROR: (gcloud) One or more URLs"),
+    ):
+        for action in ("launch", "watch"):
+            code, _, err = run(tpu_vm, on_cloud(cloud, action, "--execute", *argv), capfd)
+            assert code == 2 and err.startswith(f"error: {expected}") and err.count("\n") == 1
+    assert all(call[:2] == ["storage", "ls"] for call in calls(cloud))
+    where = ["--cluster=c", "--project=p", "--zone=z", "--bucket=gs://my-bucket", "--execute"]
+    code, _, err = run(xpk, ["attach", "--name=maze", *where], capfd)
+    assert code == 2 and "gs://my-bucket cannot be read" in err
+
+
+def documented():
+    """The blocks of shell in the README and in the launchers' docstrings, as they stand."""
+    texts = {"README": (commands.ROOT / "README.md").read_text()}
+    texts |= {module.__name__.rpartition(".")[2]: module.__doc__ for module in (tpu_vm, xpk, slurm)}
+    return [
+        pytest.param(block, id=f"{name}-{i}")
+        for name, text in texts.items()
+        for i, block in enumerate(re.findall(r"(?:^    .*\n)+", text, re.MULTILINE))
+        if "experiments.launch" in block or "gcloud" in block
+    ]
+
+
+def commands_of(text):
+    """The words of each command of a script, as bash reads them, without what is on its input."""
+    show = "".join(
+        f"{name}() {{ printf '%s\\0' {name} \"$@\" $'\\n'; }}\n"
+        for name in ("python", "gcloud", "xpk", "git", "mkdir", "tar", "sbatch")
+    )
+    script = show + re.sub(r"^until .*$", "", text, flags=re.MULTILINE)
+    # A variable that no line before it sets is an error.
+    run = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=True)
+    return [words.split("\0")[:-1] for words in run.stdout.split("\n\0") if words]
+
+
+def test_there_are_documented_commands():
+    named = "".join(parameter.id for parameter in documented())
+    assert all(name in named for name in ("README", "tpu_vm", "xpk", "slurm"))
+
+
+@pytest.mark.parametrize("block", documented())
+def test_what_is_documented_runs_as_it_stands(block, a_commit, capfd):
+    for name, *argv in commands_of(block):
+        if name == "gcloud":
+            fake_gcloud.parse(argv)
+            continue
+        assert name == "python" and argv[:1] == ["-m"]
+        launcher = {module.__name__: module for module in (tpu_vm, xpk, slurm)}[argv[1]]
+        code, out, err = run(launcher, argv[2:], capfd)
+        assert code == 0, err
+        for other, *words in commands_of(out):
+            if other == "gcloud":
+                fake_gcloud.parse(words)
 
 
 def test_missing_flags_are_named(capfd):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from pkpo_jax.policy import gemma2
 from pkpo_jax.training import weights
+from pkpo_jax.training.config import Estimator
 
 # The window is smaller than prompts and responses; rows 30.. of the table have no token.
 CONFIG = dataclasses.replace(
@@ -41,7 +42,6 @@ def prompts(rows=6, length=11, seed=3):
     return jnp.where(jnp.arange(length) < lengths[:, None], tokens, gemma2.PAD_ID), lengths
 
 
-def weigh(name="pkpo", baseline="loo_minus_one", method="analytical", returns="weights"):
-    """An estimator, as a config names it."""
-    section = {"name": name, "baseline": baseline, "method": method, "returns": returns}
-    return weights.make(section)
+def weigh(**estimator):
+    """Returns an estimator, as a config names it."""
+    return weights.make(Estimator(**estimator))

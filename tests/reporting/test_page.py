@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from pkpo_jax.reporting import page as report
 from pkpo_jax.reporting import plots
 from pkpo_jax.training import config as config_lib
+from pkpo_jax.training import metrics, provenance
 
 BROWSERS = (
     "chromium-headless-shell",
@@ -26,6 +27,21 @@ BROWSERS = (
     "google-chrome-stable",
 )
 HOSTILE = "<script>document.title = 'owned'</script><img src=http://example.com/x onerror=owned()>"
+
+
+START = {
+    "started": "2026-01-02T03:04:05+00:00",
+    "command": f"python -m pkpo_jax.main --workdir='{HOSTILE}'",
+    "commit": "0123456789abcdef0123456789abcdef01234567",
+    "dirty": True,
+    "versions": {"python": "3.11.7", "jax": "0.10.2", "orbax-checkpoint": None},
+    "platform": "Linux",
+    "cpu": "EPYC",
+    "cores": 2,
+    "device": "TPU v5 lite",
+    "devices": 16,
+    "processes": 4,
+}
 
 
 def evaluation(step, passed=0.5):
@@ -73,6 +89,10 @@ def make_run(workdir, lines=(), **config):
 def make_full_run(workdir):
     """A run with all that a page can show, its texts hostile."""
     run = make_run(workdir, FINISHED)
+    for step, ends in ((0, (0.4384, 0.5)), (3, (0.6, 1.0))):
+        metrics.write_intervals(run, step, {"pass_at_1": ends, "pass_at_8": (float("nan"), 1.0)})
+    starts = [{**provenance.start(step), **START} for step in (0, 2)]
+    (run / "runs.json").write_text(json.dumps([*starts, 1, {}]))
     rows = report.before_and_after(FINISHED)
     plots.pass_at_k(run / "plots" / "pass_at_k.png", rows)
     Figure().savefig(run / "plots" / "samples.png")
@@ -155,8 +175,16 @@ def test_the_page_says_what_the_run_did(full):
     assert "not finished" not in page.text
     assert page.tables["Held-out problems (the run trains for k = 8)"] == [
         ["k", "before RL", "after step 3", "change"],
-        ["1", "0.500", "0.625", "+0.125"],
+        ["1", ".500 (.438-.500)", ".625 (.600-1.000)", "+0.125"],
         ["8", "0.750", "0.875", "+0.125"],
+    ]
+    assert "95% intervals over problems" in page.text
+    command = " ".join(START["command"].split())
+    where = "16 x TPU v5 lite, 4 processes 2 cores of EPYC, Linux"
+    rest = [command, "0123456789ab, changed", where, "python 3.11.7, jax 0.10.2"]
+    assert page.tables["Starts"][1:3] == [
+        ["2026-01-02 03:04:05 UTC from step 0", *rest],
+        ["2026-01-02 03:04:05 UTC from step 2", *rest],
     ]
     assert page.tables["Seconds by phase"][1:] == [
         ["sample", "2.000", "0.500", "3.000", "24%"],
@@ -206,7 +234,7 @@ def test_the_page_is_one_file_without_markup_of_others(full):
     assert len(page.all("table")) == len(page.all("caption")) == len(page.tables)
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert sorted(ids) == sorted({link["href"][1:] for link in page.all("a")})
-    assert page.text.count(HOSTILE) == 4
+    assert page.text.count(HOSTILE) == 6
     assert '<b>a&b\'s "run"' in page.text
     assert not re.search(r"[\x00-\x08\x0e-\x1f]", page.text)
 
@@ -295,9 +323,11 @@ def test_the_end_of_a_run_is_reported_whatever_is_null(tmp_path, capsys):
     absent = [{"step": 0, "eval/pass_at_1": None}, {"step": 1, "train/k": None}]
     for name, lines in {"full": FINISHED, "null": absent}.items():
         run = make_run(tmp_path / name, lines)
+        metrics.write_intervals(run, 3, {"pass_at_1": (0.6, 0.65)})
         report.write(run, config, last)
         assert (run / "report.html").exists() and (run / "plots" / "learning_curves.png").exists()
-    assert "0.625" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert ".625 (.600-.650)" in out and "95% intervals" in out and "0.500" in out
 
 
 def test_learning_curves_have_a_panel_for_what_was_recorded(tmp_path):
@@ -418,7 +448,7 @@ def test_its_text_is_seen_and_stays_text(shown):
             "loo_minus_one",
         ):
             assert text in frame["text"]
-        assert frame["text"].count(HOSTILE) == 4
+        assert frame["text"].count(HOSTILE) == 6
         assert "text of step 1" in frame["text"]
         assert frame["title"].startswith('<b>a&b\'s "run"')
         assert frame["scripts"] == 0

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import get_args
 
 import hypothesis
 import hypothesis.strategies as st
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from pkpo_jax.training import losses
+from pkpo_jax.training.config import Aggregation, Loss, Policy
 
 P, N, T = 3, 4, 5
 
@@ -59,29 +61,31 @@ def by_hand(t, aggregation, per_token):
     return -sum(groups) / P
 
 
-@pytest.mark.parametrize("aggregation", losses.AGGREGATIONS)
+@pytest.mark.parametrize("aggregation", get_args(Aggregation))
 def test_aggregations(aggregation):
     t = tokens()
     advantages = np.asarray(t.weights * t.sizes, np.float64)
     log_probs, entropy = np.asarray(t.log_probs), np.asarray(t.entropy)
-    loss = losses.PolicyLoss(aggregation=aggregation, entropy_coef=0.3)
+    loss = Loss(aggregation=aggregation, entropy_coef=0.3)
     expected = by_hand(
         t,
         aggregation,
         lambda p, i, j: advantages[p, i] * log_probs[p, i, j] + 0.3 * entropy[p, i, j],
     )
-    ours, sums = loss(t, P, t.mask.sum())
+    ours, sums = losses.policy_loss(loss, t, P, t.mask.sum())
     np.testing.assert_allclose(ours, expected, rtol=1e-5)
     np.testing.assert_allclose(sums["entropy"], entropy[np.asarray(t.mask)].sum(), rtol=1e-5)
 
 
-@pytest.mark.parametrize("aggregation", losses.AGGREGATIONS)
+@pytest.mark.parametrize("aggregation", get_args(Aggregation))
 def test_the_losses_of_parts_add_up(aggregation):
     t = tokens()
-    loss = losses.PolicyLoss("ppo", aggregation=aggregation, kl="k3", kl_coef=0.1)
-    whole, _ = loss(t, P, t.mask.sum())
+    loss = Loss("ppo", aggregation=aggregation, kl="k3", kl_coef=0.1)
+    whole, _ = losses.policy_loss(loss, t, P, t.mask.sum())
     parts = [jax.tree.map(lambda x, p=p: x[p : p + 1], t) for p in range(P)]
-    np.testing.assert_allclose(sum(loss(x, P, t.mask.sum())[0] for x in parts), whole, rtol=1e-5)
+    np.testing.assert_allclose(
+        sum(losses.policy_loss(loss, x, P, t.mask.sum())[0] for x in parts), whole, rtol=1e-5
+    )
 
 
 def ppo(ratio, weight, low, high, dual):
@@ -109,14 +113,14 @@ def test_ppo_clips_as_the_papers_write_it(ratio, weight, low, high, dual):
     hypothesis.assume(all(abs(ratio - edge) > 1e-3 for edge in edges))
     one = jnp.ones((1, 1, 1), bool)
     zeros = jnp.zeros((1, 1, 1))
-    loss = losses.PolicyLoss("ppo", clip_low=low, clip_high=high, dual_clip=dual)
+    loss = Loss("ppo", clip_low=low, clip_high=high, dual_clip=dual)
 
     def objective(log_prob):
         log_probs = jnp.full((1, 1, 1), log_prob)
         old = jnp.full((1, 1, 1), -3.0)
         weights, sizes = jnp.full((1, 1), weight), jnp.ones((1, 1))
         t = losses.Tokens(log_probs, zeros, old, old, None, one, weights, sizes)
-        value, sums = loss(t, 1, 1)
+        value, sums = losses.policy_loss(loss, t, 1, 1)
         return -value, sums["clipped"]
 
     (value, clipped), slope = jax.value_and_grad(objective, has_aux=True)(math.log(ratio) - 3.0)
@@ -166,13 +170,15 @@ def test_unbiased_divergences(kind):
 
 def test_in_the_reward_the_gradient_is_that_of_the_divergence():
     """REINFORCE on rewards less the log-ratio, in expectation over one-token responses."""
-    loss = losses.PolicyLoss(kl="k1", kl_coef=0.7, kl_in_reward=True)
+    loss = Loss(kl="k1", kl_coef=0.7, kl_in_reward=True)
     log_p, log_q = jax.nn.log_softmax(LOGITS), jax.nn.log_softmax(REFERENCE)
     rewards = jnp.array([1.0, 0.0, 0.5, 0.0])
 
     def penalised(i):
         one = jnp.ones((1, 1, 1))
-        return loss.penalised(rewards[i] * one[0], log_p[i] * one, log_q[i] * one, one > 0)[0, 0]
+        return losses.penalised(loss, rewards[i] * one[0], log_p[i] * one, log_q[i] * one, one > 0)[
+            0, 0
+        ]
 
     reinforce = sum(
         jnp.exp(log_p[i]) * penalised(i) * jax.grad(lambda x, i=i: jax.nn.log_softmax(x)[i])(LOGITS)
@@ -184,7 +190,7 @@ def test_in_the_reward_the_gradient_is_that_of_the_divergence():
 
 def test_divergence_and_importance_in_the_loss():
     t = tokens()
-    loss = losses.PolicyLoss(kl="k2", kl_coef=0.5, importance_cap=2.0)
+    loss = Loss(kl="k2", kl_coef=0.5, importance_cap=2.0)
     log_probs, sampled, old, reference = map(
         np.asarray, (t.log_probs, t.sampled, t.old, t.reference)
     )
@@ -196,7 +202,7 @@ def test_divergence_and_importance_in_the_loss():
         policy = ratio * sizes[p, 0] * weights[p, i] * log_probs[p, i, j]
         return policy - 0.5 * 0.5 * (log_probs[p, i, j] - reference[p, i, j]) ** 2
 
-    ours, sums = loss(t, P, t.mask.sum())
+    ours, sums = losses.policy_loss(loss, t, P, t.mask.sum())
     np.testing.assert_allclose(ours, by_hand(t, "sequence-sum", per_token), rtol=1e-5)
     mask = np.asarray(t.mask)
     np.testing.assert_allclose(sums["kl"], (log_probs - reference)[mask].sum(), rtol=1e-4)
@@ -210,7 +216,7 @@ def test_huge_log_ratios_are_clamped_and_counted(gap, dual_clip, weight):
     one = jnp.ones((1, 1, 2))
     log_probs = -one
     odd = jnp.array([[[gap, 0.0]]])
-    loss = losses.PolicyLoss("ppo", dual_clip=dual_clip, kl="k3", kl_coef=0.1, importance_cap=2.0)
+    loss = Loss("ppo", dual_clip=dual_clip, kl="k3", kl_coef=0.1, importance_cap=2.0)
 
     def value(log_probs, odd):
         t = losses.Tokens(
@@ -223,7 +229,7 @@ def test_huge_log_ratios_are_clamped_and_counted(gap, dual_clip, weight):
             weights=jnp.full((1, 1), weight),
             sizes=jnp.ones((1, 1)),
         )
-        return loss(t, 1, 2)
+        return losses.policy_loss(loss, t, 1, 2)
 
     gradient, sums = jax.grad(value, has_aux=True)(log_probs, odd)
     total, _ = value(log_probs, odd)
@@ -243,14 +249,14 @@ def test_a_divergence_of_rounding_size_has_no_gradient(kind):
     np.testing.assert_allclose(gradient(reference + 1e-3), np.full(3, 1e-3), rtol=1e-2)
 
 
-@pytest.mark.parametrize("policy", losses.POLICIES)
+@pytest.mark.parametrize("policy", get_args(Policy))
 def test_what_stands_off_the_mask_is_never_seen(policy):
     """Huge values there overflow in the ratios; neither loss nor gradient may notice."""
     t = tokens()
-    loss = losses.PolicyLoss(policy, kl="k3", kl_coef=0.1, entropy_coef=0.1, importance_cap=2.0)
+    loss = Loss(policy, kl="k3", kl_coef=0.1, entropy_coef=0.1, importance_cap=2.0)
 
     def value(log_probs, t):
-        return loss(t._replace(log_probs=log_probs), P, t.mask.sum())[0]
+        return losses.policy_loss(loss, t._replace(log_probs=log_probs), P, t.mask.sum())[0]
 
     huge = {
         name: jnp.where(t.mask, getattr(t, name), -1e30)

@@ -15,7 +15,7 @@ from configs import recipes
 from pkpo_jax.reporting import page
 from pkpo_jax.tasks import Maze
 from pkpo_jax.training import config as config_lib
-from pkpo_jax.training import loop, metrics
+from pkpo_jax.training import loop, metrics, provenance
 from pkpo_jax.training.trainer import Trainer
 
 
@@ -55,6 +55,14 @@ def test_a_run_leaves_its_directory(finished):
     assert [line["step"] for line in lines] == list(range(7))
     assert [line.get("train/k") for line in lines] == [None, 4, 4, 4, 1, 1, 1]
     assert [i for i, line in enumerate(lines) if "eval/pass_at_5" in line] == [0, 2, 4, 6]
+    assert [start["step"] for start in provenance.read(finished)] == [0]
+    intervals = metrics.read_intervals(finished)
+    assert list(intervals) == [0, 2, 4, 6]
+    for step, ends in intervals.items():
+        finite = {key for key, value in lines[step].items() if value is not None}
+        assert set(ends) == {key for key in finite if key.startswith("eval/")}
+        low, high = ends["eval/entropy"]
+        assert low < lines[step]["eval/entropy"] < high
     for line in lines[1:]:
         solved = line["train/cumulative_solve_rate"] * 50
         assert solved == pytest.approx(line["train/seen_solve_rate"] * line["train/problems_seen"])
@@ -171,6 +179,15 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(finished, tmp_path, m
     assert comparable(workdir) == comparable(finished)
 
 
+def test_a_finished_run_goes_on_with_more_steps_as_if_it_had_had_them(finished, tmp_path):
+    config = small_config()
+    config.train.steps = 2
+    loop.train(config, tmp_path / "maze")
+    config.train.steps = 6
+    loop.train(config, tmp_path / "maze")
+    assert comparable(tmp_path / "maze") == comparable(finished)
+
+
 def test_a_finished_run_is_reported_again_and_left_alone(finished, capsys):
     before = (finished / "metrics.jsonl").read_text()
     page.write(finished, small_config(), loop.train(small_config(), finished))
@@ -200,7 +217,7 @@ def test_another_config_or_foreign_files_are_refused(finished, tmp_path):
     with pytest.raises(config_lib.ConfigError, match=r"train.learning_rate is 0.0003 .* 0.5 here"):
         loop.train(config, finished)
     config.train.learning_rate, config.k = 3e-4, 2
-    with pytest.raises(config_lib.ConfigError, match=r"k is .*'0': 4, '3': 1.* there and '2' here"):
+    with pytest.raises(config_lib.ConfigError, match=r"k is {0: 4, 3: 1} there and {0: 2} here"):
         loop.train(config, finished)
     (tmp_path / "letter.txt").write_text("Dear")
     with pytest.raises(config_lib.ConfigError, match=r"no config\.json"):

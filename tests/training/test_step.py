@@ -13,7 +13,8 @@ from pkpo_jax import parallel
 from pkpo_jax.policy import gemma2, sampling, tokenizers
 from pkpo_jax.reporting import compilation
 from pkpo_jax.training import config as config_lib
-from pkpo_jax.training import losses, programs, state, step
+from pkpo_jax.training import programs, state, step
+from pkpo_jax.training.config import Loss, Train
 from tests.policy import small
 
 DEVICES = parallel.Jitted(parallel.make_mesh((1, 1, 1)))
@@ -35,12 +36,12 @@ def batch():
     return step.Batch(prompts, lengths, jnp.arange(P), rollout, rewards, valid)
 
 
-def updated(graded=None, remat=False, rate=1.0, estimator=None, **recipe):
-    """The state after a step of plain gradient descent, learning rate 1, and its metrics."""
+def updated(graded=None, remat=False, rate=1.0, estimator=None, loss=None, **train):
+    """Returns the state after a step of plain gradient descent, and its metrics."""
     _, params = small.policy()
     model = gemma2.Gemma2(small.CONFIG, remat)
     optimizer = optax.identity()
-    recipe = step.Recipe(small.weigh(**estimator or {}), **recipe)
+    recipe = step.Recipe(small.weigh(**estimator or {}), loss or Loss(), Train(**train))
     update = step.make_update(model, optimizer, DEVICES, recipe)
     start = state.TrainState.create(jax.tree.map(jnp.copy, params), optimizer)
     return update(start, batch() if graded is None else graded, (2, jax.random.key(7), 0.9, rate))
@@ -82,7 +83,7 @@ def assert_same_params(a, b, scale=1.0):
         np.testing.assert_allclose(x, y, atol=2e-5 * scale)
 
 
-PPO = losses.PolicyLoss("ppo", clip_low=0.1, clip_high=0.3, aggregation="token-mean")
+PPO = Loss("ppo", clip_low=0.1, clip_high=0.3, aggregation="token-mean")
 
 
 def test_epochs_and_minibatches_are_updates_one_after_the_other():
@@ -116,7 +117,7 @@ def test_an_update_that_is_not_finite_changes_nothing_and_is_counted():
         graded._replace(rewards=graded.rewards.at[0, 0].set(3e38)),
         graded._replace(rewards=graded.rewards.at[0, 0].set(jnp.nan)),
     ):
-        after, metrics = updated(bad, loss=losses.PolicyLoss(entropy_coef=1e30))
+        after, metrics = updated(bad, loss=Loss(entropy_coef=1e30))
         assert metrics["skipped"] == 1 and metrics["update_norm"] == 0
         assert not np.isfinite(metrics["grad_norm"]) or not np.isfinite(metrics["loss"])
         for x, y in zip(jax.tree.leaves(after.params), jax.tree.leaves(params), strict=True):
@@ -130,7 +131,8 @@ def test_groups_of_equal_rewards_are_counted_and_can_be_dropped():
     graded = graded._replace(rewards=rewards)
     kept = np.array([0, 1, 2, 4, 5, 7])
     loss = dataclasses.replace(PPO, entropy_coef=0.1)
-    dropped, metrics = updated(graded, loss=loss, drop_equal_groups=True)
+    dropping = dataclasses.replace(loss, drop_equal_groups=True)
+    dropped, metrics = updated(graded, loss=dropping)
     without, _ = updated(rows(graded, kept), loss=loss)
     assert_same_params(dropped, without)
     # Of the seven groups that have a valid response; k = 2 leaves no other group without gradient.
@@ -144,7 +146,8 @@ def test_truncated_responses_can_be_masked_and_keep_their_rewards():
     assert 0 < int((~finished & graded.valid).sum()) < finished.size
     cut = graded.rollout._replace(mask=graded.rollout.mask & finished[..., None])
     loss = dataclasses.replace(PPO, aggregation="sequence-mean")
-    masked, metrics = updated(graded, loss=loss, mask_truncated=True)
+    masking = dataclasses.replace(loss, mask_truncated=True)
+    masked, metrics = updated(graded, loss=masking)
     by_hand, _ = updated(graded._replace(rollout=cut), loss=loss)
     # A group in which nothing is left counts in neither.
     whole = (finished & graded.valid).any(-1) | ~graded.valid.any(-1)
@@ -159,7 +162,7 @@ def test_the_kl_divergence_can_be_in_the_reward():
     old = graded.rollout.log_probs
     reference = old + 0.3 * jax.random.normal(jax.random.key(9), old.shape)
     graded = graded._replace(old=old, reference=reference)
-    loss = losses.PolicyLoss(kl="k1", kl_coef=0.5, kl_in_reward=True)
+    loss = Loss(kl="k1", kl_coef=0.5, kl_in_reward=True)
     penalty = jnp.where(graded.rollout.mask, old - reference, 0.0).sum(-1)
     ours, metrics = updated(graded, loss=loss)
     by_hand, _ = updated(graded._replace(rewards=graded.rewards - 0.5 * penalty))
@@ -176,8 +179,8 @@ def test_groups_that_the_penalty_sets_apart_are_not_dropped():
     reference = reference.at[3].set(old[3])
     rewards = graded.rewards.at[3].set(0.25).at[6].set(1.0)
     graded = graded._replace(old=old, reference=reference, rewards=rewards)
-    loss = losses.PolicyLoss("ppo", kl="k1", kl_coef=0.5, kl_in_reward=True)
-    ours, metrics = updated(graded, loss=loss, drop_equal_groups=True)
+    loss = Loss("ppo", kl="k1", kl_coef=0.5, kl_in_reward=True)
+    ours, metrics = updated(graded, loss=dataclasses.replace(loss, drop_equal_groups=True))
     without, _ = updated(rows(graded, np.array([0, 1, 2, 4, 5, 6, 7])), loss=loss)
     assert_same_params(ours, without)
     np.testing.assert_allclose(metrics["equal_groups"], 2 / 7, rtol=1e-6)

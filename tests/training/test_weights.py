@@ -1,6 +1,7 @@
 """Every estimator as a config names it: one convention, and errors before anything compiles."""
 
 import types
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,10 @@ import numpy as np
 import pytest
 
 import pkpo_jax as pkpo
+from pkpo_jax.estimators.passk_training import Method
+from pkpo_jax.estimators.pkpo import Baseline
 from pkpo_jax.training import weights
+from pkpo_jax.training.config import Estimator
 from tests import reference
 from tests.policy import small
 
@@ -29,7 +33,7 @@ def groups():
         yield row, keep, np.asarray(REWARDS, np.float64)[row][keep]
 
 
-@pytest.mark.parametrize("baseline", weights.BASELINES)
+@pytest.mark.parametrize("baseline", get_args(Baseline))
 def test_pkpo_is_the_sum_over_subsets(baseline):
     ours = weigh(baseline=baseline)
     for row, keep, rewards in groups():
@@ -68,7 +72,7 @@ def test_tang_and_mahdavi():
         np.testing.assert_allclose(ours[row][keep], advantage / len(r), atol=1e-6)
 
 
-@pytest.mark.parametrize("method", weights.METHODS)
+@pytest.mark.parametrize("method", get_args(Method))
 def test_pass_at_k_training(method):
     ours = weigh(name="passk_training", method=method)
     if method == "bootstrap":
@@ -128,6 +132,5 @@ def test_a_function_of_ones_own(monkeypatch):
         ("no_such_module:f", "No module named 'no_such_module'"),
         ("gpro", "expected one of pkpo, passk_training, grpo"),
     ):
-        estimator = {"name": name, "baseline": "loo", "method": "full", "returns": "weights"}
         with pytest.raises(ValueError, match=message):
-            weights.check(estimator, 5, [2])
+            weights.check(Estimator(name), 5, [2])
