@@ -208,7 +208,8 @@ class Checkpoints:
         return np.asarray(jax.device_get(self._fingerprint(state))).tolist()
 
     def warm_up(self, state: TrainState) -> None:
-        """Compiles what saving takes."""
+        """Compiles what saving takes, or the first save of a run that goes on would."""
+        _ = self._stacked.unstack
         self._fingerprint_of(state)
 
     def close(self) -> None:
