@@ -3,23 +3,19 @@
 import importlib
 import json
 import math
-import pathlib
 import re
 
 import numpy as np
 import pytest
 
+from pkpo_jax import configs
 from pkpo_jax.configs import recipes
 from pkpo_jax.estimators import schedules
 from pkpo_jax.training import checks, loop, metrics
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training.trainer import Trainer
 
-CONFIGS = sorted(
-    path.stem
-    for path in (pathlib.Path(__file__).parents[1] / "configs").glob("*.py")
-    if "def get_config" in path.read_text()
-)
+CONFIGS = configs.names()
 PAPER_A = ["k=1", "k=2", "k=4", "k=8", "k=16", "tang", "k=8,anneal", "anneal=100"]
 PAPER_A += [f"entropy={coef}" for coef in (".001", ".005", ".01", ".05", ".1")]
 K_AT_FIRST = {"k=2": 2, "k=4": 4, "k=8": 8, "k=16": 16, "tang": 16, "k=8,anneal": 8}
