@@ -44,3 +44,12 @@ def data_dir(tmp_path_factory):
 
         patch.setattr(constants, "DATA_DIR", str(path))
         yield path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def made_programs():
+    """What the runs of a test session share, see tests/shared_programs.py."""
+    from tests import shared_programs
+
+    with pytest.MonkeyPatch.context() as patch:
+        yield shared_programs.share(patch)
