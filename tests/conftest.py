@@ -26,7 +26,7 @@ hypothesis.settings.load_profile("ci")
 
 # Modules of minutes go first: one of them left to the end keeps the other workers waiting.
 _LONG = {
-    f"test_{name}.py" for name in ("parallel", "processes", "run", "step", "survival", "configs")
+    f"test_{name}.py" for name in ("parallel", "run", "step", "survival", "configs")
 }
 
 
