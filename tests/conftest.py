@@ -25,9 +25,7 @@ hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_
 hypothesis.settings.load_profile("ci")
 
 # Modules of minutes go first: one of them left to the end keeps the other workers waiting.
-_LONG = {
-    f"test_{name}.py" for name in ("parallel", "processes", "run", "step", "survival", "configs")
-}
+_LONG = {f"test_{name}.py" for name in ("parallel", "run", "step", "survival", "configs")}
 
 
 def pytest_collection_modifyitems(items):
@@ -44,3 +42,12 @@ def data_dir(tmp_path_factory):
 
         patch.setattr(constants, "DATA_DIR", str(path))
         yield path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def made_programs():
+    """What the runs of a test session share, see tests/shared_programs.py."""
+    from tests import shared_programs
+
+    with pytest.MonkeyPatch.context() as patch:
+        yield shared_programs.share(patch)

@@ -1,86 +1,103 @@
-"""A short run in processes of its own, on forced CPU devices, for runs to be compared."""
+"""Short runs to be compared, here or in processes of their own, on forced CPU devices."""
 
 import json
 import os
+import pathlib
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from pkpo_jax.training import metrics
-from tests.training.test_run import comparable
-
-# One run of three steps; each process writes down the problems it read and graded.
-PROGRAM = """
-import json, pathlib, sys, time
-import numpy as np
 from pkpo_jax import parallel
 from pkpo_jax.tasks import Maze
-from pkpo_jax.training import loop
+from pkpo_jax.training import loop, metrics
 from pkpo_jax.training.trainer import Trainer
-from tests.training.test_run import small_config
-settings, workdir = json.loads(sys.argv[1]), pathlib.Path(sys.argv[2])
-if settings.pop("distributed", False):
-    parallel.join_other_processes()
-config = small_config()
-config.warm_start.steps, config.warm_start.batch = 2, 16
-config.train.prompts = config.eval.prompts = 8
-config.rollout.n = config.eval.n = 8
-config.train.steps = config.eval.every = 3
-config.train.micro_batches = 1
-# Orbax compiles slices of its own when it first saves replicated arrays.
-config.checkpoint.every = settings.get("every", 0)
-# Several updates a batch, a reference, and what each loss is divided by over all devices.
-config.k, config.estimator.name, config.estimator.method = 2, "passk_training", "bootstrap"
-config.loss.policy, config.loss.aggregation, config.train.epochs = "ppo", "token-mean", 2
-config.loss.kl, config.loss.kl_coef, config.loss.entropy_coef = "k3", 0.1, 0.01
-config.loss.drop_equal_groups = config.loss.mask_truncated = True
-config.parallel.mesh, config.parallel.mode = tuple(settings["mesh"]), settings["mode"]
-tokens, read, graded = [], [], []
-sample, grade = Trainer._sample, Maze.grade
-start, restore = Trainer.start, Trainer.restore
-def recording_sample(self, *arguments, **options):
-    time.sleep(settings.get("pause", 0))
-    rollout = sample(self, *arguments, **options)
-    tokens.append(self.devices.fetch(rollout.tokens).tolist())
-    return rollout
-def recording_grade(self, problem, response):
-    graded.append(problem["prompt"])
-    return grade(self, problem, response)
-def record_reading(self):
-    order = self.order
-    class Order:
-        def __getitem__(self, i):
-            read.append(i)
-            return order[i]
-    self.order = Order()
-def recording_start(self, workdir):
-    state = start(self, workdir)
-    record_reading(self)
-    return state
-def recording_restore(self, *arguments):
-    record_reading(self)
-    return restore(self, *arguments)
-Trainer._sample, Maze.grade = recording_sample, recording_grade
-Trainer.start, Trainer.restore = recording_start, recording_restore
-code = 0
-try:
-    loop.train(config, workdir)
-except loop.Stopped as e:
-    print(e, file=sys.stderr)
-    code = e.code
-print(json.dumps({"tokens": tokens, "read": read, "graded": len(graded)}))
-sys.exit(code)
-"""
+from tests import shared_programs
+from tests.training.test_run import comparable, small_config
 
 
-def start(settings, workdir, devices, **environment):
+def run_config(mesh=(1, 1, 1), mode="jit", every=0, plain=False):
+    """A run of three steps; `plain` leaves out what needs programs of its own."""
+    config = small_config()
+    config.warm_start.steps, config.warm_start.batch = 0 if plain else 2, 16
+    config.train.prompts = config.eval.prompts = 8
+    config.rollout.n = config.eval.n = 8
+    config.train.steps = config.eval.every = 3
+    config.train.micro_batches = 1
+    # Orbax compiles slices of its own when it first saves replicated arrays.
+    config.checkpoint.every = every
+    config.k = 2
+    config.parallel.mesh, config.parallel.mode = tuple(mesh), mode
+    config.loss.entropy_coef = 0.01
+    if not plain:
+        # Several updates a batch, a reference, and what each loss is divided by over all devices.
+        config.estimator.name, config.estimator.method = "passk_training", "bootstrap"
+        config.loss.policy, config.loss.aggregation, config.train.epochs = "ppo", "token-mean", 2
+        config.loss.kl, config.loss.kl_coef = "k3", 0.1
+        config.loss.drop_equal_groups = config.loss.mask_truncated = True
+    return config
+
+
+class _Order:
+    """The order of problems, which notes those that are read."""
+
+    def __init__(self, order, read):
+        self.order, self.read = order, read
+
+    def __getitem__(self, i):
+        self.read.append(i)
+        return self.order[i]
+
+
+def run(config, workdir, pause=0.0):
+    """Runs it, and returns the tokens drawn, the problems read, how many responses were graded, and
+    the exit code."""
+    tokens, read, graded, code = [], [], [], 0
+    sample, grade = Trainer._sample, Maze.grade
+    start, restore = Trainer.start, Trainer.restore
+
+    def recording_sample(self, *arguments, **options):
+        time.sleep(pause)
+        rollout = sample(self, *arguments, **options)
+        tokens.append(self.devices.fetch(rollout.tokens).tolist())
+        return rollout
+
+    def recording_grade(self, problem, response):
+        graded.append(problem["prompt"])
+        return grade(self, problem, response)
+
+    def recording_start(self, workdir):
+        state = start(self, workdir)
+        self.order = _Order(self.order, read)
+        return state
+
+    def recording_restore(self, *arguments):
+        self.order = _Order(self.order, read)
+        return restore(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_sample", recording_sample)
+        patch.setattr(Maze, "grade", recording_grade)
+        patch.setattr(Trainer, "start", recording_start)
+        patch.setattr(Trainer, "restore", recording_restore)
+        try:
+            loop.train(config, pathlib.Path(workdir))
+        except loop.Stopped as e:
+            print(e, file=sys.stderr)
+            code = e.code
+    return {"tokens": tokens, "read": read, "graded": len(graded), "code": code}
+
+
+def start(runs, devices, distributed=False, **environment):
+    """A process that runs several, one after the other: (workdir, arguments of `run_config`)."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    runs = [(str(workdir), settings) for workdir, settings in runs]
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, json.dumps(settings), str(workdir)],
+        [sys.executable, "-m", "tests.one_run", json.dumps([distributed, runs])],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -89,6 +106,7 @@ def start(settings, workdir, devices, **environment):
 
 
 def finish(process, code=0, says=""):
+    """What each of its runs recorded."""
     stdout, stderr = process.communicate()
     assert process.returncode == code and says in stderr, stderr
     return json.loads(stdout.splitlines()[-1])
@@ -117,9 +135,18 @@ def assert_compiled_once(workdir):
     assert len(counts) == 1, counts
 
 
-def run_one_device(directory):
-    """The run of one device, with a checkpoint after two of its three steps: its directory, and
-    what it recorded."""
-    workdir = directory / "run"
-    settings = {"mesh": (1, 1, 1), "mode": "jit", "every": 2}
-    return workdir, finish(start(settings, workdir, devices=1))
+def _main(distributed, runs):
+    if distributed:
+        parallel.join_other_processes()
+    with pytest.MonkeyPatch.context() as patch:
+        shared_programs.share(patch)
+        records = []
+        for workdir, settings in runs:
+            pause = settings.pop("pause", 0.0)
+            records.append(run(run_config(**settings), workdir, pause))
+    print(json.dumps(records))
+    return max(record["code"] for record in records)
+
+
+if __name__ == "__main__":
+    sys.exit(_main(*json.loads(sys.argv[1])))

@@ -1,6 +1,10 @@
-"""Eight forced CPU devices, in jit and in pmap, against one device: the same run."""
+"""Eight forced CPU devices, in jit and in pmap, and two processes, against one device: the same
+run, each part of it done once."""
 
 import shutil
+import signal
+import socket
+import time
 
 import pytest
 
@@ -10,34 +14,114 @@ from tests import one_run
 
 @pytest.fixture(scope="module")
 def one_device(tmp_path_factory):
-    return one_run.run_one_device(tmp_path_factory.mktemp("one"))
+    """The run of one device, with a checkpoint after two of its three steps, and its record."""
+    workdir = tmp_path_factory.mktemp("one") / "run"
+    return workdir, one_run.run(one_run.run_config(every=2), workdir)
 
 
-@pytest.mark.parametrize(
-    ("mode", "mesh"),
-    [
-        ("jit", (2, 2, 2)),
-        ("pmap", (8, 1, 1)),
-    ],
-)
-def test_eight_devices_give_the_run_of_one(mode, mesh, one_device, tmp_path):
+@pytest.fixture(scope="module")
+def eight_devices(one_device, tmp_path_factory):
+    """Runs of eight devices, one after the other in one process: directories and records."""
+    root = tmp_path_factory.mktemp("eight")
+    # The last goes on with a run of one device.
+    shutil.copytree(one_device[0], root / "resumed")
+    shutil.rmtree(root / "resumed" / "checkpoints" / "3")
+    settings = {
+        "jit": {"mesh": (2, 2, 2), "mode": "jit"},
+        "pmap": {"mesh": (8, 1, 1), "mode": "pmap"},
+        "resumed": {"mesh": (2, 2, 2), "mode": "jit"},
+    }
+    process = one_run.start([(root / name, of) for name, of in settings.items()], devices=8)
+    records = one_run.finish(process)
+    return {name: (root / name, of) for name, of in zip(settings, records, strict=True)}
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+def test_eight_devices_give_the_run_of_one(mode, one_device, eight_devices):
     expected, record = one_device
-    ours = one_run.finish(one_run.start({"mesh": mesh, "mode": mode}, tmp_path / "run", devices=8))
+    workdir, ours = eight_devices[mode]
     assert ours == record
-    one_run.assert_same_run(tmp_path / "run", expected)
-    one_run.assert_compiled_once(tmp_path / "run")
+    one_run.assert_same_run(workdir, expected)
+    one_run.assert_compiled_once(workdir)
 
 
-def test_a_run_of_one_device_goes_on_on_eight(one_device, tmp_path):
+def test_a_run_of_one_device_goes_on_on_eight(one_device, eight_devices):
     expected, record = one_device
-    mode, mesh = "jit", (2, 2, 2)
-    shutil.copytree(expected, tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / "3")
-    ours = one_run.finish(one_run.start({"mesh": mesh, "mode": mode}, tmp_path / "run", devices=8))
+    workdir, ours = eight_devices["resumed"]
     # The third batch, and the evaluation after it.
     assert ours["tokens"] == record["tokens"][-len(ours["tokens"]) :]
     assert 0 < len(ours["tokens"]) < len(record["tokens"])
+    one_run.assert_same_run(workdir, expected)
+
+
+def start_two(settings, workdir):
+    """Two processes of one run, each with two devices, joined by jax.distributed."""
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        port = s.getsockname()[1]
+    return [
+        one_run.start(
+            [(workdir, settings)],
+            devices=2,
+            distributed=True,
+            JAX_COORDINATOR_ADDRESS=f"localhost:{port}",
+            JAX_NUM_PROCESSES="2",
+            JAX_PROCESS_ID=str(i),
+        )
+        for i in range(2)
+    ]
+
+
+def records(processes, **options):
+    """What each process recorded of its run."""
+    return [one_run.finish(process, **options)[0] for process in processes]
+
+
+def assert_same_work(ours, expected):
+    """What two processes drew, read and graded, against what one did."""
+    assert all(process["tokens"] == expected["tokens"] for process in ours)
+    # Nothing read twice, nothing lost; and so with grading.
+    assert sorted(ours[0]["read"] + ours[1]["read"]) == sorted(expected["read"])
+    assert len(ours[0]["read"]) == len(ours[1]["read"])
+    assert ours[0]["graded"] + ours[1]["graded"] == expected["graded"]
+
+
+def test_two_processes_give_the_run_of_one_in_pmap(one_device, tmp_path):
+    expected, record = one_device
+    ours = records(start_two({"mesh": (4, 1, 1), "mode": "pmap"}, tmp_path / "run"))
+    assert_same_work(ours, record)
+    # Written once: as many lines, and events, as one process writes.
     one_run.assert_same_run(tmp_path / "run", expected)
+    one_run.assert_compiled_once(tmp_path / "run")
+    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
+
+
+def test_sigterm_to_one_process_saves_and_stops_both_and_both_go_on(tmp_path):
+    """As when a machine of a slice is preempted: all stop at one step, and all go on from it."""
+    expected = tmp_path / "expected"
+    record = one_run.run(one_run.run_config(plain=True), expected)
+    settings = {"mesh": (1, 2, 2), "mode": "jit", "plain": True}
+    processes = start_two(settings | {"pause": 0.5}, tmp_path / "run")
+    path, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 240
+    while not (path.exists() and path.read_text().count("\n") > 1):
+        assert processes[0].poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGTERM)
+    before = records(processes, code=143, says="SIGTERM: step")
+    after = records(start_two(settings, tmp_path / "run"))
+    parts = list(zip(before, after, strict=True))
+    counted = ("tokens", "read", "graded")
+    assert_same_work([{key: a[key] + b[key] for key in counted} for a, b in parts], record)
+    one_run.assert_same_run(tmp_path / "run", expected)
+
+
+def test_a_failure_on_the_first_process_stops_both(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "letter.txt").write_text("Dear")
+    for process in start_two({"mesh": (4, 1, 1), "mode": "jit"}, tmp_path / "run"):
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode != 0
+        assert "no config.json" in stderr or "not the first process's directory" in stderr
 
 
 def test_responses_split_where_devices_outnumber_prompts():

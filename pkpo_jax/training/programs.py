@@ -47,6 +47,8 @@ class Programs:
         )
         self.scorer = step.make_scorer(self.model, devices)
         self._samplers: dict[tuple[int, float], Any] = {}
+        # Bound once: JAX recognises a function it has traced by its identity.
+        self._init_params, self._create = self._make_params, self._make_state
 
     @property
     def needs_old(self) -> bool:
@@ -72,28 +74,28 @@ class Programs:
             )
         return self._samplers[n, top_p]
 
-    def init_params(self, key: jax.Array) -> Any:
-        """Random parameters, in `model.param_dtype`."""
-        params = gemma2.init_params(self.model, key)
-        return jax.tree.map(lambda x: x.astype(self.config.model.param_dtype), params)
-
     def create(self, params: Any) -> state.TrainState:
         """The state of a run that starts from these parameters."""
         return self._placed(self._create)(params)
 
     def random_params(self, key: jax.Array) -> Any:
         """Random parameters on the devices: each makes its own share."""
-        return self._placed(self.init_params)(key)
+        return self._placed(self._init_params)(key)
 
     def abstract_params(self) -> Any:
         """Shapes, dtypes and shardings of the parameters."""
-        return self._abstract(jax.eval_shape(self.init_params, jax.random.key(0)))
+        return self._abstract(jax.eval_shape(self._init_params, jax.random.key(0)))
 
     def abstract_state(self) -> state.TrainState:
         """Shapes, dtypes and shardings of the state, for a checkpoint to be restored into."""
         return self._abstract(jax.eval_shape(self._create, self.abstract_params()))
 
-    def _create(self, params: Any) -> state.TrainState:
+    def _make_params(self, key: jax.Array) -> Any:
+        """Returns random parameters in `model.param_dtype`."""
+        params = gemma2.init_params(self.model, key)
+        return jax.tree.map(lambda x: x.astype(self.config.model.param_dtype), params)
+
+    def _make_state(self, params: Any) -> state.TrainState:
         return state.TrainState.create(params, self.optimizer)
 
     def _placed(self, f: Any) -> Any:

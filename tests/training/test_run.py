@@ -7,6 +7,7 @@ import sys
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing import event_accumulator
@@ -43,9 +44,11 @@ def comparable(workdir):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, made_programs):
     workdir = tmp_path_factory.mktemp("run") / "maze"
-    page.write(workdir, small_config(), loop.train(small_config(), workdir))
+    # This run counts what it compiles: nothing that an earlier one has left.
+    made_programs.clear()
+    loop.train(small_config(), workdir)
     return workdir
 
 
@@ -71,18 +74,11 @@ def test_a_run_leaves_its_directory(finished):
         assert 0.0 < line["train/entropy"] < np.log(13)
         assert line["train/log_prob_gap_max"] < 1e-5
         assert {"time/sample_s", "time/grade_s", "time/update_s"} <= set(line)
-    assert {p.name for p in (finished / "plots").iterdir()} == {
-        "learning_curves.png",
-        "pass_at_k.png",
-        "samples.png",
-    }
-    assert all((p.read_bytes()[:4] == b"\x89PNG") for p in (finished / "plots").iterdir())
     assert list((finished / "tensorboard").glob("events*"))
     # The newest two, and the best.
     kept = {p.name for p in (finished / "checkpoints").iterdir()}
     assert {"4", "6"} <= kept and len(kept) <= 3
     assert sorted(p.name for p in (finished / "samples").iterdir()) == ["000001.txt", "000006.txt"]
-    assert (finished / "report.html").exists()
 
 
 def test_nothing_compiles_after_the_first_step(finished):
@@ -92,12 +88,18 @@ def test_nothing_compiles_after_the_first_step(finished):
     assert lines[1]["compilations"] > 0
 
 
-def test_rewards_reach_the_update_beside_their_own_responses(tmp_path, monkeypatch):
-    """What the update is given, graded again from its tokens."""
-    config = small_config()
-    config.task.reward = "progress"
-    config.warm_start.steps, config.warm_start.batch = 150, 32
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """A trainer whose policy has learned to answer, that policy, and where it is kept."""
+    workdir, config = tmp_path_factory.mktemp("learned"), small_config()
+    config.task.reward, config.warm_start.steps = "progress", 100
     trainer = Trainer(config)
+    return trainer, trainer.start(workdir), workdir
+
+
+def test_rewards_reach_the_update_beside_their_own_responses(learned, monkeypatch):
+    """What the update is given, graded again from its tokens."""
+    trainer, start, _ = learned
     batches, update = [], trainer.programs.update
 
     def recording_update(state, batch, *arguments):
@@ -105,7 +107,8 @@ def test_rewards_reach_the_update_beside_their_own_responses(tmp_path, monkeypat
         return update(state, batch, *arguments)
 
     monkeypatch.setattr(trainer.programs, "update", recording_update)
-    trainer.step(trainer.start(tmp_path), 0)
+    # The update is given its state for good.
+    trainer.step(jax.tree.map(jnp.copy, start), 0)
     batch, decode = batches[0], trainer.tokenizer.decode
     by_prompt = {problem["prompt"]: problem for problem in trainer.problems}
     for prompt, group, rewards in zip(
@@ -117,16 +120,13 @@ def test_rewards_reach_the_update_beside_their_own_responses(tmp_path, monkeypat
     assert len(np.unique(batch.rewards)) > 2
 
 
-def test_the_warm_start_learns_answers_and_their_ends(tmp_path):
-    config = small_config()
-    config.warm_start.steps, config.warm_start.batch = 120, 32
-    trainer = Trainer(config)
-    start = trainer.start(tmp_path)
+def test_the_warm_start_learns_answers_and_their_ends(learned):
+    trainer, start, workdir = learned
     evaluated = trainer.evaluate(start.params, 0)
     assert evaluated.metrics["truncated"] < 0.2
     letters = "".join(text for group in evaluated.responses for text in group)
     assert sum(c in "LRUD" for c in letters) > 0.9 * len(letters)
-    again = Trainer(config).start(tmp_path)
+    again = Trainer(trainer.config).start(workdir)
     for a, b in zip(jax.tree.leaves(start.params), jax.tree.leaves(again.params), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -188,11 +188,19 @@ def test_a_finished_run_goes_on_with_more_steps_as_if_it_had_had_them(finished, 
     assert comparable(tmp_path / "maze") == comparable(finished)
 
 
-def test_a_finished_run_is_reported_again_and_left_alone(finished, capsys):
+def test_a_finished_run_that_is_started_again_is_reported_and_left_alone(finished, capsys):
     before = (finished / "metrics.jsonl").read_text()
+    assert not (finished / "report.html").exists() and not (finished / "plots").exists()
     page.write(finished, small_config(), loop.train(small_config(), finished))
     assert (finished / "metrics.jsonl").read_text() == before
     assert "after step 6" in capsys.readouterr().out
+    assert (finished / "report.html").exists()
+    assert {p.name for p in (finished / "plots").iterdir()} == {
+        "learning_curves.png",
+        "pass_at_k.png",
+        "samples.png",
+    }
+    assert all((p.read_bytes()[:4] == b"\x89PNG") for p in (finished / "plots").iterdir())
 
 
 def test_a_run_from_before_a_key_was_added_goes_on(finished, tmp_path):
@@ -260,14 +268,14 @@ def test_weights_and_biases_gets_the_same_lines(tmp_path, monkeypatch):
 
 def test_the_second_papers_recipe_trains(tmp_path):
     config = recipes.apply(small_config(), "paper_b")
-    config.warm_start.steps, config.train.steps = 0, 2
+    config.warm_start.steps = 0
     # Rewards are all 0 at the start, and so are the papers' gradients.
     config.loss.entropy_coef = 0.01
-    loop.train(config, tmp_path / "maze")
-    last = metrics.read(tmp_path / "maze")[-1]
-    assert last["train/update_norm"] > 0 and last["train/skipped"] == 0
+    trainer = Trainer(config)
+    _, figures, _ = trainer.step(trainer.start(tmp_path), 0)
+    assert figures["train/update_norm"] > 0 and figures["train/skipped"] == 0
     # Four updates of a prompt each.
-    assert last["train/policy_kl"] > 0
+    assert figures["train/policy_kl"] > 0
 
 
 def test_workers_grade_as_the_run_itself_does(finished, tmp_path):

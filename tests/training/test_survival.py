@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from pkpo_jax.policy.checkpoints import CheckpointError
-from pkpo_jax.reporting import inspection, page
+from pkpo_jax.reporting import inspection
 from pkpo_jax.tasks import Maze
 from pkpo_jax.training import checkpoints, loop, metrics
 from pkpo_jax.training.trainer import Trainer
@@ -48,6 +48,8 @@ def survival_config():
     config.loss.policy, config.loss.aggregation = "ppo", "token-mean"
     config.loss.kl, config.loss.kl_coef, config.train.epochs = "k3", 0.05, 2
     config.rollout.ahead, config.loss.importance_cap = True, 2.0
+    # Rewards are all 0 at first: entropy moves the policy.
+    config.loss.entropy_coef = 0.1
     config.train.steps = 8
     config.eval.every, config.checkpoint.every = 4, 2
     config.log.samples_every = 3
@@ -88,20 +90,27 @@ def wait_for(process, workdir, lines):
         time.sleep(0.05)
 
 
-def test_sigterm_then_kill_then_the_end_is_the_run_left_alone(undisturbed, tmp_path):
-    workdir = tmp_path / "run"
+def test_sigterm_then_kill_then_the_end_is_the_run_left_alone(
+    undisturbed, tmp_path, monkeypatch, capsys
+):
+    workdir, step = tmp_path / "run", Trainer.step
+
+    def interrupted_step(self, state, at):
+        if at == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, state, at)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", interrupted_step)
+        with pytest.raises(loop.Stopped, match="SIGTERM: step 3 is saved") as e:
+            loop.train(survival_config(), workdir)
+    assert e.value.code == 143 and metrics.read(workdir)[-1]["step"] == 3
+    said = capsys.readouterr().err
+    assert all(f"RL, {doing}:" in said for doing in ("compiling", "evaluating", "saving"))
+    # With the batch that was sampled ahead, though the step is odd.
+    assert (workdir / "checkpoints" / "3" / "in_flight").exists()
     process = start(workdir)
-    wait_for(process, workdir, 4)
-    process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 143, stderr
-    recorded = metrics.read(workdir)[-1]["step"]
-    assert f"SIGTERM: step {recorded} is saved" in stderr
-    assert all(f"RL, {doing}:" in stderr for doing in ("compiling", "evaluating", "saving"))
-    # With the batch that was sampled ahead, an odd step or not.
-    assert (workdir / "checkpoints" / str(recorded) / "in_flight").exists()
-    process = start(workdir)
-    wait_for(process, workdir, recorded + 3)
+    wait_for(process, workdir, 6)
     process.kill()
     process.communicate(timeout=120)
     loop.train(survival_config(), workdir)
@@ -244,29 +253,15 @@ def test_a_silent_change_of_the_arrays_is_noticed(undisturbed, tmp_path, monkeyp
         evaluate(workdir)
 
 
-def small_run(tmp_path, **changes):
-    config = small_config()
-    config.warm_start.steps, config.train.steps, config.log.samples_every = 0, 6, 0
+def short_run(tmp_path, **changes):
+    config = survival_config()
+    config.train.steps, config.log.samples_every = 6, 0
     config.update_from_flattened_dict(changes)
     return config, tmp_path / "run"
 
 
-@pytest.fixture(scope="module")
-def six_steps(tmp_path_factory):
-    config, workdir = small_run(tmp_path_factory.mktemp("six"))
-    loop.train(config, workdir)
-    return workdir
-
-
-def test_the_report_of_a_finished_run_is_made_later(six_steps, tmp_path):
-    workdir = shutil.copytree(six_steps, tmp_path / "run")
-    assert not (workdir / "report.html").exists() and not (workdir / "plots").exists()
-    page.write(workdir, small_run(tmp_path)[0], loop.train(small_run(tmp_path)[0], workdir))
-    assert (workdir / "report.html").exists() and (workdir / "plots").exists()
-
-
 def test_a_run_whose_gradient_stays_infinite_stops_and_keeps_the_batch(tmp_path, monkeypatch):
-    config, workdir = small_run(tmp_path, **{"train.max_skipped": 2})
+    config, workdir = short_run(tmp_path, **{"train.max_skipped": 2, "estimator.name": "pkpo"})
     grade, calls = Maze.grade, []
 
     def huge(self, problem, response):
@@ -279,7 +274,8 @@ def test_a_run_whose_gradient_stays_infinite_stops_and_keeps_the_batch(tmp_path,
         loop.train(config, workdir)
     assert e.value.code == 3
     skipped = [line["train/skipped"] for line in metrics.read(workdir)[1:]]
-    assert skipped[-2:] == [1, 1] and set(skipped[:-2]) == {0}
+    # Two updates a step.
+    assert skipped[-2:] == [2, 2] and set(skipped[:-2]) == {0}
     (path,) = (workdir / "stopped").iterdir()
     with np.load(path) as kept:
         assert kept["tokens"].shape == (4, 4, 8) and kept["rewards"].max() > 1e38
@@ -287,7 +283,7 @@ def test_a_run_whose_gradient_stays_infinite_stops_and_keeps_the_batch(tmp_path,
 
 
 def test_a_dead_grader_stops_the_run_and_moves_nothing(tmp_path, monkeypatch):
-    config, workdir = small_run(tmp_path, **{"train.max_skipped": 3})
+    config, workdir = short_run(tmp_path, **{"train.max_skipped": 3})
     monkeypatch.setattr(Maze, "grade", lambda *_: 1 / 0)
     with pytest.raises(
         loop.Stopped, match=r"3 steps in a row, .* no response could be graded"
@@ -299,9 +295,9 @@ def test_a_dead_grader_stops_the_run_and_moves_nothing(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("what", ["metrics", "checkpoint"])
 def test_a_full_disk_stops_the_run_with_code_4_and_nothing_is_lost(
-    what, six_steps, tmp_path, monkeypatch
+    what, undisturbed, tmp_path, monkeypatch
 ):
-    config, workdir = small_run(tmp_path)
+    config, workdir = survival_config(), tmp_path / "run"
     full = OSError(errno.ENOSPC, "No space left on device")
     owner, name = {
         "metrics": (metrics.MetricWriter, "write"),
@@ -320,11 +316,11 @@ def test_a_full_disk_stops_the_run_with_code_4_and_nothing_is_lost(
             loop.train(config, workdir)
         assert e.value.code == 4
     loop.train(config, workdir)
-    assert_same_end(workdir, six_steps, 6)
+    assert_same_end(workdir, undisturbed, 8)
 
 
 def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path, monkeypatch):
-    config, workdir = small_run(
+    config, workdir = short_run(
         tmp_path, **{"checkpoint.keep": 1, "checkpoint.every": 1, "eval.every": 1}
     )
     values = iter([0.1, 0.3, 0.9, float("nan"), 0.2, 0.6, 0.4])
@@ -353,11 +349,7 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path, monkeypatch):
 
 def test_a_batch_sampled_ahead_is_of_the_policy_before(tmp_path, monkeypatch):
     """Every batch but the first is drawn with the parameters of one update ago, not older."""
-    config, workdir = small_run(
-        tmp_path,
-        # Rewards are all 0 at first: entropy moves the policy.
-        **{"rollout.ahead": True, "loss.importance_cap": 2.0, "loss.entropy_coef": 0.1},
-    )
+    config, workdir = short_run(tmp_path)
     drawn, updated = {}, {}
     draw, step = Trainer._draw, Trainer.step
 

@@ -1,0 +1,38 @@
+"""Programs that are traced once a process: most of what a short run costs is tracing."""
+
+from pkpo_jax.policy import gemma2
+from pkpo_jax.training import programs
+
+# The attributes of `Programs` that two of them share, where these sections of their configs agree.
+_SHARED = {
+    ("model", "rollout", "parallel"): ("_samplers", "scorer", "_init_params"),
+    ("model", "rollout", "parallel", "train"): ("supervised_update", "_create"),
+    ("model", "rollout", "parallel", "train", "loss", "estimator"): ("update", "recipe"),
+}
+
+
+def share(patch):
+    """Gives runs whose programs are the same the very same ones, until undone.
+
+    Args:
+      patch: a `pytest.MonkeyPatch`.
+
+    Returns:
+      A dict of what was made; clear it to have programs traced and compiled again.
+    """
+    make, made = programs.Programs, {}
+
+    def shared(config, devices, tokenizer):
+        new, sections = make(config, devices, tokenizer), config.to_dict()
+        # No program depends on how long a run goes on.
+        del sections["train"]["steps"], sections["train"]["max_skipped"]
+        words = tokenizer.vocab_size, tokenizer.stop_tokens
+        base = gemma2.SIZES[config.model.size], words, type(devices), devices.mesh
+        for names, attributes in _SHARED.items():
+            key = base, repr([sections[name] for name in names])
+            old = made.setdefault(key, new)
+            vars(new).update({name: vars(old)[name] for name in attributes})
+        return new
+
+    patch.setattr(programs, "Programs", shared)
+    return made
