@@ -25,9 +25,7 @@ hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_
 hypothesis.settings.load_profile("ci")
 
 # Modules of minutes go first: one of them left to the end keeps the other workers waiting.
-_LONG = {
-    f"test_{name}.py" for name in ("parallel", "run", "step", "survival", "configs")
-}
+_LONG = {f"test_{name}.py" for name in ("parallel", "run", "step", "survival", "configs")}
 
 
 def pytest_collection_modifyitems(items):
