@@ -47,7 +47,7 @@ TRAIN_N, TRAIN_STEPS, TRAIN_START = 32, 10_000, 0.2
 
 # -- exact values ---------------------------------------------------------------------------------
 
-_NODES, _MASSES = np.polynomial.legendre.leggauss(2000)
+_NODES, _MASSES = np.polynomial.legendre.leggauss(200)
 _X, _MASSES = (_NODES + 1) / 2, _MASSES / 2
 
 

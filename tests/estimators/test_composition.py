@@ -74,41 +74,33 @@ assert jax.device_count() == 8
 mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 explicit = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
 placed = [jax.device_put(x, jax.NamedSharding(explicit, P("data"))) for x in (R, K)]
-for name, f in ESTIMATORS.items():
-    eager = f(R, K)
-    np.testing.assert_allclose(jax.pmap(f)(R, K), eager, atol=2e-6, rtol=1e-5, err_msg=name)
-    sharded = jax.jit(jax.shard_map(f, mesh=mesh, in_specs=P("data"), out_specs=P("data")))
-    np.testing.assert_allclose(sharded(R, K), eager, atol=2e-6, rtol=1e-5, err_msg=name)
-    for f_or_jitted in (f, jax.jit(f)):
-        np.testing.assert_allclose(f_or_jitted(*placed), eager, atol=2e-6, rtol=1e-5, err_msg=name)
-    text = sharded.lower(R, K).compile().as_text()
-    found = re.findall(r"all-reduce|all-gather|all-to-all|collective|reduce-scatter", text)
-    assert not found, (name, found)
-print("same", len(ESTIMATORS))
+def every(r, k):
+    return {name: f(r, k) for name, f in ESTIMATORS.items()}
+eager = every(R, K)
+sharded = jax.jit(jax.shard_map(every, mesh=mesh, in_specs=P("data"), out_specs=P("data")))
+for results in (jax.pmap(every)(R, K), sharded(R, K), every(*placed), jax.jit(every)(*placed)):
+    for name, result in results.items():
+        np.testing.assert_allclose(result, eager[name], atol=2e-6, rtol=1e-5, err_msg=name)
+text = sharded.lower(R, K).compile().as_text()
+found = re.findall(r"all-reduce|all-gather|all-to-all|collective|reduce-scatter", text)
+assert not found, found
+print("same", len(results))
 """
 
 
-X64 = """
-import jax, jax.numpy as jnp, numpy as np
-import pkpo_jax as pkpo
-from tests.estimators.test_composition import ESTIMATORS, K, R
-
-assert jax.config.jax_enable_x64
-for name, f in ESTIMATORS.items():
-    assert f(R, K).dtype == jnp.float32, name
-for method in ("exceeding", "full", "bootstrap", "adaptive"):
-    result = pkpo.passk_training_advantages(
-        R > 0, K, method=method, key=jax.random.key(0), entropy=R.mean(-1)
-    )
-    assert result.dtype == jnp.float32, method
-print("float32")
-"""
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_results_are_float32_when_jax_has_float64(name):
+    with jax.enable_x64(True):
+        assert ESTIMATORS[name](R, K).dtype == jnp.float32
 
 
-def test_results_are_float32_when_jax_has_float64():
-    env = {**os.environ, "JAX_ENABLE_X64": "1"}
-    result = subprocess.run([sys.executable, "-c", X64], capture_output=True, text=True, env=env)
-    assert result.stdout == "float32\n", result.stderr
+def test_passk_training_is_float32_when_jax_has_float64():
+    with jax.enable_x64(True):
+        for method in ("exceeding", "full", "bootstrap", "adaptive"):
+            result = pkpo.passk_training_advantages(
+                R > 0, K, method=method, key=jax.random.key(0), entropy=R.mean(-1)
+            )
+            assert result.dtype == jnp.float32, method
 
 
 def test_pmap_and_shard_map_over_prompts_without_collectives():

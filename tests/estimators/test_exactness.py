@@ -34,11 +34,11 @@ def test_large_groups_in_float32(n, bound):
         "heavy-tailed": (1000 * rng.standard_cauchy(n)).clip(-(2**23), 2**23).astype(int),
     }
     weigh = jax.jit(pkpo.pkpo_weights, static_argnames="baseline")
-    for name in ("uniform", "binary") if n > 1024 else draws:
+    for name in ("uniform",) if n > 1024 else draws:
         values = draws[name]
         ordered = np.sort(values)
         for baseline in BASELINES:
-            for k in (1, 2, n // 2, n - 1) if n > 1024 else (1, 2, 3, n // 8, n // 2, n - 1):
+            for k in (2, n // 2) if n > 1024 else (1, 2, 3, n // 8, n // 2, n - 1):
                 exact = np.array(
                     reference.large_pkpo_weights([int(v) for v in ordered], k, baseline)
                 )

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -23,9 +24,38 @@ CONFIG = dataclasses.replace(
 )
 
 
-def policy(config=CONFIG, seed=0):
+class Table(nn.Module):
+    """Stands in for the network where the arithmetic around it is tested, and is traced in a
+    tenth of the time: a token's logits depend on the token before it and on the prompt's last."""
+
+    config: gemma2.Gemma2Config
+
+    def setup(self):
+        shape, draw = (self.config.num_embed,) * 2, nn.initializers.normal(1.0)
+        self.after_token = self.param("after_token", draw, shape)
+        self.after_prompt = self.param("after_prompt", draw, shape)
+
+    def prefill(self, prompts, lengths):
+        return self.after_prompt[gemma2.last_prompt_token(prompts, lengths)]
+
+    def __call__(self, tokens, *, prefix):
+        return self.after_token[tokens] + prefix[:, None, None], None
+
+    def logits(self, hidden):
+        ids = jnp.arange(self.config.num_embed)
+        return jnp.where((ids != gemma2.PAD_ID) & (ids < self.config.vocab_size), hidden, -1e9)
+
+
+def table(config=CONFIG):
+    """A table and its parameters."""
+    model, token = Table(config), jnp.ones((1, 1, 1), jnp.int32)
+    prefix = jnp.zeros((1, config.num_embed))
+    return model, model.init(jax.random.key(0), token, prefix=prefix)["params"]
+
+
+def policy(config=CONFIG, seed=0, remat=False):
     """A network and parameters; norms get scales of their own, which start at zero."""
-    model = gemma2.Gemma2(config)
+    model = gemma2.Gemma2(config, remat)
     params = jax.jit(gemma2.init_params, static_argnums=0)(model, jax.random.key(seed))
     noise = 0.2 * jax.random.normal(jax.random.key(seed + 1), (config.embed_dim,))
 

@@ -8,6 +8,7 @@ from pkpo_jax.policy import scoring
 from tests.policy import small
 
 N, T = 3, 8
+score = jax.jit(scoring.score, static_argnums=0)
 
 
 def alone(model, params, prompt, responses):
@@ -22,7 +23,8 @@ def alone(model, params, prompt, responses):
 
 def test_values_and_gradients_equal_scoring_each_response_alone():
     model, params = small.policy()
-    prompts, lengths = small.prompts()
+    # Of 1, 11 and 2 tokens: inside the window and beyond it.
+    prompts, lengths = small.prompts(rows=3)
     responses = jax.random.randint(jax.random.key(9), (len(prompts), N, T), 1, 30)
     weights = jax.random.normal(jax.random.key(10), responses.shape)
     sizes = lengths.tolist()
@@ -57,8 +59,8 @@ def test_what_stands_behind_a_prompts_end_does_not_matter():
     prompts, lengths = small.prompts()
     responses = jax.random.randint(jax.random.key(9), (len(prompts), N, T), 1, 30)
     padding = jnp.arange(prompts.shape[1]) >= lengths[:, None]
-    log_probs, _ = scoring.score(model, params, prompts, lengths, responses)
-    again, _ = scoring.score(model, params, jnp.where(padding, 17, prompts), lengths, responses)
+    log_probs, _ = score(model, params, prompts, lengths, responses)
+    again, _ = score(model, params, jnp.where(padding, 17, prompts), lengths, responses)
     np.testing.assert_array_equal(log_probs, again)
 
 
@@ -66,7 +68,7 @@ def test_entropy_is_that_of_the_tempered_policy():
     model, params = small.policy()
     prompts, lengths = small.prompts(rows=2)
     every = jnp.broadcast_to(jnp.arange(1, 30)[None, :, None], (2, 29, 1))
-    log_p, entropy = scoring.score(model, params, prompts, lengths, every, 0.8)
+    log_p, entropy = score(model, params, prompts, lengths, every, 0.8)
     expected = -(jnp.exp(log_p) * log_p).sum(1)
     np.testing.assert_allclose(entropy[:, 0], expected, atol=1e-5)
 

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import re
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,34 +37,6 @@ def batch():
     return step.Batch(prompts, lengths, jnp.arange(P), rollout, rewards, valid)
 
 
-class Table(nn.Module):
-    """Stands in for the network where the arithmetic around it is tested, and is traced in a
-    tenth of the time: a token's logits depend on the token before it and on the prompt's last."""
-
-    config = small.CONFIG
-
-    def setup(self):
-        count = self.config.num_embed
-        self.rows = self.param("rows", nn.initializers.normal(1.0), (count, count))
-        self.first = self.param("first", nn.initializers.normal(1.0), (count, count))
-
-    def prefill(self, prompts, lengths):
-        return self.first[gemma2.last_prompt_token(prompts, lengths)]
-
-    def __call__(self, tokens, *, prefix):
-        return self.rows[tokens] + prefix[:, None, None], None
-
-    def logits(self, hidden):
-        return hidden
-
-
-def start_params(model):
-    if isinstance(model, gemma2.Gemma2):
-        return small.policy()[1]
-    token, prefix = jnp.ones((1, 1, 1), jnp.int32), jnp.zeros((1, model.config.num_embed))
-    return model.init(jax.random.key(0), token, prefix=prefix)["params"]
-
-
 @functools.cache
 def update_of(model, estimator=(), loss=Loss(), train=()):  # noqa: B008  It is frozen.
     """Plain gradient descent, compiled once for all tests that ask for it."""
@@ -73,12 +44,12 @@ def update_of(model, estimator=(), loss=Loss(), train=()):  # noqa: B008  It is 
     return step.make_update(model, optax.identity(), DEVICES, recipe)
 
 
-def updated(graded=None, model=None, rate=1.0, estimator=None, loss=None, **train):
+def updated(graded=None, policy=small.table, rate=1.0, estimator=None, loss=None, **train):
     """Returns the state after a step of plain gradient descent, and its metrics."""
-    model = model or Table()
+    model, params = policy()
     estimator = tuple((estimator or {}).items())
     update = update_of(model, estimator, loss or Loss(), tuple(train.items()))
-    start = state.TrainState.create(start_params(model), optax.identity())
+    start = state.TrainState.create(params, optax.identity())
     return update(start, batch() if graded is None else graded, (2, jax.random.key(7), 0.9, rate))
 
 
@@ -101,9 +72,8 @@ def test_micro_batches_give_the_same_gradient_and_metrics(micro_batches, plain):
 
 
 def test_computing_layers_again_in_parts_gives_the_networks_gradient():
-    network = gemma2.Gemma2(small.CONFIG)
-    plain = updated(model=network)
-    after, _ = updated(model=network.clone(remat=True), micro_batches=2)
+    plain = updated(policy=small.policy)
+    after, _ = updated(policy=functools.partial(small.policy, remat=True), micro_batches=2)
     scale = float(plain[1]["grad_norm"])
     for ours, expected in zip(
         jax.tree.leaves(after.params), jax.tree.leaves(plain[0].params), strict=True
@@ -132,8 +102,9 @@ def test_epochs_and_minibatches_are_updates_one_after_the_other():
     together, metrics = updated(
         graded, loss=loss, epochs=2, minibatches=2, rate=0.02, estimator=centered
     )
-    one = update_of(Table(), tuple(centered.items()), loss)
-    after = state.TrainState.create(start_params(Table()), optax.identity())
+    model, params = small.table()
+    one = update_of(model, tuple(centered.items()), loss)
+    after = state.TrainState.create(params, optax.identity())
     figures = []
     for half in (0, 1, 0, 1):
         after, m = one(after, rows(graded, slice(half, None, 2)), (2, jax.random.key(7), 0.9, 0.02))
@@ -146,7 +117,7 @@ def test_epochs_and_minibatches_are_updates_one_after_the_other():
 
 
 def test_an_update_that_is_not_finite_changes_nothing_and_is_counted():
-    graded, params = batch(), start_params(Table())
+    graded, (_, params) = batch(), small.table()
     for bad in (
         graded._replace(rewards=graded.rewards.at[0, 0].set(3e38)),
         graded._replace(rewards=graded.rewards.at[0, 0].set(jnp.nan)),
