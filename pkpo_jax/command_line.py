@@ -76,6 +76,7 @@ def stop(error: Exception | str, code: int = 2, *, at_once: bool = False) -> NoR
     """Ends the program with one line; `at_once`, without a word to other processes."""
     print(f"{'error' if code == 2 else 'stopped'}: {' '.join(str(error).split())}", file=sys.stderr)
     if at_once:
+        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)

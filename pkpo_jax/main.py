@@ -52,7 +52,9 @@ def _train(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
         stopped = loop.Stopped.by_failed_write(workdir, e)
         command_line.stop(stopped, stopped.code)
     except loop.Stopped as e:
-        command_line.stop(e, e.code)
+        # Orbax has threads that wait minutes for the parts of a checkpoint that failed.
+        failed_write = e.code == loop.Stopped.NOT_WRITTEN
+        command_line.stop(e, e.code, at_once=failed_write and not parallel.is_one_of_many())
 
 
 def _report(workdir: pathlib.Path) -> None:
