@@ -142,7 +142,7 @@ def test_which_policy(tmp_path):
     with pytest.raises(config_lib.ConfigError, match=r"--step=100: .* it has 0\."):
         stored.policy(tmp_path / "new", config, "100")
     config.model.checkpoint = ""
-    with pytest.raises(config_lib.ConfigError, match="is not a run's directory"):
+    with pytest.raises(config_lib.ConfigError, match="does not exist"):
         stored.policy(tmp_path / "new", config, "newest")
     empty = run_directory(tmp_path / "empty", [])
     with pytest.raises(config_lib.ConfigError, match="holds no checkpoint yet"):

@@ -17,7 +17,7 @@ from pkpo_jax.tasks.grading import Grader, Status
 
 OK, WRONG_FORMAT, TIMEOUT, ERROR = Status
 # Long enough for any answer that does end, on a busy machine too.
-TIMEOUT_S = 1.5
+TIMEOUT_S = 3.0
 
 
 class Hostile(Task):
