@@ -26,13 +26,15 @@ def find(config: str) -> str:
       ConfigError: there is no such file; the message lists the names.
     """
     given, colon, argument = config.partition(":")
+    if not given:
+        raise ConfigError(f"--config names no file; give a path, or one of {', '.join(names())}.")
     path = pathlib.Path(given).expanduser()
     if not path.is_file() and given in names():
         path = pathlib.Path(__file__).with_name(f"{given}.py")
     if not path.is_file():
         wrong = "is a directory" if path.is_dir() else "does not exist"
         raise ConfigError(
-            f"--config={config}: {given or 'an empty path'} {wrong}; expected a file with "
+            f"--config={config}: {given} {wrong}; expected a file with "
             f"get_config(), or one of the package's: {', '.join(names())}."
         )
     return f"{path}{colon}{argument}"

@@ -103,10 +103,19 @@ def overrides() -> list[str]:
 
 
 def read_config(config: str, overrides: Sequence[str]) -> config_dict.ConfigDict:
-    """Returns the config that `--config` and these arguments describe together."""
+    """Returns the config that `--config` and these arguments describe together.
+
+    Raises:
+      ConfigError: the config file fails, as with an argument that it does not know.
+    """
     values, argv = flags.FlagValues(), ["", f"--config={config}", *overrides]
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-    values(argv)
+    try:
+        config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+        values(argv)
+        values.config.keys()  # A file that could not be read is reported on first use.
+    except Exception as e:  # The config file is a program, and can fail in any way.
+        (last,) = str(e).strip().splitlines()[-1:] or [type(e).__name__]
+        raise config_lib.ConfigError(f"--config={config} failed: {last.strip()}") from None
     return values.config
 
 
@@ -265,7 +274,7 @@ def _check_sweep(values: flags.FlagValues, overrides: Sequence[str]) -> None:
     for override in overrides:
         key, equals, _ = override.partition("=")
         if not equals:
-            raise config_lib.ConfigError(f"{key}: write {key}=value for a sweep.")
+            raise config_lib.ConfigError(f"{key}: a sweep takes --config.key=value alone.")
         if key.endswith(("config.k", "config.seed")):
             name = key.rpartition(".")[2]
             raise config_lib.ConfigError(f"{key} and --{name}s are both given; drop {key}.")

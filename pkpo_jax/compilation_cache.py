@@ -1,4 +1,4 @@
-"""Keeps what XLA compiles from one run to the next: starting and resuming cost a third."""
+"""Keeps what XLA compiles from one run to the next, so that starting and resuming cost less."""
 
 from __future__ import annotations
 

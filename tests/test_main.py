@@ -12,9 +12,11 @@ import jax
 import pytest
 
 import pkpo_jax.estimators
+import pkpo_jax.main
 from pkpo_jax import compilation_cache
+from pkpo_jax.reporting import page
 from pkpo_jax.training import config as config_lib
-from pkpo_jax.training import metrics, run_directory
+from pkpo_jax.training import loop, metrics, run_directory
 
 ROOT = str(pathlib.Path(__file__).parents[1])
 
@@ -114,6 +116,10 @@ def main(tmp_path_factory):
         (
             ["--workdir=x", "--mode=sweep", "--ks=1", "--config.seed=1"],
             "--config.seed and --seeds are both given; drop --config.seed",
+        ),
+        (
+            ["--workdir=x", "--mode=sweep", "--ks=1", "--config=maze_tiny:tang"],
+            "maze_tiny.py:tang,k=1 failed: ValueError: ",
         ),
         (["--mode=compile", "--topology=v7x:4x4"], "expected a chip (v4, v5e, v5p, v6e)"),
         (
@@ -291,3 +297,34 @@ def test_where_compiled_programs_are_kept(
     assert found is None if expected is None else found.startswith(expected.format(tmp_path))
     # It is no reason to stop.
     assert ("compiled programs are not kept: " in capsys.readouterr().err) == ("file" in directory)
+
+
+@pytest.mark.parametrize("report", [True, False])
+def test_the_end_of_a_run_is_reported_if_asked_for(report, tmp_path, monkeypatch):
+    config, written = config_lib.default(), []
+    config.log.report = report
+    monkeypatch.setattr(loop, "train", lambda *arguments: "the last evaluation")
+    monkeypatch.setattr(page, "write", lambda *arguments: written.append(arguments))
+    pkpo_jax.main._train(config, tmp_path)
+    assert written == ([(tmp_path, config, "the last evaluation")] if report else [])
+
+
+@pytest.mark.parametrize(
+    ("stopped", "code"),
+    [(loop.Stopped(3, "no reward"), 3), (loop.Stopped(143, "SIGTERM"), 143), (None, 4)],
+)
+def test_a_run_that_stops_says_why_with_its_code(stopped, code, tmp_path, monkeypatch, capsys):
+    def train(*arguments):
+        if stopped:
+            raise stopped
+
+    def full(*arguments):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setattr(page, "write", full)
+    with pytest.raises(SystemExit) as e:
+        pkpo_jax.main._train(config_lib.default(), tmp_path)
+    said = capsys.readouterr().err
+    assert e.value.code == code and len(said.splitlines()) == 1
+    assert said.startswith("stopped: ") and (str(stopped or "No space left on device")) in said

@@ -172,10 +172,13 @@ def _policy(workdir: pathlib.Path, request: Request) -> _Policy:
         config = stored.read_config(workdir)
     config = stored.override(config, request.overrides)
     step, config.model.checkpoint = stored.policy(workdir, config, request.step)
+    # Another run's parameters may have been saved in another dtype, and other bits.
+    own = pathlib.Path(config.model.checkpoint).is_relative_to(workdir / "checkpoints")
     config.warm_start.steps = 0
     # Of the training alone, and tied to the shapes that it evaluated with.
     config.checkpoint.best = config.log.wandb = ""
-    return _Policy(workdir, step, config, "model.param_dtype" not in request.overrides)
+    as_saved = own and stored.is_run(workdir) and "model.param_dtype" not in request.overrides
+    return _Policy(workdir, step, config, as_saved)
 
 
 def _run(

@@ -101,7 +101,8 @@ def write_page(workdir: pathlib.Path) -> pathlib.Path:
     The page is one file: it holds its figures, loads nothing and runs no script.
 
     Raises:
-      ConfigError: the directory is not a run's, or cannot be written.
+      ConfigError: the directory is not a run's.
+      OSError: it cannot be written.
     """
     config = _read_config(workdir)
     lines = metrics.read(workdir)

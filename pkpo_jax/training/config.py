@@ -37,7 +37,7 @@ class Key(NamedTuple):
     Attributes:
       type: bool, int, float or str; any other type is checked together with other keys.
       optional: whether None is a value, too.
-      choices: the strings that a key with a Literal type, or a list of them, may be.
+      choices: the strings that are allowed, of a Literal type or of a list.
       at_least, above, at_most: the bounds of a number; `above` itself is excluded.
       may_change: whether a run may go on with another value.
     """

@@ -1,4 +1,4 @@
-"""The run: sample, grade, update, with evaluations, checkpoints and a report."""
+"""The run: sample, grade, update, with evaluations and checkpoints."""
 
 from __future__ import annotations
 

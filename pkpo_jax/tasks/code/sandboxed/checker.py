@@ -1,6 +1,6 @@
 """The process of the tests: runs them, with handles on what the answer defines.
 
-Each assertion is a test; `pkpo_jax.tasks.code_tests` had them call `__record__` instead.
+Each assertion is a test; `pkpo_jax.tasks.code.problems` had them call `__record__` instead.
 """
 
 from __future__ import annotations
