@@ -112,12 +112,16 @@ def finish(process, code=0, says=""):
     return json.loads(stdout.splitlines()[-1])
 
 
-def params(workdir):
-    path = workdir / "checkpoints" / "3" / "params"
+def read_arrays(path):
+    """A saved tree, as NumPy arrays."""
     with ocp.PyTreeCheckpointer() as checkpointer:
         tree = checkpointer.metadata(path).item_metadata.tree
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         return checkpointer.restore(path, restore_args=as_numpy)
+
+
+def params(workdir):
+    return read_arrays(workdir / "checkpoints" / "3" / "params")
 
 
 def assert_same_run(workdir, expected):

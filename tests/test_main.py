@@ -27,6 +27,7 @@ SMALL = [
     "--config.warm_start.steps=0",
     "--config.eval.problems=4",
     "--config.eval.prompts=4",
+    "--config.eval.n=16",
     "--config.task.train_problems=50",
     "--config.task.test_problems=10",
 ]

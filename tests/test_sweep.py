@@ -63,8 +63,6 @@ def test_interrupted_it_ends_its_runs(tmp_path, monkeypatch):
     assert len(started) == 3 and all(process.poll() is not None for process in started)
 
 
-# ml_collections loads config files so.
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 def test_a_run_that_fails_costs_itself_and_is_done_when_started_again(
     tmp_path, monkeypatch, capsys
 ):

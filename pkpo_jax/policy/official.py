@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 
 def gemma() -> ModuleType:
@@ -16,7 +17,8 @@ def gemma() -> ModuleType:
 
         if not hasattr(kauldron.checkpoints, "AbstractPartialLoader"):
             # kauldron 1.4 renamed what gemma 3.3 imports.
-            kauldron.checkpoints.AbstractPartialLoader = kauldron.checkpoints.InitTransform
+            checkpoints: Any = kauldron.checkpoints
+            checkpoints.AbstractPartialLoader = checkpoints.InitTransform
         from gemma import gm
     except ImportError as e:
         raise ImportError(

@@ -41,8 +41,9 @@ def test_eager_jit_vmap_and_loss(name):
     close = dict(atol=2e-6, rtol=1e-5)
     np.testing.assert_allclose(jax.jit(f)(R, K), eager, **close)
     np.testing.assert_allclose(jax.vmap(jax.vmap(f))(jnp.array(R), jnp.array(K)), eager, **close)
-    rows = [[f(R[i, j], int(K[i, j])) for j in range(2)] for i in range(8)]
-    np.testing.assert_allclose(np.array(rows), eager, **close)
+    # Each k that there is, once.
+    rows = [[f(R[i, j], int(K[i, j])) for j in range(2)] for i in range(3)]
+    np.testing.assert_allclose(np.array(rows), eager[:3], **close)
 
     def loss(log_probs, rewards, k):
         weights = jax.lax.stop_gradient(f(rewards, k))

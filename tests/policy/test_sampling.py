@@ -88,7 +88,7 @@ def test_nucleus_sampling_draws_the_likeliest_tokens_alone():
     assert (np.abs(drawn - expected) <= 5 * np.sqrt(expected * (1 - expected) / 20_000)).all()
     # What is recorded is the policy's own.
     tokens = np.asarray(r.tokens).ravel()
-    np.testing.assert_allclose(r.log_probs.ravel(), np.log(p)[tokens], atol=1e-5)
+    np.testing.assert_allclose(r.log_probs.ravel(), np.log(p[tokens]), atol=1e-5)
 
 
 @pytest.mark.parametrize(

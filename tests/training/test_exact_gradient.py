@@ -1,6 +1,7 @@
 """The update's gradient against the exact one, where every response can be enumerated."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -28,6 +29,7 @@ def test_outcomes_are_all_there_are():
     np.testing.assert_allclose(p.sum(), 1.0, atol=1e-6)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def probabilities(model, params, prompt, length):
     responses = jnp.array(RESPONSES)[None]
     log_probs, _ = scoring.score(model, params, prompt, length, responses)
