@@ -7,6 +7,7 @@ makes of it. KL and entropy are added for every response alike, with 1/n in plac
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -76,6 +77,17 @@ def policy_loss(
     total = jnp.where(t.mask, scale * (objective + for_all / t.sizes[..., None]), 0.0)
     sums = {name: jnp.where(t.mask, x, 0.0).sum() for name, x in sums.items()}
     return -total.sum(), sums
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyLoss(Loss):
+    """Computes `policy_loss` with its own fields, the keys of a config's section `loss`."""
+
+    def __call__(
+        self, tokens: Tokens, prompts: jax.typing.ArrayLike, count: jax.typing.ArrayLike
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Returns what `policy_loss` returns."""
+        return policy_loss(self, tokens, prompts, count)
 
 
 def _objective(options: Loss, t: Tokens) -> tuple[jax.Array, jax.Array]:
