@@ -370,6 +370,7 @@ class Gemma2(nn.Module):
             split_rngs={"params": True},
             in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
             length=self.config.num_pairs,
+            check_constancy_invariants=False,
         )(self.config, self.remat, keep, self.place, name="layers")
         carry = (self.embedder.encode(tokens), cache)
         indices = jnp.arange(self.config.num_pairs)

@@ -79,7 +79,7 @@ def every(r, k):
     return {name: f(r, k) for name, f in ESTIMATORS.items()}
 eager = every(R, K)
 sharded = jax.jit(jax.shard_map(every, mesh=mesh, in_specs=P("data"), out_specs=P("data")))
-for results in (jax.pmap(every)(R, K), sharded(R, K), every(*placed), jax.jit(every)(*placed)):
+for results in (jax.pmap(every)(R, K), sharded(R, K), jax.jit(every)(*placed)):
     for name, result in results.items():
         np.testing.assert_allclose(result, eager[name], atol=2e-6, rtol=1e-5, err_msg=name)
 text = sharded.lower(R, K).compile().as_text()
