@@ -6,6 +6,7 @@ for an array. Changing k never recompiles a step that takes it as an argument.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -64,6 +65,32 @@ def cosine(k0: int, k1: int, steps: int) -> Schedule:
     [8, 8, 5, 1, 1]
     """
     return _interpolate(k0, k1, steps, lambda xp, done: 0.5 - 0.5 * xp.cos(xp.pi * done))
+
+
+def parse(text: str) -> dict[int, int]:
+    """Returns the schedule that a text names, as {first step: k}.
+
+    Args:
+      text: "linear(k0, k1, steps)" or "cosine(k0, k1, steps)", with integers >= 1.
+
+    Raises:
+      ValueError: the text is neither.
+
+    >>> parse("linear(3, 1, 4)")
+    {0: 3, 2: 2, 4: 1}
+    """
+    match = re.fullmatch(r"\s*(linear|cosine)\((\d+),\s*(\d+),\s*(?:steps=)?(\d+)\)\s*", text)
+    if not match:
+        raise ValueError(
+            f"k schedule {text!r}; expected an integer, a staircase such as {{0: 8, 1500: 1}}, "
+            "'linear(8, 1, 1500)' or 'cosine(8, 1, 1500)'."
+        )
+    k0, k1, steps = map(int, match.groups()[1:])
+    schedule = {"linear": linear, "cosine": cosine}[match[1]](k0, k1, steps)
+    # Each k is an integer, so that the schedule is a staircase too.
+    ks = schedule(np.arange(steps + 1))
+    first = [0, *(np.flatnonzero(np.diff(ks)) + 1)]
+    return {int(step): int(ks[step]) for step in first}
 
 
 def near_inverse_pass_rate(smallest: int, largest: int) -> Schedule:

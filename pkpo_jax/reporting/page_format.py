@@ -45,7 +45,11 @@ def k_text(k: Any) -> str:
 
     >>> k_text({"0": 8, "200": 1})
     '8, 1 from step 200'
+    >>> k_text("linear(8, 1, 200)")
+    'linear(8, 1, 200)'
     """
+    if isinstance(k, str):
+        return k
     parts = [(step, text(value)) for step, value in config.k_by_step(k).items()]
     return ", ".join(f"{value} from step {step}" if step else value for step, value in parts)
 

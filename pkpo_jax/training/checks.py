@@ -162,7 +162,7 @@ def _check_grading(config: Config) -> None:
 
 
 def _check_estimator(config: Config) -> None:
-    n, estimator, ks = config.rollout.n, config.estimator, config_lib.k_by_step(config.k)
+    n, estimator = config.rollout.n, config.estimator
     alone = (estimator.name == "pkpo" and estimator.baseline == "none") or ":" in estimator.name
     if n < 2 and not alone:
         raise ConfigError(
@@ -170,6 +170,7 @@ def _check_estimator(config: Config) -> None:
             "more, or estimator.name='pkpo' and estimator.baseline='none'."
         )
     try:
+        ks = config_lib.k_by_step(config.k)
         schedules.step(ks)
     except ValueError as e:
         raise ConfigError(f"k={config.k!r}: {e}") from None
@@ -222,10 +223,16 @@ def _check_loss(config: Config) -> None:
             f"loss.kl_in_reward with estimator.name={config.estimator.name!r}, which reads rewards "
             "as right or wrong; set loss.kl_in_reward=False, or use another estimator."
         )
-    if config.rollout.ahead and not loss.importance_cap:
+    off_policy = config.estimator.name == "off_policy"
+    if off_policy and loss.importance_cap:
+        raise ConfigError(
+            f"loss.importance_cap={loss.importance_cap} with estimator.name='off_policy', whose "
+            "weights hold the importance ratios already; set loss.importance_cap to 0."
+        )
+    if config.rollout.ahead and not loss.importance_cap and not off_policy:
         raise ConfigError(
             "rollout.ahead with loss.importance_cap=0; responses are one update old then: set "
-            "loss.importance_cap, to 2.0 for one."
+            "loss.importance_cap, for example to 2.0, or estimator.name='off_policy'."
         )
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 from ml_collections import config_dict
 
 from pkpo_jax import tasks
-from pkpo_jax.estimators import passk_training, pkpo
+from pkpo_jax.estimators import passk_training, pkpo, schedules
 from pkpo_jax.policy import sizes
 
 Dtype = Literal["float32", "bfloat16"]
@@ -282,9 +282,10 @@ class Config:
     rollout: Rollout = Rollout()
     grading: Grading = Grading()
     estimator: Estimator = Estimator()
-    # The run trains for pass@k with this k, or with those of a staircase {first step: k} such as
-    # {0: 8, 1500: 1}; `k_by_step` reads either.
-    k: int | Mapping[int, int] = 1
+    # The run trains for pass@k with this k, with those of a staircase {first step: k} such as
+    # {0: 8, 1500: 1}, or with those of "linear(8, 1, 1500)" or "cosine(8, 1, 1500)", which go from
+    # 8 to 1 in 1500 steps; `k_by_step` reads each.
+    k: int | Mapping[int, int] | str = 1
     loss: Loss = Loss()
     warm_start: WarmStart = WarmStart()
     train: Train = Train()
@@ -334,13 +335,21 @@ def freeze(config: config_dict.ConfigDict) -> Config:
 
 
 def k_by_step(k: Any) -> dict[Any, Any]:
-    """Returns {first step: k} of any spelling of the key k: a number, a staircase, or JSON's.
+    """Returns {first step: k} of any spelling of the key k.
 
-    What is not a step or not a k stays as it is: `pkpo_jax.schedules.step` names it.
+    Args:
+      k: a number, a staircase {first step: k}, whose steps are strings in JSON, or a text that
+        `pkpo_jax.schedules.parse` reads. A step or a k that is no integer stays as it is:
+        `pkpo_jax.schedules.step` refuses it.
 
-    >>> k_by_step(8), k_by_step({"0": 8, "1500": 1})
-    ({0: 8}, {0: 8, 1500: 1})
+    Raises:
+      ValueError: a text that names no schedule.
+
+    >>> k_by_step(8), k_by_step({"0": 8, "1500": 1}), k_by_step("linear(2, 1, 10)")
+    ({0: 8}, {0: 8, 1500: 1}, {0: 2, 6: 1})
     """
+    if isinstance(k, str):
+        return schedules.parse(k)
     if not isinstance(k, Mapping | config_dict.ConfigDict):
         return {0: k}
     # The steps are strings in JSON.

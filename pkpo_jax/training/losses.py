@@ -106,6 +106,18 @@ def _objective(options: Loss, t: Tokens) -> tuple[jax.Array, jax.Array]:
     return jnp.where(clipped, jax.lax.stop_gradient(bound), ratio) * weights, clipped
 
 
+def response_ratios(old: jax.Array, sampled: jax.Array, mask: jax.Array) -> jax.Array:
+    """Returns the importance ratios [P, n] of whole responses.
+
+    Args:
+      old: [P, n, T] float32 log-probs of the tokens under the policy that is updated.
+      sampled: [P, n, T] float32 log-probs under the policy that sampled them.
+      mask: [P, n, T] bool, the tokens that count.
+    """
+    log_ratios = jnp.where(mask, old - sampled, 0.0).sum(-1)
+    return jnp.exp(jnp.clip(log_ratios, -LARGEST_LOG_RATIO, LARGEST_LOG_RATIO))
+
+
 def penalised(
     options: Loss, rewards: jax.Array, old: jax.Array, reference: jax.Array, mask: jax.Array
 ) -> jax.Array:

@@ -54,7 +54,8 @@ class Programs:
     def needs_old(self) -> bool:
         """Whether an update is given the tokens' log-probs under the policy before it."""
         r = self.recipe
-        return r.train.epochs * r.train.minibatches > 1 or r.loss.kl_in_reward
+        off_policy = self.config.estimator.name == "off_policy"
+        return r.train.epochs * r.train.minibatches > 1 or r.loss.kl_in_reward or off_policy
 
     @property
     def needs_reference(self) -> bool:

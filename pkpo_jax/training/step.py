@@ -163,6 +163,11 @@ class _Update:
             rows=batch.rows,
             key=key,
             entropy=entropy / jnp.maximum(tokens.sum((1, 2)), 1),
+            ratios=(
+                None
+                if batch.old is None
+                else losses.response_ratios(batch.old, rollout.log_probs, tokens)
+            ),
         )
         counted = valid
         if recipe.loss.drop_equal_groups:

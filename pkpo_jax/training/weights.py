@@ -27,13 +27,13 @@ _WITHOUT_K = {
     "rloo": estimators.rloo_advantages,
     "maxrl": estimators.maxrl_advantages,
 }
-NAMES = ("pkpo", "passk_training", *_WITHOUT_K, "mahdavi", "tang")
+NAMES = ("pkpo", "passk_training", *_WITHOUT_K, "mahdavi", "tang", "off_policy")
 # These read a reward as right (at least 1) or wrong.
 BINARY = ("passk_training", "maxrl", "mahdavi")
 
 
 def make(estimator: Estimator) -> Weigh:
-    """Returns the function (rewards, k, valid, *, rows, key, entropy) -> weights [P, n].
+    """Returns the function (rewards, k, valid, *, rows, key, entropy, ratios) -> weights [P, n].
 
     Args:
       estimator: the section of a config. Its `name` is one of NAMES, with `baseline` for "pkpo" and
@@ -43,7 +43,9 @@ def make(estimator: Estimator) -> Weigh:
 
     Of its arguments, rewards are [P, n] float32, k is an int or [P] integers, valid is [P, n] bool;
     rows are the prompts' [P] numbers in the batch, folded into `key` where groups are drawn;
-    entropy is the [P] mean policy entropy of each prompt.
+    entropy is the [P] mean policy entropy of each prompt. ratios are the [P, n] probabilities of
+    the responses under the policy that is updated, divided by those under the one that sampled
+    them, or None where they are the same policy; only "off_policy" reads them.
 
     Raises:
       ValueError: no such estimator, or a function that cannot be imported.
@@ -59,6 +61,7 @@ def make(estimator: Estimator) -> Weigh:
         rows: jax.Array,
         key: jax.Array,
         entropy: jax.Array,
+        ratios: jax.Array | None = None,
     ) -> jax.Array:
         if own:
             weights = jnp.asarray(own(rewards, k, valid), jnp.float32)
@@ -71,6 +74,9 @@ def make(estimator: Estimator) -> Weigh:
             return pkpo.pkpo_weights(rewards, k, baseline=estimator.baseline, where=valid)
         if name == "tang":
             return estimators.tang_weights(rewards, valid)
+        if name == "off_policy":
+            ratios = jnp.ones_like(rewards) if ratios is None else ratios
+            return estimators.off_policy_weights(rewards, k, ratios, where=valid)
         correct = rewards >= 1.0
         if name in _WITHOUT_K:
             given = correct if name in BINARY else rewards

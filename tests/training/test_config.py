@@ -66,7 +66,13 @@ PMAP = dict(parallel__mode="pmap", parallel__mesh=(-1, 1, 1))
         (dict(k=17), "k=17: 17 is above 16, the largest k that rollout.n=16 samples serve"),
         (dict(k={0: 8, 100: 20}), "20 is above 16"),
         (dict(k={5: 8}), "expected a k for step 0"),
-        (dict(k="8"), "k='8'"),
+        (dict(k="8"), "k='8': k schedule '8'; expected an integer, a staircase such as"),
+        (dict(k="linear(8, 1)"), r"expected .* 'linear\(8, 1, 1500\)'"),
+        (dict(k="cosine(20, 1, 10)"), "20 is above 16"),
+        (
+            dict(estimator__name="off_policy", loss__importance_cap=2.0),
+            "with estimator.name='off_policy', whose weights .* set loss.importance_cap to 0",
+        ),
         (dict(k=16, estimator__baseline="loo"), "16 is above 15, .* with baseline 'loo'"),
         (dict(rollout__n=1), "rollout.n=1: the estimator compares"),
         (dict(rollout__n=0, estimator__baseline="none"), "rollout.n=0; expected a whole number"),
@@ -207,6 +213,8 @@ def test_the_default_is_valid_and_so_are_schedules():
     checks.validate(changed(), devices=1)
     checks.validate(changed(k={0: 8, 1500: 1}), devices=8)
     checks.validate(changed(k=16), devices=1)
+    checks.validate(changed(k="linear(8, 1, 1500)"), devices=1)
+    checks.validate(changed(estimator__name="off_policy", rollout__ahead=True), devices=1)
     # Six prompts do not split over four devices; the sixteen responses of each do.
     checks.validate(changed(train__prompts=6), devices=4)
     checks.validate(changed(rollout__n=1, estimator__baseline="none"), devices=1)

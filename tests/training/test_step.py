@@ -16,6 +16,7 @@ from pkpo_jax.reporting import compilation
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import programs, state, step
 from pkpo_jax.training.config import Loss, Train
+from tests import reference
 from tests.policy import small
 
 DEVICES = parallel.Jitted(parallel.make_mesh((1, 1, 1)))
@@ -91,6 +92,22 @@ def assert_same_params(a, b, scale=1.0):
 
 
 PPO = Loss("ppo", clip_low=0.1, clip_high=0.3, aggregation="token-mean")
+
+
+def test_off_policy_weighs_responses_by_their_ratios_to_the_sampler():
+    graded = batch()
+    change = 0.3 * jax.random.normal(jax.random.key(2), (P, N, T))
+    rollout = graded.rollout
+    # Off the mask the difference is large, and has to be left out.
+    old = rollout.log_probs + jnp.where(rollout.mask, change, 9.0)
+    _, metrics = updated(graded._replace(old=old), estimator=dict(name="off_policy"))
+    ratios = np.exp(np.where(rollout.mask, change, 0.0).sum(-1))
+    for row in (0, 7):
+        expected = reference.off_policy_weights(
+            [float(r) for r in graded.rewards[row]], 2, [float(x) for x in ratios[row]]
+        )
+        ours = metrics["weights"][row]
+        np.testing.assert_allclose(ours, [float(w) for w in expected], rtol=1e-4, atol=1e-5)
 
 
 def test_epochs_and_minibatches_are_updates_one_after_the_other():

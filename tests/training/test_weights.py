@@ -92,6 +92,20 @@ def test_pass_at_k_training(method):
     assert np.abs(ours).max() > 0.05
 
 
+def test_off_policy_reads_the_ratios_of_the_responses():
+    ratios = jnp.array([[0.5, 1.2, 0.9, 7.0, 1.5], [1.1, 0.8, 1.0, 2.0, 0.6]])
+    call = small.weigh(name="off_policy")
+    options = dict(rows=ROWS, key=jax.random.key(3), entropy=ENTROPY)
+    ours = np.asarray(call(REWARDS, 3, VALID, ratios=ratios, **options))
+    for row, keep, rewards in groups():
+        expected = reference.off_policy_weights(
+            [float(r) for r in rewards], 3, [float(x) for x in ratios[row][keep]]
+        )
+        np.testing.assert_allclose(ours[row][keep], [float(w) for w in expected], atol=1e-5)
+    # Where no ratios are given the responses are the policy's own.
+    np.testing.assert_allclose(call(REWARDS, 3, VALID, **options), weigh(k=3), atol=1e-6)
+
+
 def test_what_a_prompt_draws_does_not_depend_on_the_prompts_beside_it():
     together = weigh(name="passk_training", method="bootstrap")
     alone = weigh(
