@@ -30,9 +30,25 @@ def make_optimizer(options: Train) -> optax.GradientTransformation:
     """Returns clipped AdamW up to its learning rate, which is an argument of the step."""
     return optax.chain(
         optax.clip_by_global_norm(options.clip_norm),
-        optax.scale_by_adam(b1=options.b1, b2=options.b2),
+        _scale_by_adam(options.b1, options.b2),
         optax.add_decayed_weights(options.weight_decay),
     )
+
+
+def _scale_by_adam(b1: float, b2: float) -> optax.GradientTransformation:
+    """Returns Adam with a float32 second moment, whatever the dtype of the parameters.
+
+    The second moment changes by a share of 1 - b2 a step. In bfloat16 numbers lie 2^-8 apart, so
+    that at b2 = .999 a moment rounded to the nearest number never falls. The first moment follows
+    the dtype of the parameters: at b1 = .9 it moves by far more than that.
+    """
+    adam = optax.scale_by_adam(b1=b1, b2=b2)
+
+    def init(params: Any) -> optax.ScaleByAdamState:
+        state: Any = adam.init(params)
+        return state._replace(nu=optax.tree.cast(state.nu, jnp.float32))
+
+    return optax.GradientTransformation(init, adam.update)
 
 
 def learning_rate(section: Train | WarmStart | config_dict.ConfigDict, step: int) -> float:

@@ -246,8 +246,9 @@ def test_precisions():
         params = built.random_params(jax.random.key(0))
         rounded = jax.tree.map(lambda x: x.astype("bfloat16").astype(x.dtype), params)
         start = built.create(rounded)
-        floats = [x for x in jax.tree.leaves(start) if jnp.issubdtype(x.dtype, jnp.floating)]
-        assert {x.dtype for x in floats} == {jnp.dtype(param_dtype)}
+        mu, nu = (optax.tree.get(start.opt_state, moment) for moment in ("mu", "nu"))
+        assert {x.dtype for x in jax.tree.leaves((start.params, mu))} == {jnp.dtype(param_dtype)}
+        assert {x.dtype for x in jax.tree.leaves(nu)} == {jnp.dtype("float32")}
         if rollout is None:
             rollout = built.sampler(4)(start.params, arrays, (jax.random.key(1), 0, 1.0))
         rewards = jnp.arange(16.0).reshape(4, 4) % 3
@@ -272,6 +273,28 @@ def test_small_steps_move_bfloat16_parameters_as_they_should_on_average():
     change = np.asarray(params["w"], np.float64) - start
     error = change.std() / np.sqrt(change.size)
     assert abs(change.mean() + 5e-5) < 5 * error < 2e-5
+
+
+@pytest.mark.parametrize("b2", [0.95, 0.999])
+def test_the_second_moment_of_bfloat16_parameters_decays(b2):
+    """Gradients fall to a fiftieth: Adam's moments and steps are those of float32 parameters."""
+    optimizer = state.make_optimizer(Train(b2=b2, clip_norm=1e9))
+
+    def moments(dtype, steps=3000):
+        start = state.TrainState.create({"w": jnp.ones(512, dtype)}, optimizer)
+
+        def once(current, at):
+            key = jax.random.fold_in(jax.random.key(1), at)
+            g = jax.random.normal(key, (512,)) * jnp.where(at < 20, 1.0, 0.02)
+            after, metrics = state.apply_gradients(
+                current, optimizer, DEVICES, 0.0, 1, {"w": g.astype(dtype)}, 1e-4
+            )
+            return after, metrics["update_norm"]
+
+        last, norms = jax.jit(lambda s: jax.lax.scan(once, s, jnp.arange(steps)))(start)
+        return float(optax.tree.get(last.opt_state, "nu")["w"].mean()), float(norms[-100:].mean())
+
+    np.testing.assert_allclose(moments("bfloat16"), moments("float32"), rtol=0.03)
 
 
 def test_no_array_of_all_tokens_and_the_vocabulary():
