@@ -8,6 +8,7 @@ devices hold; no array is whole on a host unless a device holds it whole.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -38,7 +39,11 @@ class Checkpoint(Protocol):
     """A checkpoint whose names and shapes have been checked, not yet its numbers."""
 
     def read(self, like: Any) -> Any:
-        """Parameters with the shapes, dtypes and shardings of `like`, ShapeDtypeStructs."""
+        """Returns parameters with the shapes, dtypes and shardings of `like`, ShapeDtypeStructs.
+
+        Raises:
+          CheckpointError: they cannot be read, or hold a number that is not finite.
+        """
         ...
 
 
@@ -167,6 +172,31 @@ def _check(
         )
 
 
+def _check_dtypes(where: Any, found: dict[Any, Any]) -> None:
+    """Refuses quantised parameters: their numbers mean nothing without their scales."""
+    for key, dtype in found.items():
+        if str(dtype).lower() not in _DTYPES:
+            name = key if isinstance(key, str) else "/".join(key)
+            raise CheckpointError(
+                f"{where}: {name!r} has dtype {dtype}; expected float32, bfloat16 or float16: give "
+                "the checkpoint that has not been quantised."
+            )
+
+
+_DTYPES = ("float32", "bfloat16", "float16", "f32", "bf16", "f16")
+
+
+def _check_finite(where: Any, params: Any) -> Any:
+    """Returns the parameters, if all of them are finite."""
+    finite = jax.jit(lambda tree: jax.tree.map(lambda x: jnp.isfinite(x).all(), tree))(params)
+    for path, good in _flatten(finite).items():
+        if not good:
+            raise CheckpointError(
+                f"{where}: {'/'.join(path)!r} holds NaN or infinity; download or write it again."
+            )
+    return params
+
+
 class _Orbax:
     """The tree of the `gemma` package, or one of the two flatter layouts that Google published."""
 
@@ -206,6 +236,7 @@ class _Orbax:
                 f"{self._path} cannot be read as an Orbax checkpoint{reason}; expected {WHERE}. "
                 "A run keeps its own in DIR/checkpoints/<step>/params."
             )
+        _check_dtypes(self._path, {path: x.dtype for path, x in _flatten(tree).items()})
         return {path: tuple(x.shape) for path, x in _flatten(tree).items()}
 
     def _names(self, path: Path, shape: tuple[int, ...]) -> list[Path]:
@@ -230,7 +261,7 @@ class _Orbax:
             restored = checkpointer.restore(self._path, traverse_util.unflatten_dict(targets))
         flat = traverse_util.flatten_dict(restored)
         params = traverse_util.unflatten_dict({origin[name]: x for name, x in flat.items()})
-        return params if self._stacked else Stacked(like).stack(params)
+        return _check_finite(self._path, params if self._stacked else Stacked(like).stack(params))
 
 
 def _flattened(path: Path) -> Path:
@@ -245,9 +276,9 @@ class _HuggingFace:
     def __init__(self, path: epath.Path, config: gemma2.Gemma2Config) -> None:
         from safetensors import safe_open
 
-        self._config = config
+        self._path, self._config = path, config
         self._tensors = {}
-        for file in sorted(path.glob("*.safetensors")):
+        for file in self._files():
             try:
                 opened = safe_open(str(file), framework="np")
             except Exception as e:
@@ -256,8 +287,71 @@ class _HuggingFace:
                 ) from None
             self._tensors |= {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
         found = {name: tuple(x.get_shape()) for name, x in self._tensors.items()}
-        found.pop("lm_head.weight", None)  # Tied to the embeddings, in files that hold it.
-        _check(path, self._expected(), found)
+        expected = self._expected()
+        if _HEAD in found:
+            expected[_HEAD] = expected[_TABLE]
+        _check(path, expected, found)
+        self._check_config()
+        _check_dtypes(path, {name: x.get_dtype() for name, x in self._tensors.items()})
+
+    def _files(self) -> list[epath.Path]:
+        """Returns the files that the index names, or all where there is no index.
+
+        Raises:
+          CheckpointError: other files lie beside them, or one of them is missing.
+        """
+        files = sorted(self._path.glob("*.safetensors"))
+        index = self._path / "model.safetensors.index.json"
+        if not index.exists():
+            if len(files) > 1:
+                raise CheckpointError(
+                    f"{self._path} holds {len(files)} safetensors files and no {index.name}, which "
+                    "says what belongs to the checkpoint; download it, or keep one file."
+                )
+            return files
+        named = set(_json(index).get("weight_map", {}).values())
+        for file in files:
+            if file.name not in named:
+                raise CheckpointError(
+                    f"{self._path} holds {file.name}, which {index.name} does not name; move it "
+                    "away if it is no part of the checkpoint, or the index if it is another's."
+                )
+        missing = sorted(named - {file.name for file in files})
+        if missing:
+            raise CheckpointError(
+                f"{self._path} holds no {missing[0]}, which {index.name} names; download it."
+            )
+        return files
+
+    def _check_config(self) -> None:
+        """Compares what config.json says, where there is one, with the network of model.size."""
+        path = self._path / "config.json"
+        if not path.exists():
+            return
+        theirs, c = _json(path), self._config
+        ours = {
+            "model_type": "gemma2",
+            "num_hidden_layers": c.num_layers,
+            "hidden_size": c.embed_dim,
+            "intermediate_size": c.hidden_dim,
+            "num_attention_heads": c.num_heads,
+            "num_key_value_heads": c.num_kv_heads,
+            "head_dim": c.head_dim,
+            "vocab_size": c.vocab_size,
+            "query_pre_attn_scalar": round(c.query_pre_attn_scalar**-2),
+            "sliding_window": c.sliding_window_size,
+            "attn_logit_softcapping": c.attn_logits_soft_cap,
+            "final_logit_softcapping": c.final_logit_softcap,
+            "rope_theta": c.rope_base_frequency,
+        }
+        # Newer versions of transformers keep the base frequency in a section of its own.
+        theirs = {**(theirs.get("rope_parameters") or {}), **theirs}
+        for name, value in ours.items():
+            if name in theirs and theirs[name] != value:
+                raise CheckpointError(
+                    f"{path}: {name} is {theirs[name]!r}, where the network of model.size has "
+                    f"{value!r}; set model.size to the checkpoint's."
+                )
 
     def _expected(self) -> dict[str, tuple[int, ...]]:
         c = self._config
@@ -277,11 +371,13 @@ class _HuggingFace:
             for name, shape in shapes.items()
         }
         return layers | {
-            "model.embed_tokens.weight": (c.vocab_size, c.embed_dim),
+            _TABLE: (c.vocab_size, c.embed_dim),
             "model.norm.weight": (c.embed_dim,),
         }
 
     def read(self, like: Any) -> Any:
+        self._check_head()
+
         def place(path: Path, x: jax.ShapeDtypeStruct) -> jax.Array:
             def part(index: tuple[slice, ...] | None) -> np.ndarray:
                 index = index or (slice(None),) * len(x.shape)
@@ -293,7 +389,21 @@ class _HuggingFace:
             return jax.make_array_from_callback(x.shape, x.sharding, part)
 
         flat = _flatten(like)
-        return traverse_util.unflatten_dict({path: place(path, x) for path, x in flat.items()})
+        params = traverse_util.unflatten_dict({path: place(path, x) for path, x in flat.items()})
+        return _check_finite(self._path, params)
+
+    def _check_head(self, rows: int = 8192) -> None:
+        """Refuses a head that is not the embedding table, which the network has in its place."""
+        if _HEAD not in self._tensors:
+            return
+        head, table = self._tensors[_HEAD], self._tensors[_TABLE]
+        for start in range(0, self._config.vocab_size, rows):
+            part = slice(start, min(start + rows, self._config.vocab_size))
+            if not np.array_equal(head[part], table[part]):
+                raise CheckpointError(
+                    f"{self._path}: {_HEAD!r} differs from {_TABLE!r}; Gemma-2 has one table for "
+                    "both, so that this checkpoint would be another network here."
+                )
 
     def _part(self, path: Path, index: tuple[slice, ...]) -> np.ndarray:
         """A part of the parameter at `path` in memory, read from the file."""
@@ -303,7 +413,7 @@ class _HuggingFace:
             start, stop = (min(i, self._config.vocab_size) for i in (rows.start, rows.stop))
             table = np.zeros((0, columns.stop - columns.start), np.float32)
             if start < stop:
-                table = self._tensors["model.embed_tokens.weight"][start:stop, columns]
+                table = self._tensors[_TABLE][start:stop, columns]
             return np.pad(table, ((0, rows.stop - rows.start - len(table)), (0, 0)))
         if path[0] == "final_norm":
             return self._tensors["model.norm.weight"][index[0]]
@@ -350,6 +460,14 @@ class _HuggingFace:
         raise KeyError(path)
 
 
+def _json(path: epath.Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (TypeError, ValueError) as e:
+        raise CheckpointError(f"{path} cannot be read as JSON ({e}); download it again.") from None
+
+
+_TABLE, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _HUGGING_FACE_NORMS = {
     "pre_attention_norm": "input_layernorm",
     "post_attention_norm": "post_attention_layernorm",

@@ -102,9 +102,12 @@ class Gemma2Tokenizer:
         return self._tokenizer.encode(text)
 
     def encode_prompt(self, text: str) -> list[int]:
-        """BOS and the ids of a prompt, as the turn of a user where the model expects turns."""
+        """Returns BOS and the ids of a prompt, as the turn of a user where the model expects turns.
+
+        A turn is what the model's own chat template makes of one message, which strips its text.
+        """
         if self._chat:
-            text = f"<start_of_turn>user\n{text}<end_of_turn>\n<start_of_turn>model\n"
+            text = f"<start_of_turn>user\n{text.strip()}<end_of_turn>\n<start_of_turn>model\n"
         return [self.bos_id, *self._tokenizer.encode(text)]
 
     def decode(self, ids: Sequence[int]) -> str:

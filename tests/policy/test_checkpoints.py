@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import os
 import re
 import shutil
@@ -69,10 +70,19 @@ def written(path, tensors):
     return path
 
 
+def published(path, **changes):
+    """A copy of the tiny checkpoint, whose config.json says something else."""
+    shutil.copytree(hf_golden.PATH, path)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | changes))
+    return path
+
+
 @pytest.mark.parametrize("name", hf_golden.CONFIGS)
-def test_logits_are_those_of_transformers(name):
+def test_logits_are_those_of_transformers(name, tmp_path):
     model = gemma2.Gemma2(hf_golden.CONFIGS[name])
-    params = read(hf_golden.PATH, model.config)
+    scalar = round(model.config.query_pre_attn_scalar**-2)
+    params = read(published(tmp_path / "hf", query_pre_attn_scalar=scalar), model.config)
 
     @jax.jit
     def logits(tokens):
@@ -83,6 +93,80 @@ def test_logits_are_those_of_transformers(name):
     theirs = np.load(hf_golden.PATH / "logits.npz")[name][..., 1:]
     assert theirs.std() > 0.5
     np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"query_pre_attn_scalar": 9},
+            "query_pre_attn_scalar is 9, .* network .* has 8; set model",
+        ),
+        ({"rope_theta": 1e6}, "rope_theta is 1000000.0, .* has 10000"),
+        ({"sliding_window": 4096}, "sliding_window is 4096, .* has 5"),
+        ({"model_type": "gemma3_text"}, "model_type is 'gemma3_text', .* has 'gemma2'"),
+    ],
+)
+def test_what_config_json_says_and_shapes_do_not(changes, message, tmp_path):
+    with pytest.raises(checkpoints.CheckpointError, match=message):
+        checkpoints.find(str(published(tmp_path / "hf", **changes)), CONFIG)
+
+
+def test_files_beside_the_index_are_refused(tmp_path):
+    path = published(tmp_path / "hf")
+    stray = {name: np.zeros_like(x) for name, x in tensors().items()}
+    safetensors.numpy.save_file(stray, path / "model-00001-of-00009.safetensors")
+    with pytest.raises(checkpoints.CheckpointError, match=r"00009.safetensors, which .* not name"):
+        checkpoints.find(str(path), CONFIG)
+    (path / "model.safetensors.index.json").unlink()
+    with pytest.raises(
+        checkpoints.CheckpointError, match=r"4 safetensors files and no model.safet"
+    ):
+        checkpoints.find(str(path), CONFIG)
+
+
+def test_a_file_that_the_index_names_has_to_be_there(tmp_path):
+    path = published(tmp_path / "hf")
+    (path / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(checkpoints.CheckpointError, match=r"no model-00002-of-00003.safetensors"):
+        checkpoints.find(str(path), CONFIG)
+    (path / "model.safetensors.index.json").write_text("{")
+    with pytest.raises(checkpoints.CheckpointError, match=r"index.json cannot be read as JSON"):
+        checkpoints.find(str(path), CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (lambda table: 2 * table + 1, "'lm_head.weight' differs from 'model.embed_tokens.weight'"),
+        (lambda table: table[:5].copy(), r"'lm_head.weight' has shape \(5, 24\)"),
+    ],
+)
+def test_a_head_that_is_not_the_table_is_refused(head, message, tmp_path):
+    table = tensors()["model.embed_tokens.weight"]
+    path = written(tmp_path / "hf", tensors() | {"lm_head.weight": head(table)})
+    with pytest.raises(checkpoints.CheckpointError, match=message):
+        read(path, CONFIG)
+
+
+def test_quantised_and_broken_numbers_are_refused(tmp_path):
+    params = read(hf_golden.PATH, CONFIG)
+    name = "model.layers.1.mlp.up_proj.weight"
+    path = written(tmp_path / "int8", tensors() | {name: tensors()[name].astype(np.int8)})
+    with pytest.raises(checkpoints.CheckpointError, match=f"'{name}' has dtype I8; expected float"):
+        checkpoints.find(str(path), CONFIG)
+    for value in (np.nan, np.inf):
+        broken = tensors()[name].copy()
+        broken[3, 2] = value
+        path = written(tmp_path / f"hf_{value}", tensors() | {name: broken})
+        with pytest.raises(checkpoints.CheckpointError, match="gating_einsum' holds NaN or infin"):
+            read(path, CONFIG)
+        scale = params["final_norm"]["scale"].at[0].set(value)
+        checkpoints.write(str(tmp_path / f"{value}"), params | {"final_norm": {"scale": scale}})
+        with pytest.raises(
+            checkpoints.CheckpointError, match="'final_norm/scale' holds NaN or inf"
+        ):
+            read(tmp_path / f"{value}", CONFIG)
 
 
 def test_the_numbers_are_cast_on_reading():
