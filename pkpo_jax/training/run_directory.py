@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from pkpo_jax.training import files, stored
+from pkpo_jax.training import files, saved_run
 from pkpo_jax.training.config import KEYS, ConfigError, default, flatten, k_by_step
 
 
@@ -82,7 +82,7 @@ def _check_same(workdir: pathlib.Path, there: dict[str, Any], wanted: dict[str, 
 
 
 def _check_steps(workdir: pathlib.Path, steps: int) -> None:
-    done = max(stored.steps(workdir), default=0)
+    done = max(saved_run.steps(workdir), default=0)
     if steps < done:
         raise ConfigError(
             f"train.steps={steps}, but the run in --workdir={workdir} has done {done}; set "
