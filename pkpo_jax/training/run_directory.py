@@ -1,4 +1,4 @@
-"""A run's directory: it belongs to one config, and has to be writable."""
+"""The directory of a run, which belongs to one config and has to be writable."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pkpo_jax.training.config import KEYS, ConfigError, default, flatten, k_by_s
 
 
 def claim(workdir: pathlib.Path, config: config_dict.ConfigDict, *, create: bool = True) -> None:
-    """Writes config.json to a new directory, or checks that the run there goes on with `config`.
+    """Writes config.json to a new directory, or checks that `config` can resume the run there.
 
-    Keys that may change (see `config.KEYS`) are written anew. `create` is False on the processes
-    beside the first, which has to have written the file.
+    Keys that may change (see `config.KEYS`) get their new values in the file. `create` is True on
+    the first process only; the file has to exist when the others call this.
 
     Raises:
-      ConfigError: the directory is another run's or no run's, it cannot be used, or the run has
-        done more steps than `config` has.
+      ConfigError: the directory belongs to another run or to none, it cannot be used, or the run
+        has done more steps than `config` has.
     """
     try:
         if not create and not (workdir / "config.json").exists():
@@ -66,7 +66,7 @@ def _write(path: pathlib.Path, config: dict[str, Any]) -> None:
 
 
 def _check_same(workdir: pathlib.Path, there: dict[str, Any], wanted: dict[str, Any]) -> None:
-    # A run that was made before a key was added did what the key's default does.
+    # A run from before a key was added behaved like the key's default.
     added = json.loads(json.dumps(default(wanted["task"]["name"]).to_dict()))
     ours = dict(flatten(wanted))
     theirs = {**dict(flatten(added)), **dict(flatten(there))}

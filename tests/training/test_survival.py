@@ -351,7 +351,7 @@ def test_a_batch_sampled_ahead_is_of_the_policy_before(tmp_path, monkeypatch):
     """Every batch but the first is drawn with the parameters of one update ago, not older."""
     config, workdir = short_run(tmp_path)
     drawn, updated = {}, {}
-    draw, step = Trainer._draw, Trainer.step
+    draw, step = Trainer._sample_batch, Trainer.step
 
     def total(tree):
         return float(sum(np.abs(x).sum(dtype=np.float64) for x in jax.tree.leaves(tree)))
@@ -364,7 +364,7 @@ def test_a_batch_sampled_ahead_is_of_the_policy_before(tmp_path, monkeypatch):
         updated[at] = total(jax.device_get(state.params))
         return step(self, state, at)
 
-    monkeypatch.setattr(Trainer, "_draw", recording_draw)
+    monkeypatch.setattr(Trainer, "_sample_batch", recording_draw)
     monkeypatch.setattr(Trainer, "step", recording_step)
     loop.train(config, workdir)
     assert drawn == {0: updated[0], **{at: updated[at - 1] for at in range(1, 6)}}
