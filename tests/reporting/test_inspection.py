@@ -1,4 +1,4 @@
-"""Looking at a run that is there: which policy, with which config, and what is left and shown."""
+"""Tests of inspecting a saved run: the choice of policy and config, and the results shown."""
 
 import json
 import pathlib
@@ -26,7 +26,7 @@ def graded_by_length(self, problem, response):
 
 @pytest.fixture(scope="module", autouse=True)
 def graded():
-    """A policy from random weights solves no maze: here every other response is right."""
+    """Grades about every other response as right, since a random policy would solve no maze."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Maze, "grade", graded_by_length)
         yield
@@ -34,7 +34,7 @@ def graded():
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """What a run of two steps leaves, its two policies from random weights: no update compiles."""
+    """Writes what a run of two steps leaves, with random policies, so that no update compiles."""
     config = small_config()
     config.warm_start.steps, config.train.steps = 0, 2
     config.k = {0: 4, 1: 2}
@@ -63,7 +63,7 @@ def read(path):
 
 
 def run_directory(path, steps, config=None, lines=()):
-    """What a run leaves, as far as choosing a policy reads it."""
+    """Writes the part of a run's directory that choosing a policy reads."""
     for step in steps:
         (path / "checkpoints" / str(step) / "params").mkdir(parents=True)
     config = config or config_lib.default()
@@ -112,7 +112,7 @@ def test_which_policy(tmp_path):
     ]
     config = config_lib.default()
     run = run_directory(tmp_path / "run", [100, 300], config, lines)
-    # What Orbax writes to while it saves.
+    # Orbax writes to such a directory while it saves.
     (run / "checkpoints" / "400.orbax-checkpoint-tmp-1" / "params").mkdir(parents=True)
 
     def policy(step):
@@ -120,7 +120,7 @@ def test_which_policy(tmp_path):
         return at, str(pathlib.Path(checkpoint).relative_to(tmp_path))
 
     assert policy("newest") == policy("300") == (300, "run/checkpoints/300/params")
-    # 200 and 0 were better, but are not kept.
+    # Steps 0 and 200 were better, but are not kept.
     assert policy("best") == (300, "run/checkpoints/300/params")
     config.checkpoint.best = "eval/pass_at_8"
     assert policy("best") == (100, "run/checkpoints/100/params")
@@ -129,7 +129,7 @@ def test_which_policy(tmp_path):
         policy("best")
     with pytest.raises(config_lib.ConfigError, match=r"--step=0: .* it has 100, 300\."):
         policy("0")
-    # Before RL: the warm start's policy, or the official one.
+    # The policy before RL is that of the SFT warm start, or the official one.
     config.warm_start.steps = 5
     with pytest.raises(config_lib.ConfigError, match=r"it has 100, 300\."):
         policy("0")
@@ -137,7 +137,7 @@ def test_which_policy(tmp_path):
     assert policy("0") == (0, "run/warm_start")
     config.warm_start.steps, config.model.checkpoint = 0, str(tmp_path / "official")
     assert policy("0") == (0, "official")
-    # A directory without a run has that policy alone.
+    # A directory without a run has only that policy.
     assert saved_run.policy(tmp_path / "new", config, "newest")[0] == 0
     with pytest.raises(config_lib.ConfigError, match=r"--step=100: .* it has 0\."):
         saved_run.policy(tmp_path / "new", config, "100")
