@@ -156,7 +156,7 @@ class Checkpoints:
         The result is the same on every process.
         """
         try:
-            found = self._read(step)
+            items = self._read(step)
         except Exception as e:  # Torn files raise errors of many libraries.
             reason = first_line(e)
             if jax.process_count() == 1:
@@ -168,9 +168,9 @@ class Checkpoints:
                 f"process {jax.process_index()} cannot read the checkpoint of step {step} "
                 f"({reason}); the same command goes on from the one before."
             ) from e
-        state = TrainState(self._stacked.stack(found["params"]), found["opt_state"])
-        progress = dict(found["progress"])
-        in_flight = Rollout(**found["in_flight"]) if "in_flight" in found else None
+        state = TrainState(self._stacked.stack(items["params"]), items["opt_state"])
+        progress = dict(items["progress"])
+        in_flight = Rollout(**items["in_flight"]) if "in_flight" in items else None
         sums = progress.pop("sums")
         ours = {
             "arrays": self._fingerprint_of(state),
@@ -190,10 +190,10 @@ class Checkpoints:
         if (self._manager.directory / str(step) / "in_flight").exists():
             like = self._in_flight._asdict() if self._in_flight else None
             items["in_flight"] = ocp.args.StandardRestore(like)
-        found = self._manager.restore(step, args=ocp.args.Composite(**items))
+        restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         # Waiting here makes a read that fails raise its error now, where it is handled.
-        jax.block_until_ready(found["params"])
-        return {name: found[name] for name in items}
+        jax.block_until_ready(restored["params"])
+        return {name: restored[name] for name in items}
 
     def _note(self, step: int) -> pathlib.Path:
         """Returns the path of the note that says that a process could not read a checkpoint."""

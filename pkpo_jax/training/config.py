@@ -396,12 +396,12 @@ def unknown_key(key: str, known: list[str]) -> ConfigError:
     """Returns the error for an unknown key, with the most similar known key or its neighbours."""
     close = difflib.get_close_matches(key, known, 1, cutoff=0.8)
     section = key.rpartition(".")[0]
-    beside = [k for k in known if k.rpartition(".")[0] == section]
+    neighbours = [k for k in known if k.rpartition(".")[0] == section]
     sections = dict.fromkeys(k.partition(".")[0] for k in known)
     if close:
         hint = f"did you mean {close[0]}?"
-    elif beside:
-        hint = f"the keys there are {', '.join(beside)}."
+    elif neighbours:
+        hint = f"the keys there are {', '.join(neighbours)}."
     else:
         hint = f"the first level is {', '.join(sections)}."
     return ConfigError(f"unknown config key {key}; {hint}")

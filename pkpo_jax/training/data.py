@@ -44,8 +44,8 @@ def read_problems(task: Task, name: str, split: str) -> list[Problem]:
             raise ValueError(f'{place}: "id" is {key!r}; expected a whole number or a string.')
         if numbers.setdefault(key, number) != number:
             raise ValueError(
-                f'{place}: "id" is {key!r}, as that of problem {numbers[key]}; expected an id of '
-                "its own for every problem of a split."
+                f'{place}: "id" is {key!r}, as that of problem {numbers[key]}; expected an id that '
+                "no other problem of the split has."
             )
         read.append(problem)
     return read

@@ -40,14 +40,14 @@ def _claim(workdir: pathlib.Path, wanted: dict[str, Any]) -> None:
     path = workdir / "config.json"
     if path.exists():
         try:
-            there = json.loads(path.read_text())
-            if not isinstance(there, dict):
+            saved = json.loads(path.read_text())
+            if not isinstance(saved, dict):
                 raise ValueError
         except ValueError:
             raise ConfigError(f"{path} is not a config; give another --workdir.") from None
-        _check_same(workdir, there, wanted)
+        _check_same(workdir, saved, wanted)
         _check_steps(workdir, wanted["train"]["steps"])
-        if there != wanted:
+        if saved != wanted:
             _write(path, wanted)
         return
     if workdir.exists() and not workdir.is_dir():
@@ -65,11 +65,11 @@ def _write(path: pathlib.Path, config: dict[str, Any]) -> None:
     files.replace(path, json.dumps(config, indent=2) + "\n")
 
 
-def _check_same(workdir: pathlib.Path, there: dict[str, Any], wanted: dict[str, Any]) -> None:
+def _check_same(workdir: pathlib.Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
     # A run from before a key was added behaved like the key's default.
-    added = json.loads(json.dumps(default(wanted["task"]["name"]).to_dict()))
+    defaults = json.loads(json.dumps(default(wanted["task"]["name"]).to_dict()))
     ours = dict(flatten(wanted))
-    theirs = {**dict(flatten(added)), **dict(flatten(there))}
+    theirs = {**dict(flatten(defaults)), **dict(flatten(saved))}
     for values in (theirs, ours):
         values["k"] = k_by_step(values["k"])
     for key in sorted({*theirs, *ours}):

@@ -84,7 +84,7 @@ def policy(workdir: pathlib.Path, config: config_dict.ConfigDict, step: str) -> 
     Raises:
       ConfigError: there is no such policy. The message lists the policies that exist.
     """
-    kept = {at: str(workdir / "checkpoints" / str(at) / "params") for at in steps(workdir)}
+    kept = {n: str(workdir / "checkpoints" / str(n) / "params") for n in steps(workdir)}
     before = config.model.checkpoint
     if is_run(workdir) and config.warm_start.steps:
         before = str(workdir / "warm_start")
@@ -99,17 +99,17 @@ def policy(workdir: pathlib.Path, config: config_dict.ConfigDict, step: str) -> 
     if not policies:
         raise ConfigError(f"--workdir={workdir} holds no checkpoint yet; train on, and try again.")
     if step == "newest":
-        at = max(policies)
+        number = max(policies)
     elif step == "best":
-        at = _best(workdir, config, list(kept))
+        number = _best(workdir, config, list(kept))
     else:
-        at = int(step)
-    if at not in policies:
+        number = int(step)
+    if number not in policies:
         raise ConfigError(
             f"--step={step}: {workdir} keeps no such policy; it has "
             f"{', '.join(map(str, sorted(policies)))}."
         )
-    return at, policies[at]
+    return number, policies[number]
 
 
 def _best(workdir: pathlib.Path, config: config_dict.ConfigDict, kept: list[int]) -> int:
@@ -123,4 +123,4 @@ def _best(workdir: pathlib.Path, config: config_dict.ConfigDict, kept: list[int]
             f"({', '.join(map(str, kept)) or 'none'}); give a step, or the metric as "
             "--config.checkpoint.best."
         )
-    return max(values, key=lambda at: (values[at], at))
+    return max(values, key=lambda step: (values[step], step))

@@ -1,4 +1,4 @@
-"""The parts of a run, built from its config: start, step, evaluate."""
+"""The parts of a run, built from its config, which start it, take steps and evaluate."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ class Trainer:
         problems, batch = self._ahead or self._sample_batch(state.params, step)
         self._ahead = None
         if config.rollout.ahead and step + 1 < config.train.steps:
-            # This only dispatches: the device samples the next batch while the host grades this.
+            # This call only dispatches work: the device samples while the host grades.
             self._ahead = self._sample_batch(state.params, step + 1)
         tokens, lengths = self.devices.fetch((batch.rollout.tokens, batch.rollout.lengths))
         sampled = time.perf_counter()

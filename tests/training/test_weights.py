@@ -102,7 +102,7 @@ def test_off_policy_reads_the_ratios_of_the_responses():
             [float(r) for r in rewards], 3, [float(x) for x in ratios[row][keep]]
         )
         np.testing.assert_allclose(ours[row][keep], [float(w) for w in expected], atol=1e-5)
-    # Without ratios, the policy itself sampled the responses.
+    # Without ratios, the responses count as sampled by the policy itself.
     np.testing.assert_allclose(call(REWARDS, 3, VALID, **options), weigh(k=3), atol=1e-6)
 
 
