@@ -140,7 +140,7 @@ def child(settings: dict[str, Any]) -> int:
 def _signal_in(phase: str, step: int, after: float, number: int) -> None:
     """Sends this process a signal, `after` seconds into a phase of a step, or of one after it."""
     owner, name = {
-        "sample": (Trainer, "_draw"),
+        "sample": (Trainer, "_sample_batch"),
         "grade": (Trainer, "_grade"),
         "update": (trainer, "learning_rate"),
         "checkpoint": (checkpoints.Checkpoints, "save"),

@@ -14,7 +14,7 @@ from ml_collections import config_dict, config_flags
 
 from pkpo_jax import configs
 from pkpo_jax.training import config as config_lib
-from pkpo_jax.training import stored
+from pkpo_jax.training import saved_run
 
 _DEFAULT_CONFIG = "maze_tiny"
 # These modes are about a run that is there, with the config that it was made with.
@@ -240,8 +240,8 @@ def _config_of_run(argv: Sequence[str]) -> config_dict.ConfigDict | None:
     values(argv, known_only=True)
     if values.mode not in _OF_A_RUN or any(re.match("--?config(=|$)", arg) for arg in argv):
         return None
-    runs = [path for path in _workdirs(values) if stored.is_run(path)]
-    return stored.read_config(runs[0]) if runs else None
+    runs = [path for path in _workdirs(values) if saved_run.is_run(path)]
+    return saved_run.read_config(runs[0]) if runs else None
 
 
 def _check(values: flags.FlagValues) -> None:

@@ -21,7 +21,7 @@ from ml_collections import config_flags
 
 from pkpo_jax import command_line
 from pkpo_jax.reporting import page, plots
-from pkpo_jax.training import checks, files, metrics, run_directory, stored
+from pkpo_jax.training import checks, files, metrics, run_directory, saved_run
 
 
 class Request(NamedTuple):
@@ -139,7 +139,7 @@ def _is_finished(run: Run) -> bool:
     run_directory.claim(run.workdir, config)
     lines, steps = metrics.read(run.workdir), config.train.steps
     recorded = bool(lines) and lines[-1]["step"] == steps
-    return recorded and (not steps or steps in stored.steps(run.workdir))
+    return recorded and (not steps or steps in saved_run.steps(run.workdir))
 
 
 def _run_all(runs: Sequence[Run], request: Request) -> dict[str, int]:

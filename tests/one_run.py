@@ -1,4 +1,4 @@
-"""Short runs to be compared, here or in processes of their own, on forced CPU devices."""
+"""Short runs that tests compare, in this process or in others, on forced CPU devices."""
 
 import json
 import os
@@ -21,20 +21,21 @@ from tests.training.test_run import comparable, small_config
 
 
 def run_config(mesh=(1, 1, 1), mode="jit", every=0, plain=False):
-    """A run of three steps; `plain` leaves out what needs programs of its own."""
+    """Returns the config of a run of three steps; `plain` leaves out what needs more programs."""
     config = small_config()
     config.warm_start.steps, config.warm_start.batch = 0 if plain else 2, 16
     config.train.prompts = config.eval.prompts = 8
     config.rollout.n = config.eval.n = 8
     config.train.steps = config.eval.every = 3
     config.train.micro_batches = 1
-    # Orbax compiles slices of its own when it first saves replicated arrays.
+    # Orbax compiles slices when it first saves replicated arrays, which the count would include.
     config.checkpoint.every = every
     config.k = 2
     config.parallel.mesh, config.parallel.mode = tuple(mesh), mode
     config.loss.entropy_coef = 0.01
     if not plain:
-        # Several updates a batch, a reference, and what each loss is divided by over all devices.
+        # The run covers several updates a batch, a reference, and losses that are divided by
+        # counts over all devices.
         config.estimator.name, config.estimator.method = "passk_training", "bootstrap"
         config.loss.policy, config.loss.aggregation, config.train.epochs = "ppo", "token-mean", 2
         config.loss.kl, config.loss.kl_coef = "k3", 0.1
@@ -43,7 +44,7 @@ def run_config(mesh=(1, 1, 1), mode="jit", every=0, plain=False):
 
 
 class _Order:
-    """The order of problems, which notes those that are read."""
+    """The order of problems, which records the indices that are read."""
 
     def __init__(self, order, read):
         self.order, self.read = order, read
@@ -54,8 +55,12 @@ class _Order:
 
 
 def run(config, workdir, pause=0.0):
-    """Runs it, and returns the tokens drawn, the problems read, how many responses were graded, and
-    the exit code."""
+    """Runs a config, and records what it did.
+
+    Returns:
+      A dict of the sampled tokens, the indices of the problems read, the number of responses
+      graded, and the exit code.
+    """
     tokens, read, graded, code = [], [], [], 0
     sample, grade = Trainer._sample, Maze.grade
     start, restore = Trainer.start, Trainer.restore
@@ -93,7 +98,7 @@ def run(config, workdir, pause=0.0):
 
 
 def start(runs, devices, distributed=False, **environment):
-    """A process that runs several, one after the other: (workdir, arguments of `run_config`)."""
+    """Starts a process that runs pairs (workdir, arguments of `run_config`) one after the other."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     runs = [(str(workdir), settings) for workdir, settings in runs]
     return subprocess.Popen(
@@ -106,14 +111,14 @@ def start(runs, devices, distributed=False, **environment):
 
 
 def finish(process, code=0, says=""):
-    """What each of its runs recorded."""
+    """Waits for a process, and returns the record of each of its runs."""
     stdout, stderr = process.communicate()
     assert process.returncode == code and says in stderr, stderr
     return json.loads(stdout.splitlines()[-1])
 
 
 def read_arrays(path):
-    """A saved tree, as NumPy arrays."""
+    """Reads a saved tree as NumPy arrays."""
     with ocp.PyTreeCheckpointer() as checkpointer:
         tree = checkpointer.metadata(path).item_metadata.tree
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)

@@ -1,6 +1,6 @@
-"""The estimators by brute force: every subset enumerated, in exact rationals.
+"""The estimators by brute force, which enumerates every subset in exact rationals.
 
-Beside them, formulas on sorted rewards in big integers, for groups too large to enumerate.
+For groups that are too large to enumerate, there are formulas on sorted rewards in big integers.
 """
 
 import itertools
@@ -14,7 +14,7 @@ def subsets(n, k):
 
 
 def max_at_k(rewards, k):
-    """Mean over k-subsets of their maximum; 0 of an empty group."""
+    """Returns the mean over k-subsets of their maximum."""
     chosen = subsets(len(rewards), k)
     return sum((max(rewards[i] for i in c) for c in chosen), Fraction(0)) / len(chosen)
 
@@ -28,7 +28,7 @@ def _without(rewards, i):
 
 
 def pkpo_weights(rewards, k, baseline):
-    """The definitions of the docstring of `pkpo_weights`, literally."""
+    """Computes the definitions in the docstring of `pkpo_weights` literally."""
     rewards = [Fraction(r) for r in rewards]
     n = len(rewards)
     everything = subsets(n, k)
@@ -53,7 +53,7 @@ def pkpo_weights(rewards, k, baseline):
 
 
 def passk_training(correct, k, method):
-    """Pass@k Training (arXiv 2508.10751), from its definitions: floats of exact ratios."""
+    """Computes Pass@k Training (arXiv 2508.10751) from its definitions, in exact ratios."""
     n, right = len(correct), sum(correct)
     wrong = n - right
     if method == "full":
@@ -87,7 +87,7 @@ def passk_training(correct, k, method):
 
 
 def off_policy_weights(rewards, k, ratios):
-    """Every subset, the product over the other samples expanded to first order."""
+    """Sums over every subset, with the product over its other samples expanded to first order."""
     n = len(rewards)
     if k == 1:
         rloo = pkpo_weights(rewards, 1, "loo_minus_one")
@@ -105,10 +105,11 @@ def off_policy_weights(rewards, k, ratios):
 
 
 def large_pkpo_weights(ordered, k, baseline):
-    """The same weights for ascending integer rewards, by counting subsets; O(n) big integers.
+    """Computes `pkpo_weights` of ascending integer rewards by counting subsets, in O(n) operations.
 
-    Of the k-subsets holding the sample of rank i, C(i-1, k-1) have it as their maximum and
-    C(j-2, k-2) have the one of rank j > i. Python rounds the quotient of two integers correctly.
+    Of the k-subsets with the sample of rank i, C(i-1, k-1) have it as their maximum, and
+    C(j-2, k-2) have the sample of rank j > i. The integers are exact, and Python rounds the
+    quotient of two integers correctly.
     """
     n = len(ordered)
     if baseline == "loo_minus_one" and k > 1:

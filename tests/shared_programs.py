@@ -1,9 +1,9 @@
-"""Programs that are traced once a process: most of what a short run costs is tracing."""
+"""Shares traced programs within a process, since most of the time of a short run is tracing."""
 
 from pkpo_jax.policy import gemma2
 from pkpo_jax.training import programs
 
-# The attributes of `Programs` that two of them share, where these sections of their configs agree.
+# Two instances of `Programs` share these attributes if these sections of their configs are equal.
 _SHARED = {
     ("model", "rollout", "parallel"): ("_samplers", "scorer", "_init_params"),
     ("model", "rollout", "parallel", "train"): ("supervised_update", "_create"),
@@ -12,19 +12,19 @@ _SHARED = {
 
 
 def share(patch):
-    """Gives runs whose programs are the same the very same ones, until undone.
+    """Makes runs whose programs are equal use the same ones, until `patch` is undone.
 
     Args:
       patch: a `pytest.MonkeyPatch`.
 
     Returns:
-      A dict of what was made; clear it to have programs traced and compiled again.
+      A dict of the programs made. Clear it to have programs traced and compiled again.
     """
     make, made = programs.Programs, {}
 
     def shared(config, devices, tokenizer):
         new, sections = make(config, devices, tokenizer), config.to_dict()
-        # No program depends on how long a run goes on.
+        # No program depends on the length of the run.
         del sections["train"]["steps"], sections["train"]["max_skipped"]
         words = tokenizer.vocab_size, tokenizer.stop_tokens
         base = gemma2.SIZES[config.model.size], words, type(devices), devices.mesh

@@ -1,4 +1,4 @@
-"""Every config and argument builds, and runs a step of a tiny policy on files in real formats."""
+"""Tests that every config and argument builds, and runs a step on files in real formats."""
 
 import importlib
 import json
@@ -34,7 +34,10 @@ def write(path, *rows):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Problems in the layouts of the MATH release and of MBPP; HumanEval and ARC are installed."""
+    """Writes problems in the layouts of the MATH release and of MBPP.
+
+    HumanEval and ARC are installed as packages.
+    """
     root = tmp_path_factory.mktemp("files")
     for split in ("train", "test"):
         for i in range(4):
@@ -61,15 +64,16 @@ def files(tmp_path_factory):
 
 
 def shrink(config, files):
-    """The same experiment for a tiny policy of characters, and one step."""
+    """Reduces an experiment to a tiny policy of characters and one step."""
     config.model.size, config.model.chat, config.model.dtype = "tiny", False, "float32"
     config.parallel.mesh = (-1, 1, 1)
-    # In characters.
+    # These lengths are in characters.
     longest = {"math": 128, "maze": 384, "arc": 1312, "code": 1536}
     config.rollout.max_prompt, config.rollout.max_response = longest[config.task.name], 4
     config.train.micro_batches, config.train.prompts = 1, config.train.minibatches
     config.warm_start.steps, config.train.steps = 0, 1
-    # The shapes of a training batch: one sampler, where both draw from the whole distribution.
+    # Evaluation batches have the shapes of training batches, so one sampler serves both if both
+    # sample from the whole distribution.
     config.eval.n = config.rollout.n
     config.eval.problems = config.eval.prompts = config.train.prompts
     config.grading.workers = min(config.grading.workers, 1)
@@ -95,7 +99,7 @@ def test_a_config_and_all_its_arguments_are_valid(name):
         config = build(name, argument)
         if argument == "k=16" and config.rollout.n < 16:
             continue
-        # As many as the mesh asks for, which is (-1, 16, heads) for the papers' configs.
+        # The mesh of the papers' configs, (-1, 16, heads), needs at least this many devices.
         devices = abs(math.prod(config.parallel.mesh))
         checks.validate(config, devices, reads_weights=False)
 
@@ -109,7 +113,7 @@ def test_a_step_of_the_papers_configs(name, files, tmp_path):
     statuses = ("ok", "wrong_format", "timeout", "error")
     graded = {status: lines[1][f"grade/{status}"] for status in statuses}
     assert sum(graded.values()) == config.train.prompts * config.rollout.n
-    # A policy that knows nothing writes no answer, and nothing goes wrong.
+    # An untrained policy writes hardly any answers, and grading does not fail.
     assert graded["wrong_format"] > 0.9 * sum(graded.values())
     assert graded["timeout"] == graded["error"] == 0
     assert 0.0 <= lines[1]["eval/pass_at_1"] <= lines[1]["eval/pass_at_2"] <= 1.0
@@ -120,8 +124,11 @@ def test_a_step_of_the_papers_configs(name, files, tmp_path):
     [("gemma2_2b_math", PAPER_A + ENTROPY[-1:]), ("gemma2_2b_maze", PAPER_B)],
 )
 def test_a_step_of_every_argument(name, arguments, files):
-    """Those that differ in k alone share what is compiled, as a run does when k changes; of those
-    that differ in one coefficient, one is trained."""
+    """Trains one step for every argument.
+
+    Configs that differ only in k share their compiled programs, as a run does when k changes. Of
+    those that differ in one coefficient, only one is trained.
+    """
     trainers, trained = {}, []
     for argument in arguments:
         config = shrink(build(name, argument), files)

@@ -1,4 +1,4 @@
-"""The command line, as a user types it."""
+"""Tests of the command line, as a user types it."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from pkpo_jax.training import loop, metrics, run_directory
 ROOT = str(pathlib.Path(__file__).parents[1])
 
 
-# A small run, which tests of several modules compile once.
+# These options make a small run, whose programs the tests of several modules share.
 SMALL = [
     "--config.train.prompts=4",
     "--config.warm_start.steps=0",
@@ -32,7 +32,8 @@ SMALL = [
     "--config.task.test_problems=10",
 ]
 
-# The command, once for each line of stdin, in a fork: imports take longer than most mistakes.
+# This server runs the command in a fork for each line of stdin, because imports take longer than
+# most of the commands that fail.
 SERVER = """
 import json, os, sys, traceback
 import pkpo_jax.main, pkpo_jax.sweep
@@ -56,7 +57,7 @@ for line in sys.stdin:
 
 @pytest.fixture(scope="module")
 def main(tmp_path_factory):
-    """A function that runs the command, from an empty directory."""
+    """Returns a function that runs the command from an empty directory."""
     outputs, elsewhere = tmp_path_factory.mktemp("outputs"), tmp_path_factory.mktemp("elsewhere")
     environment = {**os.environ, "PYTHONPATH": ROOT}
     server = subprocess.Popen(
@@ -155,7 +156,7 @@ def test_help_shows_every_flag(main):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        # Keys and types are those of the run, whatever the default config is.
+        # Keys and types are those of the run, not of the default config.
         (["--mode=eval", "--config.task.fog=0.5"], "error: unknown config key task.fog"),
         (["--mode=eval", "--config.eval.n=0"], "error: eval.n=0; expected a whole number"),
         (["--mode=eval", "--step=30"], "keeps no such policy; it has 10, 20."),
@@ -210,7 +211,8 @@ def test_work_directories_that_cannot_be(workdir, message, tmp_path):
     assert message in str(e.value)
 
 
-# A shell's background job, which these tests may be, ignores the signal otherwise.
+# The program restores the signal's handler, since the background jobs of a shell, of which these
+# tests may be one, ignore the signal.
 LISTENING = """
 import runpy, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -252,7 +254,7 @@ def test_a_run_may_go_on_on_other_devices(tmp_path):
 
 
 def test_grading_workers_load_nothing_heavy():
-    """A worker imports the main module and the task; estimators are there when asked for."""
+    """Checks that a grading worker imports nothing heavy, and that estimators import lazily."""
     heavy = "jax tensorflow flax optax orbax grain tensorflow_datasets matplotlib gemma"
     program = f"""
 import sys
@@ -279,7 +281,7 @@ def test_the_packages_names_are_the_estimators():
         ("", {"HOME": "{}"}, "{}/.cache/pkpo_jax/xla/"),
         ("{}/here", {}, "{}/here"),
         ("off", {}, None),
-        ("{}/here", {"JAX_COMPILATION_CACHE_DIR": "{}/there"}, None),  # jax reads it by itself.
+        ("{}/here", {"JAX_COMPILATION_CACHE_DIR": "{}/there"}, None),  # JAX reads this one itself.
         ("{}/file/here", {}, None),
     ],
 )
@@ -296,7 +298,7 @@ def test_where_compiled_programs_are_kept(
     compilation_cache.use(directory.format(tmp_path))
     found = settings.get("jax_compilation_cache_dir")
     assert found is None if expected is None else found.startswith(expected.format(tmp_path))
-    # It is no reason to stop.
+    # The run continues without a cache.
     assert ("compiled programs are not kept: " in capsys.readouterr().err) == ("file" in directory)
 
 

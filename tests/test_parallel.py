@@ -1,5 +1,7 @@
-"""Eight forced CPU devices, in jit and in pmap, and two processes, against one device: the same
-run, each part of it done once."""
+"""Tests that eight forced CPU devices, or two processes, give the same run as one device.
+
+They use jit and pmap, and check that no part of the work is done twice.
+"""
 
 import shutil
 import signal
@@ -14,16 +16,24 @@ from tests import one_run
 
 @pytest.fixture(scope="module")
 def one_device(tmp_path_factory):
-    """The run of one device, with a checkpoint after two of its three steps, and its record."""
+    """Runs on one device, with a checkpoint after two of three steps.
+
+    Returns:
+      The directory of the run and its record.
+    """
     workdir = tmp_path_factory.mktemp("one") / "run"
     return workdir, one_run.run(one_run.run_config(every=2), workdir)
 
 
 @pytest.fixture(scope="module")
 def eight_devices(one_device, tmp_path_factory):
-    """Runs of eight devices, one after the other in one process: directories and records."""
+    """Runs on eight devices, one run after the other in one process.
+
+    Returns:
+      A dict of pairs (directory, record).
+    """
     root = tmp_path_factory.mktemp("eight")
-    # The last goes on with a run of one device.
+    # The last run resumes a run of one device.
     shutil.copytree(one_device[0], root / "resumed")
     shutil.rmtree(root / "resumed" / "checkpoints" / "3")
     settings = {
@@ -48,14 +58,14 @@ def test_eight_devices_give_the_run_of_one(mode, one_device, eight_devices):
 def test_a_run_of_one_device_goes_on_on_eight(one_device, eight_devices):
     expected, record = one_device
     workdir, ours = eight_devices["resumed"]
-    # The third batch, and the evaluation after it.
+    # The resumed run samples only the third batch and the evaluation after it.
     assert ours["tokens"] == record["tokens"][-len(ours["tokens"]) :]
     assert 0 < len(ours["tokens"]) < len(record["tokens"])
     one_run.assert_same_run(workdir, expected)
 
 
 def start_two(settings, workdir):
-    """Two processes of one run, each with two devices, joined by jax.distributed."""
+    """Starts two processes of one run, each with two devices, which jax.distributed joins."""
     with socket.socket() as s:
         s.bind(("localhost", 0))
         port = s.getsockname()[1]
@@ -73,14 +83,14 @@ def start_two(settings, workdir):
 
 
 def records(processes, **options):
-    """What each process recorded of its run."""
+    """Waits for the processes, and returns what each recorded of its run."""
     return [one_run.finish(process, **options)[0] for process in processes]
 
 
 def assert_same_work(ours, expected):
-    """What two processes drew, read and graded, against what one did."""
+    """Checks that two processes together sampled, read and graded the same as one."""
     assert all(process["tokens"] == expected["tokens"] for process in ours)
-    # Nothing read twice, nothing lost; and so with grading.
+    # No problem is read twice or left out, and no response is graded twice or left out.
     assert sorted(ours[0]["read"] + ours[1]["read"]) == sorted(expected["read"])
     assert len(ours[0]["read"]) == len(ours[1]["read"])
     assert ours[0]["graded"] + ours[1]["graded"] == expected["graded"]
@@ -90,14 +100,17 @@ def test_two_processes_give_the_run_of_one_in_pmap(one_device, tmp_path):
     expected, record = one_device
     ours = records(start_two({"mesh": (4, 1, 1), "mode": "pmap"}, tmp_path / "run"))
     assert_same_work(ours, record)
-    # Written once: as many lines, and events, as one process writes.
+    # Two processes write as many lines and event files as one does.
     one_run.assert_same_run(tmp_path / "run", expected)
     one_run.assert_compiled_once(tmp_path / "run")
     assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
 
 
 def test_sigterm_to_one_process_saves_and_stops_both_and_both_go_on(tmp_path):
-    """As when a machine of a slice is preempted: all stop at one step, and all go on from it."""
+    """Tests what happens if a machine of a slice is preempted.
+
+    All processes have to stop at the same step and resume from it.
+    """
     expected = tmp_path / "expected"
     record = one_run.run(one_run.run_config(plain=True), expected)
     settings = {"mesh": (1, 2, 2), "mode": "jit", "plain": True}

@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands."""
+"""Tests that the Python code of the README runs unchanged."""
 
 import pathlib
 import re

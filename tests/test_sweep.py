@@ -1,4 +1,4 @@
-"""Sweeps: which runs they are, what is made of their results, and what becomes of a failed one."""
+"""Tests of sweeps: their runs, the comparison of results, and the handling of a failed run."""
 
 import json
 import math
@@ -20,7 +20,7 @@ def test_every_k_with_every_seed(tmp_path):
     assert [run.name for run in runs] == ["k1_seed0", "k1_seed2", "k8_seed0", "k8_seed2"]
     assert runs[3].config == "a.py"
     assert runs[3].overrides == ("--config.x=1", "--config.seed=2", "--config.k=8")
-    # Set beside it, k would take the place of the schedule.
+    # An override of k would replace the schedule that the argument sets.
     (run,) = sweep.describe(tmp_path, request._replace(config="a.py:anneal", ks=[4], seeds=[1]))
     assert (run.config, run.overrides) == ("a.py:anneal,k=4", ("--config.x=1", "--config.seed=1"))
 
@@ -36,7 +36,7 @@ def test_spread_over_seeds():
     }
     rows = sweep.compare(results)
     assert list(rows) == ["before RL", "k = 1", "k = 8"]
-    # pass@4 was not finite after RL. Before RL, the policy of seed 1 counts once.
+    # The results after RL have no pass@4. Before RL, the policy of seed 1 counts only once.
     assert all(list(row) == [1, 2] for row in rows.values())
     assert rows["before RL"][1] == pytest.approx((0.2, math.sqrt(0.02)))
     assert rows["k = 1"][1] == pytest.approx((0.4, math.sqrt(0.08)))
@@ -69,7 +69,7 @@ def test_a_run_that_fails_costs_itself_and_is_done_when_started_again(
     monkeypatch.setattr(sweep.signal, "signal", lambda *_: None)
     config = configs.find("maze_tiny")
     request = sweep.Request(config, OVERRIDES, ks=[1, 2], seeds=[0], jobs=2)
-    # A file stands where the second run keeps its checkpoints.
+    # A file in the place of the second run's checkpoints makes it fail.
     (_, second) = sweep.describe(tmp_path, request)
     run_directory.claim(second.workdir, command_line.read_config(config, second.overrides))
     (second.workdir / "checkpoints").write_text("")

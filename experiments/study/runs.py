@@ -21,7 +21,7 @@ import tqdm
 from ml_collections import config_dict
 
 from pkpo_jax.training import config as config_lib
-from pkpo_jax.training import metrics, stored
+from pkpo_jax.training import metrics, saved_run
 
 
 class JobError(RuntimeError):
@@ -70,7 +70,7 @@ class Run:
         path = self.workdir / "config.json"
         if not path.exists():
             return False
-        wanted = _leaves(stored.override(_config(self.config), self.changes).to_dict())
+        wanted = _leaves(saved_run.override(_config(self.config), self.changes).to_dict())
         there = _leaves(json.loads(path.read_text()))
         for key, value in wanted.items():
             # What is logged, and which checkpoints are kept, changes no result.

@@ -48,7 +48,7 @@ from pkpo_jax import command_line
 from pkpo_jax.estimators.pkpo import Baseline
 from pkpo_jax.policy import checkpoints, scoring
 from pkpo_jax.training import config as config_lib
-from pkpo_jax.training import data, stored, weights
+from pkpo_jax.training import data, saved_run, weights
 from pkpo_jax.training.trainer import Trainer
 
 REFERENCE = "loo_minus_one"
@@ -235,11 +235,11 @@ def measure(
     """
     if replicates < 2 * BLOCKS or replicates % BLOCKS:
         raise ValueError(f"replicates={replicates}; expected a multiple of {BLOCKS} above it.")
-    config = stored.read_config(workdir)
+    config = saved_run.read_config(workdir)
     n, count = config.rollout.n, config.train.prompts
     if not 1 <= k <= n:
         raise ValueError(f"k={k}; expected 1 to {n}, which rollout.n={n} samples serve.")
-    _, config.model.checkpoint = stored.policy(workdir, config, str(step))
+    _, config.model.checkpoint = saved_run.policy(workdir, config, str(step))
     config.warm_start.steps = 0
     # Of the training alone.
     config.checkpoint.best = config.log.wandb = ""

@@ -18,7 +18,7 @@ from pkpo_jax import parallel
 from pkpo_jax.estimators import schedules
 from pkpo_jax.reporting import plots, tables
 from pkpo_jax.tasks import Problem
-from pkpo_jax.training import checkpoints, checks, evaluation, files, stored, weights
+from pkpo_jax.training import checkpoints, checks, evaluation, files, saved_run, weights
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training.config import ConfigError
 from pkpo_jax.training.evaluation import Evaluation
@@ -163,21 +163,21 @@ def checked_ks(config: config_dict.ConfigDict, ks: Sequence[int]) -> list[int]:
 
 def _policy(workdir: pathlib.Path, request: Request) -> _Policy:
     config = request.config
-    if stored.is_run(workdir):
+    if saved_run.is_run(workdir):
         if "model.checkpoint" in request.overrides:
             raise ConfigError(
                 f"--workdir={workdir} is a run's directory, and --step says which of its policies; "
                 "drop --config.model.checkpoint, or give a new --workdir."
             )
-        config = stored.read_config(workdir)
-    config = stored.override(config, request.overrides)
-    step, config.model.checkpoint = stored.policy(workdir, config, request.step)
+        config = saved_run.read_config(workdir)
+    config = saved_run.override(config, request.overrides)
+    step, config.model.checkpoint = saved_run.policy(workdir, config, request.step)
     # Another run's parameters may have been saved in another dtype, and other bits.
     own = pathlib.Path(config.model.checkpoint).is_relative_to(workdir / "checkpoints")
     config.warm_start.steps = 0
     # Of the training alone, and tied to the shapes that it evaluated with.
     config.checkpoint.best = config.log.wandb = ""
-    as_saved = own and stored.is_run(workdir) and "model.param_dtype" not in request.overrides
+    as_saved = own and saved_run.is_run(workdir) and "model.param_dtype" not in request.overrides
     return _Policy(workdir, step, config, as_saved)
 
 
@@ -195,7 +195,7 @@ def _read(policy: _Policy, trainer: Trainer) -> Any:
         if policy.as_saved:
             checkpoints.verify(pathlib.Path(policy.config.model.checkpoint), params)
     except checkpoints.CheckpointError as e:
-        others = [step for step in stored.steps(policy.workdir) if step != policy.step]
+        others = [step for step in saved_run.steps(policy.workdir) if step != policy.step]
         if not others:
             raise
         kept = ", ".join(map(str, others))

@@ -25,7 +25,7 @@ from pkpo_jax import tasks
 from pkpo_jax.reporting import page_format, plots
 from pkpo_jax.tasks.drawing import printable
 from pkpo_jax.training import config as config_lib
-from pkpo_jax.training import files, metrics, provenance, stored
+from pkpo_jax.training import files, metrics, provenance, saved_run
 from pkpo_jax.training.evaluation import Evaluation, k_of, reported_ks
 
 # Characters of a file of samples that the page shows.
@@ -127,7 +127,7 @@ def write_page(workdir: pathlib.Path) -> pathlib.Path:
         health=_health(lines),
         counts=_counts(lines),
         samples=_samples(workdir),
-        checkpoints=stored.steps(workdir),
+        checkpoints=saved_run.steps(workdir),
         starts=_starts(workdir),
         sections=_sections(settings),
     )

@@ -1,7 +1,7 @@
-"""Orbax checkpoints of a run: the training state, and what the host keeps beside it.
+"""Orbax checkpoints of a run: the training state, and the host's values that belong to it.
 
-Parameters are stored as official checkpoints store them, layer by layer: DIR/checkpoints/300/params
-can be another run's `model.checkpoint`, or be read by `gm.ckpts.load_params`.
+Parameters have the layout of official checkpoints, layer by layer: DIR/checkpoints/300/params can
+be the `model.checkpoint` of another run, and `gm.ckpts.load_params` can read it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Restored(NamedTuple):
 
 
 class _Best(checkpoint_managers.PreservationPolicy):
-    """Keeps one step, the best so far, which the run knows and tells."""
+    """Keeps the checkpoint of the best step so far, which the run sets as `step`."""
 
     step: int | None = None
 
@@ -46,11 +46,13 @@ class _Best(checkpoint_managers.PreservationPolicy):
 
 
 class Checkpoints:
-    """DIR/checkpoints/<step>, the newest `keep` of them and the best; written in the background.
+    """The checkpoints of a run in DIR/checkpoints/<step>, which are written in the background.
+
+    The newest `keep` checkpoints and the best one are kept.
 
     Args:
       like: the state as a tree of ShapeDtypeStruct with shardings.
-      in_flight: arrays like a rollout in flight, where the run samples ahead.
+      in_flight: arrays of the shapes and dtypes of a rollout in flight, if the run samples ahead.
 
     Raises:
       WriteError: the directory cannot be made.
@@ -81,12 +83,12 @@ class Checkpoints:
         best: int | None = None,
         in_flight: Rollout | None = None,
     ) -> None:
-        """Begins to save arrays (`state`, `in_flight`) and JSON values (`progress`).
+        """Starts to save arrays (`state`, `in_flight`) and JSON values (`progress`).
 
-        `best` is the step of the checkpoint to keep beside the newest.
+        `best` is the step of the checkpoint that is kept in addition to the newest ones.
 
         Raises:
-          WriteError: this checkpoint, or the one before, could not be written.
+          WriteError: this checkpoint, or the one before it, could not be written.
         """
         self._best.step = best
         sums = {
@@ -105,18 +107,20 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.Composite(**items))
 
     def check(self) -> None:
-        """Raises the WriteError of a checkpoint that failed in the background, if one did."""
+        """Raises a WriteError if a checkpoint could not be written in the background."""
         with writing("a checkpoint"):
             self._manager.check_for_errors()
 
     def restore_newest(self) -> Restored | None:
-        """The newest checkpoint that can be read; None if there are none.
+        """Restores the newest checkpoint that can be read, or returns None if there are none.
 
-        Those after it, which cannot, or do not hold what was saved, are moved to DIR/corrupt.
+        Newer checkpoints that cannot be read, or do not hold what was saved, are moved to
+        DIR/corrupt.
 
         Raises:
-          CheckpointError: there are some, and none can be read: nothing is moved. Or one of several
-            processes cannot read one, which it notes: the next start passes it over.
+          CheckpointError: there are checkpoints, but none can be read; then nothing is moved. Or
+            one of several processes cannot read a checkpoint; it leaves a note, by which the next
+            start skips that checkpoint.
         """
         reasons: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
@@ -141,29 +145,32 @@ class Checkpoints:
             newest = max(reasons)
             raise CheckpointError(
                 f"none of the checkpoints in {self._workdir / 'checkpoints'} can be used (step "
-                f"{newest}: {reasons[newest]}); nothing was changed: mend what they lie on, or "
-                "give another --workdir to start anew."
+                f"{newest}: {reasons[newest]}); nothing was changed: repair the disk that they are "
+                "on, or give another --workdir to start from the beginning."
             )
         return None
 
     def _restore(self, step: int) -> tuple[Restored | None, str]:
-        """A checkpoint, or why it cannot be used; the same on every process."""
+        """Returns a checkpoint, or None and the reason why it cannot be used.
+
+        The result is the same on every process.
+        """
         try:
-            found = self._read(step)
+            items = self._read(step)
         except Exception as e:  # Torn files raise errors of many libraries.
             reason = first_line(e)
             if jax.process_count() == 1:
                 return None, reason
-            # The others wait in Orbax for this process, and end with it.
+            # The other processes wait for this one in Orbax, and end when it does.
             with writing("a note"):
                 self._note(step).write_text(f"process {jax.process_index()}: {reason}")
             raise CheckpointError(
                 f"process {jax.process_index()} cannot read the checkpoint of step {step} "
                 f"({reason}); the same command goes on from the one before."
             ) from e
-        state = TrainState(self._stacked.stack(found["params"]), found["opt_state"])
-        progress = dict(found["progress"])
-        in_flight = Rollout(**found["in_flight"]) if "in_flight" in found else None
+        state = TrainState(self._stacked.stack(items["params"]), items["opt_state"])
+        progress = dict(items["progress"])
+        in_flight = Rollout(**items["in_flight"]) if "in_flight" in items else None
         sums = progress.pop("sums")
         ours = {
             "arrays": self._fingerprint_of(state),
@@ -183,13 +190,13 @@ class Checkpoints:
         if (self._manager.directory / str(step) / "in_flight").exists():
             like = self._in_flight._asdict() if self._in_flight else None
             items["in_flight"] = ocp.args.StandardRestore(like)
-        found = self._manager.restore(step, args=ocp.args.Composite(**items))
-        # It is here, and not on its way: what fails to arrive fails now.
-        jax.block_until_ready(found["params"])
-        return {name: found[name] for name in items}
+        restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+        # Waiting here makes a read that fails raise its error now, where it is handled.
+        jax.block_until_ready(restored["params"])
+        return {name: restored[name] for name in items}
 
     def _note(self, step: int) -> pathlib.Path:
-        """Where it is noted that a process could not read a checkpoint."""
+        """Returns the path of the note that says that a process could not read a checkpoint."""
         return self._workdir / f"unreadable_{step}"
 
     def _set_aside(self, step: int) -> None:
@@ -208,7 +215,10 @@ class Checkpoints:
         return np.asarray(jax.device_get(self._fingerprint(state))).tolist()
 
     def warm_up(self, state: TrainState) -> None:
-        """Compiles what saving takes, or the first save of a run that goes on would."""
+        """Compiles the programs that saving needs, so that the first save need not wait for them.
+
+        A resumed run would compile them at its first save otherwise, in the middle of training.
+        """
         _ = self._stacked.unstack
         self._fingerprint_of(state)
 
@@ -223,11 +233,16 @@ class Checkpoints:
 
 
 def verify(path: pathlib.Path, params: Any) -> None:
-    """Checks parameters that were read from DIR/checkpoints/<step>/params, in the dtypes that they
-    were saved in. Those without a `progress` beside them are not a run's, and are not checked.
+    """Checks that parameters read from DIR/checkpoints/<step>/params are those that were saved.
+
+    Parameters without a `progress` next to them do not come from a run and are not checked.
+
+    Args:
+      path: the directory of the parameters.
+      params: the parameters, in the dtypes that they were saved in.
 
     Raises:
-      CheckpointError: they are not what was saved, or what was saved is not known any more.
+      CheckpointError: they differ from what was saved, or the checksums cannot be read.
     """
     progress = path.absolute().parent / "progress"
     if not progress.exists():
@@ -236,14 +251,17 @@ def verify(path: pathlib.Path, params: Any) -> None:
         sums = ocp.JsonCheckpointHandler().restore(epath.Path(progress))["sums"]["arrays"]
     except Exception as e:  # Torn files raise errors of many libraries.
         raise CheckpointError(f"{progress} cannot be read ({first_line(e)}).") from e
-    # The parameters come first in a state.
+    # The fingerprint of a state begins with its parameters.
     ours = np.asarray(jax.jit(fingerprint)(params)).tolist()
     if ours != sums[: len(ours)]:
         raise CheckpointError(f"{path} reads well, but does not hold what was saved.")
 
 
 def fingerprint(tree: Any) -> jax.Array:
-    """[leaves] uint32: the bits of each leaf added up, which no mesh and no order changes."""
+    """Returns the sum of the bits of each leaf, [leaves] uint32.
+
+    Neither the mesh nor the order of the additions changes it.
+    """
 
     def total(x: jax.Array) -> jax.Array:
         if jnp.issubdtype(x.dtype, jnp.floating):
@@ -254,7 +272,7 @@ def fingerprint(tree: Any) -> jax.Array:
 
 
 def _crc(value: dict[str, Any] | Rollout | None) -> int:
-    """Of JSON values, or of arrays; 0 for None."""
+    """Returns the CRC-32 of JSON values or of a rollout's arrays, and 0 for None."""
     if value is None:
         return 0
     if isinstance(value, Rollout):

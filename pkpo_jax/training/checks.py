@@ -1,4 +1,4 @@
-"""The checks of a config, before anything compiles: each error names the key and how to fix it."""
+"""Checks of a config before anything compiles. Each error names the key and how to fix it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ from pkpo_jax.training.config import Config, ConfigError, get
 
 
 def validate(config: config_dict.ConfigDict, devices: int, *, reads_weights: bool = True) -> None:
-    """Raises a one-line ConfigError on the first key that cannot run on `devices` devices.
+    """Raises a one-line ConfigError for the first key that cannot run on `devices` devices.
 
-    `reads_weights` is whether the run reads a policy's: compiling needs none.
+    Args:
+      config: the config to check.
+      devices: how many devices the run has.
+      reads_weights: whether the run reads the parameters of a policy. Compiling alone does not.
     """
     _check_names(config)
     for name, key in config_lib.KEYS.items():
@@ -104,7 +107,7 @@ def _check_model(config: Config, reads_weights: bool) -> None:
 
 
 def _check_batches(config: Config, devices: int) -> None:
-    """Every batch splits over the devices: prompts first, then the responses of each."""
+    """Checks that every batch splits over the devices: first its prompts, then their responses."""
     mesh = tuple(config.parallel.mesh)
     try:
         data, fsdp, tensor = parallel.mesh_shape(mesh, devices)
@@ -131,7 +134,7 @@ def _check_batches(config: Config, devices: int) -> None:
                 f"make it a multiple of {parts}, or that fewer."
             )
         if n is None and not pmap:
-            continue  # Demonstrations that do not split are computed by several devices alike.
+            continue  # Several devices compute the same demonstrations if these do not split.
         prompt_axes, response_axes = parallel.batch_axes(sizes, rows // parts, n or 1)
         split = math.prod(sizes[a] for a in (prompt_axes if pmap else prompt_axes + response_axes))
         if split != data * fsdp:
@@ -144,9 +147,9 @@ def _check_batches(config: Config, devices: int) -> None:
 
 
 def _check_grading(config: Config) -> None:
-    """Checks that a program that uses up its time is graded before the pool gives it up.
+    """Checks that a program that runs out of time is graded before the pool stops waiting for it.
 
-    It is wrong then; one that the pool has to end is left out.
+    Such a program is graded as wrong, whereas one that the pool has to end gets no grade.
     """
     if config.task["name"] != "code" or not config.grading.workers:
         return
@@ -252,6 +255,6 @@ def _check_logs(config: Config) -> None:
 
 
 def evaluation_names(n: int) -> list[str]:
-    """Returns the metrics of an evaluation of n samples that are better the higher they are."""
+    """Returns the names of the metrics of an n-sample evaluation for which higher is better."""
     at_k = [f"{kind}_{k}" for kind in evaluation.AT_K for k in evaluation.reported_ks(n)]
     return [*at_k, "reward_mean", "majority"]

@@ -1,8 +1,9 @@
-"""Every config key, declared once: its default, what it may be, and what it means.
+"""Every config key, declared once: its default, the values it may have, and its meaning.
 
-The sections are frozen dataclasses whose fields are the keys. Users hold a ConfigDict, which
-`default` builds from them; the code computes with the sections themselves, see `freeze`. What one
-key may be is checked from its declaration, and what several may be together, in checks.py.
+The sections are frozen dataclasses whose fields are the keys. Users work with a ConfigDict, which
+`default` builds from the sections; the code computes with the sections themselves, see `freeze`.
+The module checks.py checks the value of each key against its declaration here, and checks which
+values of several keys fit together.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ Divergence = Literal["none", "k1", "k2", "k3"]
 
 
 class ConfigError(ValueError):
-    """A config that cannot run: names the key, the value and what was expected."""
+    """The error of a config that cannot run, which names the key, its value and how to fix it."""
 
 
 class Key(NamedTuple):
-    """What one key may be.
+    """The declaration of one key: its type and the values that it may have.
 
     Attributes:
-      type: bool, int, float or str; any other type is checked together with other keys.
-      optional: whether None is a value, too.
-      choices: the strings that are allowed, of a Literal type or of a list.
+      type: bool, int, float or str; values of any other type are checked with other keys.
+      optional: whether the value may also be None.
+      choices: the strings that are allowed, from a Literal type or from a list.
       at_least, above, at_most: the bounds of a number; `above` itself is excluded.
-      may_change: whether a run may go on with another value.
+      may_change: whether a run may be resumed with another value.
     """
 
     type: Any
@@ -52,7 +53,7 @@ class Key(NamedTuple):
 
 
 def key(default: Any, **limits: Any) -> Any:
-    """Declares a key whose values have `limits`, attributes of `Key`, beside its default."""
+    """Declares a key by its default and the limits of its values, which are attributes of `Key`."""
     return dataclasses.field(default=default, metadata=limits)
 
 
@@ -62,20 +63,20 @@ class Model:
 
     # The tiny policy is trained from scratch; the others are the official Gemma-2.
     size: str = key("tiny", choices=tuple(sizes.SIZES))
-    # The run starts from these weights: official ones, or DIR/checkpoints/<step>/params of a run.
-    # If it is empty, it starts from random weights, which the tiny policy alone can do.
+    # The run starts from these parameters: official ones, or DIR/checkpoints/<step>/params of a
+    # run. If it is empty, the run starts from random ones, which only the tiny policy can do.
     checkpoint: str = ""
-    # This is the path of Gemma-2's tokenizer.model; if it is empty, that is downloaded. The tiny
-    # policy reads characters instead.
+    # This is the path of Gemma-2's tokenizer.model, which is downloaded if the path is empty. The
+    # tiny policy reads characters instead.
     tokenizer: str = ""
-    # Prompts are put as a user's turn if True, as the instruction-tuned models expect them.
+    # If True, each prompt is wrapped as a user's turn, as instruction-tuned models expect.
     chat: bool = False
-    # Activations have this type. Norms, softmax, soft-caps, the head and log-probs are float32
-    # whatever it is.
+    # Activations have this dtype. Norms, softmax, soft-caps, the head and log-probs are always
+    # float32.
     dtype: Dtype = "float32"
-    # The parameters and the optimiser's state have this type.
+    # The parameters and the optimiser's state have this dtype.
     param_dtype: Dtype = "float32"
-    # The backward pass computes each layer again if True, and keeps one layer's activations.
+    # If True, the backward pass recomputes each layer and keeps one layer's activations at a time.
     remat: bool = key(False, may_change=True)
 
 
@@ -83,18 +84,19 @@ class Model:
 class Rollout:
     """How responses are sampled."""
 
-    # Each prompt gets this many responses: its group.
+    # Each prompt gets this many responses, which are its group.
     n: int = key(16, at_least=1)
-    # A prompt has at most this many tokens, BOS included.
+    # A prompt has at most this many tokens, including BOS.
     max_prompt: int = key(32, at_least=1)
-    # A response has at most this many tokens, its end included.
+    # A response has at most this many tokens, including its stop token.
     max_response: int = key(16, at_least=1)
-    # Problems with a longer prompt are left out, and counted, if True; they stop the run otherwise.
+    # Problems with a longer prompt are left out and counted if this is True. Otherwise they stop
+    # the run before it starts.
     drop_long_prompts: bool = False
-    # Logits are divided by the temperature, in sampling and in the loss alike.
+    # Logits are divided by the temperature, both in sampling and in the loss.
     temperature: float = key(1.0, at_least=0.01)
-    # The next batch is sampled while this one is graded if True: responses are then one update old,
-    # which loss.importance_cap corrects for in part.
+    # If True, the next batch is sampled while this one is graded. The policy that samples it is
+    # then one update old, for which loss.importance_cap partly corrects.
     ahead: bool = False
 
 
@@ -102,24 +104,25 @@ class Rollout:
 class Grading:
     """Where responses are graded, and how long that may take."""
 
-    # This many processes grade. With 0 the run itself does, which suits graders that cannot hang.
+    # This many processes grade. With 0 the training process grades, which suits graders that
+    # cannot hang.
     workers: int = key(0, at_least=0, may_change=True)
-    # An answer that takes more seconds than this is invalid, and counted. The task code needs five
-    # times its task.timeout, and five seconds, where the machine is busy.
+    # A response that takes more seconds than this is counted as invalid. On a busy machine, the
+    # task code needs five times its task.timeout and five seconds more.
     timeout: float = key(40.0, above=0, may_change=True)
-    # What is left of a batch after this many seconds is invalid, and counted.
+    # The responses of a batch that are not graded after this many seconds are counted as invalid.
     batch_timeout: float = key(600.0, above=0, may_change=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimator:
-    """How the rewards of a group become the weights of its responses."""
+    """How the rewards of a group become the reward weights of its responses."""
 
-    # The estimator is pkpo, passk_training, grpo, dr_grpo, rloo, maxrl, mahdavi, tang, or a
-    # function of your own as module:function; see pkpo_jax.training.weights.make.
+    # The estimator is pkpo, passk_training, grpo, dr_grpo, rloo, maxrl, mahdavi, tang, off_policy,
+    # or your function as module:function; see pkpo_jax.training.weights.make.
     name: str = "pkpo"
-    # A function of your own returns "weights", whose SUM over the group estimates the gradient, or
-    # "advantages", whose mean does and which are divided by n.
+    # Your function returns "weights", whose SUM over the group estimates the gradient, or
+    # "advantages", whose mean over the group does and which are divided by its size here.
     returns: Returns = "weights"
     # Only pkpo has a baseline; see pkpo_jax.pkpo_weights.
     baseline: pkpo.Baseline = "loo_minus_one"
@@ -129,52 +132,53 @@ class Estimator:
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """What the update minimises, given the weights of the responses."""
+    """The loss that an update minimises, given the reward weights of the responses."""
 
-    # The objective is REINFORCE's, or PPO's clipped importance ratios, which several updates a
-    # batch need.
+    # The objective is that of REINFORCE, or that of PPO with clipped importance ratios, which
+    # several updates on one batch need.
     policy: Policy = "reinforce"
     # PPO keeps ratios within 1 - clip_low and 1 + clip_high.
     clip_low: float = key(0.2, at_least=0, at_most=1)
     clip_high: float = key(0.2, at_least=0)
-    # Where the weight is negative, PPO keeps its product with the ratio above dual_clip times the
-    # weight. There is no such bound with 0; it is more than 1 otherwise.
+    # For a negative reward weight, PPO keeps the product of weight and ratio above dual_clip times
+    # the weight. It is more than 1, or 0 for no such bound.
     dual_clip: float = key(0.0, at_least=0)
-    # Token losses are added up or averaged as losses.token_scale says.
+    # The losses of tokens are summed or averaged as losses.token_scale describes.
     aggregation: Aggregation = "sequence-sum"
     # This estimator of the KL divergence from the policy before RL (see losses.divergence) is
-    # measured, and times kl_coef added to the loss. In the loss k1 has a gradient of zero mean: k2
-    # and k3 regularise.
+    # measured, multiplied by kl_coef and added to the loss. As a term of the loss, k1 has a
+    # gradient of zero mean and does not regularise; k2 and k3 do.
     kl: Divergence = "none"
     # With 0 the divergence is only measured.
     kl_coef: float = key(0.0, at_least=0)
-    # The divergence (k1) is subtracted from the rewards if True, instead of added to the loss.
+    # If True, the divergence (k1) is subtracted from the rewards and not added to the loss.
     kl_in_reward: bool = False
-    # The policy's entropy, times this, is subtracted from the loss.
+    # The policy's entropy is multiplied by this and subtracted from the loss.
     entropy_coef: float = 0.0
-    # A token's loss is multiplied by the ratio of its probability before the batch's first update
-    # to that at which it was sampled, at most this; there are no such weights with 0.
+    # The loss of a token is multiplied by its importance ratio, at most this: its probability
+    # before the batch's first update, divided by that at which it was sampled. With 0 the loss is
+    # not corrected.
     importance_cap: float = key(0.0, at_least=0)
-    # Groups whose rewards are all equal are left out if True, also of the counts that the loss is
-    # divided by.
+    # If True, zero-variance groups, whose rewards are all equal, are left out of the loss and of
+    # the counts that it is divided by.
     drop_equal_groups: bool = False
-    # The tokens of responses that reached max_response are left out if True; their rewards stay in
-    # the group.
+    # If True, the tokens of responses that were cut at max_response are left out of the loss. The
+    # rewards of these responses still count within their group.
     mask_truncated: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class WarmStart:
-    """Supervised training on the task's demonstrations before RL."""
+    """The SFT warm start: supervised training on the task's demonstrations before RL."""
 
-    # There are this many supervised steps; there is no warm start with 0.
+    # The warm start takes this many supervised steps; with 0 there is none.
     steps: int = key(0, at_least=0)
-    # A step has this many demonstrations.
+    # Each step trains on this many demonstrations.
     batch: int = key(64, at_least=1)
-    # The learning rate rises linearly to this one over the warm-up steps.
+    # The learning rate increases linearly to this value over the warm-up steps.
     learning_rate: float = key(3e-3, at_least=0)
     warmup_steps: int = key(50, at_least=0)
-    # Over this share of the steps, at the end, the learning rate falls linearly to 0.
+    # Over this last share of the steps the learning rate decreases linearly to 0.
     decay_fraction: float = key(0.3, at_least=0, at_most=1)
 
 
@@ -182,33 +186,34 @@ class WarmStart:
 class Train:
     """The RL steps and their optimiser, which is Adam with decoupled weight decay."""
 
-    # The run ends after this many steps. A run goes on with more steps than it was started with,
-    # finished or not, and with fewer, down to those it has done. If decay_fraction is above 0, its
-    # learning rate follows the schedule of the new length from there on: after the fall to 0 at the
-    # end of a finished run, it is back at what the longer schedule says.
+    # The run ends after this many steps. A run, finished or not, can be resumed with more steps
+    # than it was started with, or with fewer, down to the number it has done. If decay_fraction is
+    # above 0, the learning rate then follows the schedule of the new length: a finished run whose
+    # learning rate had decayed to 0 resumes with the rate of the longer schedule.
     steps: int = key(300, at_least=0, may_change=True)
     # A step has this many prompts; each gets rollout.n responses.
     prompts: int = key(16, at_least=1)
     # PPO goes through a batch this many times.
     epochs: int = key(1, at_least=1)
-    # Each time, it makes this many updates.
+    # Each of these epochs makes this many updates.
     minibatches: int = key(1, at_least=1)
-    # An update's prompts are scored in this many parts, one after the other: less memory, the same
-    # gradient. It is best if each part still has a prompt for every device of data x fsdp.
+    # The prompts of an update are scored in this many parts, one after the other, which saves
+    # memory and gives the same gradient. It is best if each part still has a prompt for every
+    # device of data x fsdp.
     micro_batches: int = key(1, at_least=1, may_change=True)
-    # The learning rate rises linearly to this one over the warm-up steps.
+    # The learning rate increases linearly to this value over the warm-up steps.
     learning_rate: float = key(3e-4, at_least=0)
     warmup_steps: int = key(10, at_least=0)
-    # Over this share of the steps, at the end, the learning rate falls linearly to 0.
+    # Over this last share of the steps the learning rate decreases linearly to 0.
     decay_fraction: float = key(0.0, at_least=0, at_most=1)
-    # Adam's averages of the gradient and of its square decay by these.
+    # These are Adam's decay rates for its averages of the gradient and of the squared gradient.
     b1: float = key(0.9, at_least=0, at_most=1)
     b2: float = key(0.95, at_least=0, at_most=1)
     weight_decay: float = key(0.0, at_least=0)
     # Gradients are clipped to this global norm.
     clip_norm: float = key(1.0, above=0)
-    # Updates whose loss or gradient is not finite are skipped. After this many steps in a row with
-    # one, or with no response that could be graded, the run stops, and keeps the batch.
+    # Updates whose loss or gradient is not finite are skipped. The run stops and saves the batch
+    # after this many steps in a row that had such an update or no response that could be graded.
     max_skipped: int = key(5, at_least=1)
 
 
@@ -216,17 +221,18 @@ class Train:
 class Eval:
     """The evaluations on held-out problems."""
 
-    # There is an evaluation every so many steps, one before the first and one after the last.
+    # An evaluation takes place each time after this many steps, before the first step and after
+    # the last.
     every: int = key(100, at_least=1)
     # This many held-out problems are evaluated, or all of them if there are fewer.
     problems: int = key(512, at_least=1)
     # Each problem gets this many samples.
     n: int = key(32, at_least=1)
-    # A batch has this many problems.
+    # A batch of the evaluation has this many problems.
     prompts: int = key(64, at_least=1)
-    # Below 1, samples are drawn from the likeliest tokens that have this mass together.
+    # Below 1, tokens are sampled from the most likely ones, whose probabilities sum to this.
     top_p: float = key(1.0, above=0, at_most=1)
-    # This is the temperature of evaluations, 0 for greedy decoding; None for the rollouts' own.
+    # Evaluations sample at this temperature: 0 is greedy decoding, None means rollout.temperature.
     temperature: float | None = key(None, at_least=0)
 
 
@@ -234,49 +240,54 @@ class Eval:
 class Checkpoint:
     """When the training state is saved, and for how long it is kept."""
 
-    # There is a checkpoint every so many steps and one at the end, which is the only one with 0.
+    # A checkpoint is saved each time after this many steps, and after the last step. With 0 only
+    # the last one is saved.
     every: int = key(100, at_least=0, may_change=True)
-    # This many of the newest checkpoints are kept, beside the best one.
+    # This many of the newest checkpoints are kept, in addition to the best one.
     keep: int = key(2, at_least=1, may_change=True)
-    # The best checkpoint is that of the highest value of this metric; it is saved whenever an
-    # evaluation is the best so far. None is kept if it is empty.
+    # The best checkpoint is the one with the highest value of this metric. It is saved whenever an
+    # evaluation is the best so far. If this is empty, no best checkpoint is kept.
     best: str = key("eval/pass_at_1", may_change=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class Log:
-    """What is written beside metrics and checkpoints."""
+    """What a run writes in addition to metrics and checkpoints."""
 
-    # Rollout samples go to DIR/samples every so many steps, and never with 0.
+    # Samples of the rollout are written to DIR/samples each time after this many steps, and never
+    # with 0.
     samples_every: int = key(100, at_least=0, may_change=True)
-    # They show this many prompts.
+    # Each of these files shows this many prompts.
     samples: int = key(4, at_least=1, may_change=True)
-    # The run ends with plots and report.html if True; sweeps of many short runs can do without.
+    # If True, the run ends by writing plots and report.html, which sweeps of many short runs do
+    # not need.
     report: bool = key(True, may_change=True)
-    # Metrics go to this project of Weights & Biases as well, if that is installed, and to none if
-    # it is empty.
+    # Metrics are also logged to this project of Weights & Biases, which has to be installed. If it
+    # is empty, they are not.
     wandb: str = key("", may_change=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class Parallel:
-    """How the work is spread over devices."""
+    """How the work is divided among devices."""
 
-    # These are the devices along the axes data, fsdp and tensor; one of them may be -1 for the
-    # rest.
+    # These are the numbers of devices along the axes data, fsdp and tensor. One of them may be -1
+    # for all remaining devices.
     mesh: tuple[int, int, int] = key((-1, 1, 1), may_change=True)
-    # "jit" is one program over the mesh; "pmap" is one program a device, with parameters on each of
-    # them, and takes the mesh (-1, 1, 1).
+    # "jit" runs one program over the mesh. "pmap" runs one program on each device, with a copy of
+    # all parameters on each, and needs the mesh (-1, 1, 1).
     mode: Literal["jit", "pmap"] = key("jit", may_change=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A whole config, frozen. Its sections can be hashed and closed over by compiled steps."""
+    """A whole config, frozen. Its sections are hashable, so compiled steps can close over them."""
 
-    # Parameters, data order and sampling are drawn from this seed. The mazes have one of their own.
+    # Random parameters, the order of the data and sampling depend on this seed. The mazes have a
+    # seed of their own.
     seed: int = key(0, at_least=0)
-    # The task has a name, and beside it its own options: see the class pkpo_jax.tasks.TASKS[name].
+    # The section of the task holds its name and its options, which the class
+    # pkpo_jax.tasks.TASKS[name] describes.
     task: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "maze"})
     model: Model = Model()
     rollout: Rollout = Rollout()
@@ -296,7 +307,10 @@ class Config:
 
 
 def _declared(section: type, prefix: str = "") -> Iterator[tuple[str, Key]]:
-    """Yields the keys of a section and those below it, but for the task's, whose class has them."""
+    """Yields the keys of a section and of its subsections, except the task's options.
+
+    The class of the task declares those.
+    """
     hints = typing.get_type_hints(section)
     for field in dataclasses.fields(section):
         hint, name = hints[field.name], f"{prefix}{field.name}"
@@ -311,15 +325,15 @@ def _declared(section: type, prefix: str = "") -> Iterator[tuple[str, Key]]:
             yield name, Key(hint, **field.metadata)
 
 
-# Every key by its name, as in "train.steps", without those of the task.
+# This maps names such as "train.steps" to the keys. The options of the task are not among them.
 KEYS: dict[str, Key] = dict(_declared(Config))
 
 
 def default(task: str = "maze") -> config_dict.ConfigDict:
-    """Returns a config with every key there is; a file in configs/ changes some of them."""
+    """Returns a config with all keys at their defaults; a file in configs/ changes some of them."""
     values: dict[str, Any] = dataclasses.asdict(Config())
     values["task"] = {"name": task, **tasks.options(task)}
-    # A ConfigDict knows by a value what may take its place; these two say nothing of it.
+    # A ConfigDict infers the type of a key from its value, but these two may have several types.
     values["k"] = config_dict.FieldReference(values["k"], field_type=object)
     values["eval"]["temperature"] = config_dict.placeholder(float)
     return config_dict.ConfigDict(values)
@@ -357,7 +371,9 @@ def k_by_step(k: Any) -> dict[Any, Any]:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields ("a.b", value) of every leaf. A mapping whose keys are no names, as k can be, is one.
+    """Yields a pair ("a.b", value) for every leaf of a nested mapping.
+
+    A mapping whose keys are not identifiers, such as a schedule of k, is a leaf.
 
     >>> list(flatten({"seed": 0, "k": {"0": 8}, "train": {"steps": 3}}))
     [('seed', 0), ('k', {'0': 8}), ('train.steps', 3)]
@@ -377,15 +393,15 @@ def get(config: config_dict.ConfigDict, key: str) -> Any:
 
 
 def unknown_key(key: str, known: list[str]) -> ConfigError:
-    """Returns the error for a key that no config has, with the likeliest one, or its neighbours."""
+    """Returns the error for an unknown key, with the most similar known key or its neighbours."""
     close = difflib.get_close_matches(key, known, 1, cutoff=0.8)
     section = key.rpartition(".")[0]
-    beside = [k for k in known if k.rpartition(".")[0] == section]
+    neighbours = [k for k in known if k.rpartition(".")[0] == section]
     sections = dict.fromkeys(k.partition(".")[0] for k in known)
     if close:
         hint = f"did you mean {close[0]}?"
-    elif beside:
-        hint = f"the keys there are {', '.join(beside)}."
+    elif neighbours:
+        hint = f"the keys there are {', '.join(neighbours)}."
     else:
         hint = f"the first level is {', '.join(sections)}."
     return ConfigError(f"unknown config key {key}; {hint}")

@@ -1,4 +1,4 @@
-"""From problems to arrays: the order of training problems, and encoding at fixed lengths."""
+"""The path from problems to arrays: the order of training, and encoding at fixed lengths."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def read_problems(task: Task, name: str, split: str) -> list[Problem]:
     """Reads all problems of a split of the task `name`, and checks each of them.
 
     Raises:
-      ValueError: they are no sequence or empty, or one of them has no prompt or no id of its own.
+      ValueError: the problems are not a sequence, there are none, or one of them has no prompt or
+        no unique id.
     """
     problems = task.problems(split)
     if not (hasattr(problems, "__len__") and hasattr(problems, "__getitem__")):
@@ -43,23 +44,32 @@ def read_problems(task: Task, name: str, split: str) -> list[Problem]:
             raise ValueError(f'{place}: "id" is {key!r}; expected a whole number or a string.')
         if numbers.setdefault(key, number) != number:
             raise ValueError(
-                f'{place}: "id" is {key!r}, as that of problem {numbers[key]}; expected an id of '
-                "its own for every problem of a split."
+                f'{place}: "id" is {key!r}, as that of problem {numbers[key]}; expected an id that '
+                "no other problem of the split has."
             )
         read.append(problem)
     return read
 
 
 def in_training_order(problems: Sequence[Problem], seed: int) -> grain.MapDataset:
-    """Every problem once an epoch, each epoch shuffled anew; random access, so a step is enough
-    to resume at."""
+    """Returns the problems in an endless order: each epoch has all of them, shuffled differently.
+
+    The order allows random access, so a resumed run needs only its step.
+    """
     return grain.MapDataset.source(problems).seed(seed).shuffle().repeat()
 
 
 def encode_prompts(
     tokenizer: Any, prompts: Sequence[str], max_prompt: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """BOS and the prompt's tokens, right-padded: [P, max_prompt] int32, and lengths [P] int32."""
+    """Encodes prompts as BOS and their tokens, right-padded.
+
+    Returns:
+      Tokens [P, max_prompt] int32, and lengths [P] int32.
+
+    Raises:
+      ConfigError: a prompt has more than `max_prompt` tokens.
+    """
     encoded = [tokenizer.encode_prompt(prompt) for prompt in prompts]
     lengths = np.array([len(ids) for ids in encoded], np.int32)
     if lengths.max() > max_prompt:
@@ -75,7 +85,14 @@ def encode_prompts(
 def encode_responses(
     tokenizer: Any, responses: Sequence[str], max_response: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and EOS as groups of one: [P, 1, max_response] int32, and their mask, bool."""
+    """Encodes responses as their tokens and EOS, each as a group of one response.
+
+    Returns:
+      Tokens [P, 1, max_response] int32, and their mask, bool.
+
+    Raises:
+      ConfigError: a response has more than `max_response` tokens.
+    """
     encoded = [[*tokenizer.encode(response), tokenizer.eos_id] for response in responses]
     lengths = np.array([len(ids) for ids in encoded])
     if lengths.max() > max_response:
@@ -88,9 +105,9 @@ def encode_responses(
 
 
 def decode_responses(tokenizer: Any, tokens: np.ndarray, lengths: np.ndarray) -> list[list[str]]:
-    """The text of responses [P, n, T], stop tokens left out.
+    """Returns the texts of responses [P, n, T] of these lengths, without stop tokens.
 
-    A response that was cut at T tokens is graded like any other: as it stands.
+    A response that was cut at T tokens is decoded, and later graded, like any other.
     """
     return [
         [
@@ -104,7 +121,11 @@ def decode_responses(tokenizer: Any, tokens: np.ndarray, lengths: np.ndarray) ->
 def without_long_prompts(
     tokenizer: Any, problems: Sequence[Problem], max_prompt: int
 ) -> Sequence[Problem]:
-    """The problems whose prompts have at most `max_prompt` tokens; ConfigError if none has."""
+    """Returns the problems whose prompts have at most `max_prompt` tokens.
+
+    Raises:
+      ConfigError: there is no such problem.
+    """
     kept = [p for p in problems if len(tokenizer.encode_prompt(p["prompt"])) <= max_prompt]
     if not kept:
         raise ConfigError(
@@ -121,11 +142,11 @@ def check_lengths(
     held_out: Sequence[Problem],
     config: config_dict.ConfigDict,
 ) -> None:
-    """Encodes every prompt once, and a demonstration of each problem if there is a warm start.
+    """Encodes every prompt, and a demonstration of each problem if there is a warm start.
 
     Raises:
-      ConfigError: one of them is too long.
-      ValueError: a character has no token, or the task gives what it should not.
+      ConfigError: a prompt or a demonstration is too long.
+      ValueError: a character has no token, or the task returns a value of the wrong type.
     """
     answer = task.answer("")
     if not isinstance(answer, str | None):

@@ -1,4 +1,4 @@
-"""Evaluation: every figure from one pass of n samples a problem, with intervals over problems."""
+"""Evaluation: metrics from one pass of n samples a problem, with intervals over the problems."""
 
 from __future__ import annotations
 
@@ -20,22 +20,24 @@ from pkpo_jax.tasks.grading import Grades
 from pkpo_jax.training import data
 
 REPLICATES, CONFIDENCE = 2000, 0.95
-# The metrics that there are for every k: how their names start, and how they are written.
+# This maps the prefix of each metric that exists for every k to the metric's usual notation.
 AT_K = {"pass_at": "pass@k", "max_at": "max@k", "pass_hat": "pass^k"}
 
-# Of each figure, a numerator and a denominator a problem, [N] each; it is the ratio of their sums.
+# Each metric has a numerator and a denominator for every problem, [N] each, and is the ratio of
+# their sums.
 Terms = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
 class Evaluation(NamedTuple):
-    """Samples of held-out problems, graded.
+    """Graded samples of held-out problems.
 
     Attributes:
-      problems: N problems; responses: n texts of each; rewards: [N, n] float32.
-      metrics: figures by name, pass@k and pass^k for the k of `reported_ks` among them; max@k
-        too, where rewards are not 0 and 1.
-      answers: what of each response is its answer, None for none.
-      terms: what the figures, and those for the other k, consist of; `intervals` takes it.
+      problems: N problems; responses: n texts for each; rewards: [N, n] float32.
+      metrics: metrics by name, with pass@k and pass^k for the k of `reported_ks`, and with max@k
+        unless all rewards are 0 or 1.
+      answers: the answer that each response gives, or None if it gives none.
+      terms: the numerators and denominators of all metrics, for every k; `figures` and
+        `intervals` take them.
     """
 
     problems: list[Problem]
@@ -58,24 +60,30 @@ def evaluate(
     max_prompt: int,
     progress: bool = False,
 ) -> Evaluation:
-    """Samples and grades `problems`, `batch` at a time; the last batch is filled up and cut.
+    """Samples and grades `problems`, `batch` at a time.
 
-    A batch is graded while the next one is sampled. Each process grades its own rows, and all
-    return the same.
+    The last batch is filled up with other problems, whose samples are dropped. A batch is graded
+    while the next one is sampled. Each process grades its own rows, and all return the same result.
 
     Args:
-      sample: from prompts [batch, max_prompt], lengths [batch] and row numbers [batch], placed on
-        `devices`, to a Rollout.
-      grade: from P problems and n responses to each, to `Grades`; responses whose reward is not
-        finite are left out, and counted.
-      progress: whether the first process shows a bar.
+      sample: maps prompts [batch, max_prompt], lengths [batch] and row numbers [batch], all placed
+        on `devices`, to a Rollout.
+      devices: where `sample` runs.
+      task: extracts the answers from responses.
+      grade: maps P problems and n responses to each to `Grades`. Responses whose reward is not
+        finite are left out of the metrics and counted as invalid.
+      tokenizer: encodes prompts and decodes responses.
+      problems: the N problems.
+      batch: how many problems are sampled at a time.
+      max_prompt: the length that prompts are padded to.
+      progress: whether the first process shows a progress bar.
     """
     problems = list(problems)
 
     def sampled() -> Iterator[tuple[list[Problem], Rollout]]:
         for start in range(0, len(problems), batch):
             numbers = np.arange(start, start + batch, dtype=np.int32)
-            # Filled up with the first problems, for a smaller batch would compile again.
+            # The first problems fill up the last batch: a smaller one would compile again.
             chosen = [problems[i % len(problems)] for i in numbers]
             rows = devices.rows(batch)
             encoded = data.encode_prompts(
@@ -132,22 +140,28 @@ def evaluate(
 
 
 def _one_ahead(items: Iterator[Any]) -> Iterator[Any]:
-    """The same items, each once the next one is asked for: devices compute while the host does."""
-    before = next(items)
+    """Yields the items, each one after the next has been requested.
+
+    The devices so sample the next batch while the host grades this one.
+    """
+    previous = next(items)
     for item in items:
-        yield before
-        before = item
-    yield before
+        yield previous
+        previous = item
+    yield previous
 
 
 def _reward_terms(rewards: np.ndarray, answers: Sequence[Sequence[str | None]]) -> Terms:
-    """A problem without a graded sample counts for "invalid" alone."""
+    """Returns the terms of the metrics that depend on rewards [N, n] and answers.
+
+    A problem without a graded sample counts only towards "invalid".
+    """
     n = rewards.shape[1]
     valid = np.isfinite(rewards)
     graded = valid.sum(-1, dtype=np.float64)
     solvable = np.asarray(valid.any(-1), np.float64)
     passed = np.asarray(_pass_curve(rewards >= 1.0, valid), np.float64)
-    # The two are the same for rewards of 0 and 1.
+    # If all rewards are 0 or 1, max@k equals pass@k.
     best = passed if is_binary(rewards) else np.asarray(_max_curve(rewards, valid), np.float64)
     reliable = np.asarray(_hat_curve(rewards >= 1.0, valid), np.float64)
     right = [majority(*group)[1] for group in zip(answers, rewards, strict=True)]
@@ -164,12 +178,13 @@ def _reward_terms(rewards: np.ndarray, answers: Sequence[Sequence[str | None]]) 
         "majority": (np.array(right) * solvable, solvable),
         "invalid": (n - graded, np.full(len(rewards), float(n))),
         "distinct_answers": _distinct(given),
-        # arXiv 2508.10751.
+        # arXiv 2508.10751 measures the diversity of wrong answers.
         "distinct_wrong": _distinct(wrong),
     }
 
 
 def _distinct(groups: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the number of distinct answers of each group, and of all its answers, [N] each."""
     distinct = np.array([len(set(group)) for group in groups], np.float64)
     return distinct, np.array([len(group) for group in groups], np.float64)
 
@@ -180,26 +195,26 @@ _hat_curve = jax.jit(pass_hat_k_curve)
 
 @jax.jit
 def _max_curve(rewards: jax.Array, valid: jax.Array) -> jax.Array:
-    """[N, n] max@k for k = 1..n."""
+    """Returns max@k for k = 1..n, [N, n]."""
     ks = jnp.arange(1, rewards.shape[1] + 1)
     return jax.lax.map(lambda k: max_at_k(rewards, k, valid), ks).T
 
 
 def left_out(rewards: np.ndarray) -> int:
-    """How many problems have no response that could be graded."""
+    """Counts the problems without any response that could be graded."""
     return int((~np.isfinite(rewards).any(-1)).sum())
 
 
 def is_binary(rewards: np.ndarray) -> bool:
-    """Whether every reward that was given is 0 or 1."""
+    """Returns whether every finite reward is 0 or 1."""
     return bool(np.isin(rewards[np.isfinite(rewards)], (0.0, 1.0)).all())
 
 
 def majority(answers: Sequence[str | None], rewards: np.ndarray) -> tuple[list[str], float]:
-    """The answers with the most votes, and the chance that one drawn among them is right.
+    """Returns the answers with the most votes, and the probability that a random one is right.
 
-    None is no vote. A vote needs no grade, so a response that could not be graded has one; an
-    answer is right if the responses with it that were graded are, and wrong if none was.
+    Each response votes for its answer, even if it could not be graded; None is not a vote. An
+    answer is right if its graded responses are right, and wrong if it has none.
 
     >>> majority(["RD", "RD", "DR", None], np.array([1.0, 1.0, 0.0, 0.0]))
     (['RD'], 1.0)
@@ -211,14 +226,16 @@ def majority(answers: Sequence[str | None], rewards: np.ndarray) -> tuple[list[s
     first = [answer for answer, count in votes.items() if count == most]
     chances = []
     for answer in first:
-        those = rewards[[other == answer for other in answers]]
-        graded = those[np.isfinite(those)]
+        matching = rewards[[other == answer for other in answers]]
+        graded = matching[np.isfinite(matching)]
         chances.append((graded >= 1.0).mean() if len(graded) else 0.0)
     return first, float(np.mean(chances)) if chances else 0.0
 
 
 def figures(terms: Terms) -> dict[str, float]:
-    """The figures; NaN for one that nothing was counted for, as wrong answers where all are right.
+    """Returns the value of each metric from its terms.
+
+    A metric is NaN if its denominators are all zero, as those of wrong answers if all are right.
 
     >>> figures({"pass_at_1": (np.array([0.5, 1.0]), np.ones(2))})
     {'pass_at_1': 0.75}
@@ -228,34 +245,38 @@ def figures(terms: Terms) -> dict[str, float]:
 
 
 def intervals(terms: Terms, seed: int = 0) -> dict[str, tuple[float, float]]:
-    """The 95% percentile bootstrap interval of each figure, problems drawn with replacement.
+    """Returns the 95% percentile bootstrap interval (low, high) of each metric.
 
-    It says what other problems would have given, not what other samples of these or another
-    training run would; it is too narrow on a handful of problems. NaN where the figure is.
+    Problems are resampled with replacement. The interval covers the choice of the problems, but not
+    the sampling of responses or the training run, and it is too narrow for a handful of problems.
+    It is NaN if the metric is.
     """
     out = dict.fromkeys(terms, (float("nan"), float("nan")))
     known = [name for name, (_, under) in terms.items() if under.any()]
     over, under = (np.stack([terms[name][i] for name in known], -1) for i in (0, 1))
     rng, count, parts = np.random.default_rng(seed), len(over), 20
     replicates = []
-    for _ in range(parts):  # How often each problem is drawn is held for a part at a time.
-        drawn = rng.multinomial(count, np.full(count, 1.0 / count), REPLICATES // parts)
-        drawn = drawn.astype(np.float64)
+    for _ in range(parts):  # The counts of all replicates at once would take too much memory.
+        counts = rng.multinomial(count, np.full(count, 1.0 / count), REPLICATES // parts)
+        counts = counts.astype(np.float64)
         with np.errstate(invalid="ignore"):
-            replicates.append((drawn @ over) / (drawn @ under))
+            replicates.append((counts @ over) / (counts @ under))
     tail = (1.0 - CONFIDENCE) / 2.0
     low, high = np.nanquantile(np.concatenate(replicates), (tail, 1.0 - tail), axis=0)
     return out | dict(zip(known, zip(low.tolist(), high.tolist(), strict=True), strict=True))
 
 
 def spread(problems: Sequence[Problem], count: int) -> list[Problem]:
-    """`count` problems, or all if there are fewer, evenly over a split that may be sorted."""
+    """Returns `count` problems, or all if there are fewer, spaced evenly over the split.
+
+    The split may be sorted, so its first problems would not represent it.
+    """
     count = min(count, len(problems))
     return [problems[i * len(problems) // count] for i in range(count)]
 
 
 def reported_ks(n: int) -> list[int]:
-    """The powers of two up to n, and n.
+    """Returns the powers of two up to n, and n.
 
     >>> reported_ks(12)
     [1, 2, 4, 8, 12]
@@ -265,7 +286,7 @@ def reported_ks(n: int) -> list[int]:
 
 
 def k_of(name: str) -> int | None:
-    """Returns the k of a metric such as pass@k, pass^k or max@k, None for any other.
+    """Returns the k of a metric such as pass@k, pass^k or max@k, or None for any other metric.
 
     >>> k_of("pass_at_8"), k_of("pass_hat_4"), k_of("entropy")
     (8, 4, None)
@@ -275,5 +296,5 @@ def k_of(name: str) -> int | None:
 
 
 def summarize(curve: np.ndarray) -> dict[str, float]:
-    """{"pass_at_1": ..., "pass_at_2": ...} for the reported k of a curve [n]."""
+    """Returns {"pass_at_1": ..., "pass_at_2": ...} for the reported k of a curve [n]."""
     return {f"pass_at_{k}": float(curve[k - 1]) for k in reported_ks(len(curve))}

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and what to say where they cannot be written."""
+"""Functions that write files completely or not at all, and the error if they cannot."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ _JSON = TypeVar("_JSON", dict, list)
 
 
 class WriteError(RuntimeError):
-    """Tells that what a run records could not be written."""
+    """The error of a run whose records could not be written."""
 
 
 @contextlib.contextmanager
 def writing(what: str) -> Iterator[None]:
-    """Turns errors in the body, but for a ConfigError, into a WriteError that names `what`."""
+    """Turns errors in the body, except a ConfigError, into a WriteError that names `what`."""
     try:
         yield
     except ConfigError:
         raise
-    except Exception as e:  # The file system's errors come by way of several libraries.
+    except Exception as e:  # Several libraries wrap the errors of the file system in their own.
         raise WriteError(f"{what}: {first_line(e)}") from e
 
 
 def replace(path: pathlib.Path, text: str) -> None:
-    """Writes a text file at once: who reads it meanwhile, or after a crash, sees the old one."""
+    """Writes a text file atomically: readers see the old or the new file, even after a crash."""
     temporary = path.with_suffix(".tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 
 def read_json(path: pathlib.Path, kind: type[_JSON]) -> _JSON:
-    """Returns the JSON object or array in a file; an empty one if there is none, or it is torn."""
+    """Returns the JSON object or array in a file, or an empty one if it is missing or damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -45,5 +45,5 @@ def read_json(path: pathlib.Path, kind: type[_JSON]) -> _JSON:
 
 
 def first_line(error: Exception) -> str:
-    """Returns the first line of an error's message, or the error's type where it has none."""
+    """Returns the first line of an error's message, or its type if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -1,4 +1,4 @@
-"""The run: sample, grade, update, with evaluations and checkpoints."""
+"""The training loop: sample, grade and update, with evaluations and checkpoints."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pkpo_jax.training.trainer import Graded, Trainer
 
 
 class Stopped(RuntimeError):
-    """The run ended before its last step; `code` is what the process exits with."""
+    """The error of a run that ends before its last step; `code` is the exit code of the process."""
 
     NOTHING_LEARNED, NOT_WRITTEN, TERMINATED = 3, 4, 128 + signal.SIGTERM
 
@@ -43,7 +43,7 @@ class Stopped(RuntimeError):
 
 
 class Coverage:
-    """Keeps which of `total` training problems were seen so far, and which any sample solved."""
+    """Tracks which of `total` training problems were seen so far, and which any sample solved."""
 
     def __init__(self, total: int, seen: Sequence[int] = (), solved: Sequence[int] = ()) -> None:
         self.total, self.seen, self.solved = total, set(seen), set(solved)
@@ -53,7 +53,7 @@ class Coverage:
         self.solved.update(i for i, r in zip(ids, rewards, strict=True) if (r >= 1.0).any())
 
     def metrics(self) -> dict[str, float]:
-        """Returns the share of all problems that were solved, as in paper A, and of those seen."""
+        """Returns the share of solved problems among all, as in paper A, and among those seen."""
         return {
             "train/problems_seen": len(self.seen),
             "train/cumulative_solve_rate": len(self.solved) / max(self.total, 1),
@@ -65,48 +65,51 @@ class Coverage:
 
 
 class Termination:
-    """Within it, SIGTERM is noted and not obeyed: the run saves and ends after its step."""
+    """A context in which SIGTERM does not end the process at once.
+
+    The run saves and ends after the current step instead.
+    """
 
     def __enter__(self) -> Termination:
-        self._asked, self._before = False, None
-        # With several processes JAX listens itself, for all of them have to stop at one step.
+        self._asked, self._previous = False, None
+        # With several processes JAX handles the signal, since all have to stop at the same step.
         alone = jax.process_count() == 1
         self._listens = alone and threading.current_thread() is threading.main_thread()
         if self._listens:
-            self._before = signal.signal(signal.SIGTERM, self._note)
+            self._previous = signal.signal(signal.SIGTERM, self._handle)
         return self
 
-    def _note(self, *_: Any) -> None:
+    def _handle(self, *_: Any) -> None:
         self._asked = True
         os.write(2, b"\nSIGTERM: saves and ends after this step.\n")
-        # A second one is obeyed.
+        # A second SIGTERM ends the process at once.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def asked(self, step: int) -> bool:
-        """Whether to stop now, after `step`; the same on every process."""
+        """Returns whether to stop now, after `step`, which is the same on every process."""
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._asked
 
     def __exit__(self, *_: Any) -> None:
         if self._listens:
-            signal.signal(signal.SIGTERM, self._before)
+            signal.signal(signal.SIGTERM, self._previous)
 
 
 class Run:
-    """A run in its directory: what it has done, and what is written of it."""
+    """A run in its directory: its progress and everything that it records there."""
 
     def __init__(self, trainer: Trainer, workdir: pathlib.Path) -> None:
         self.trainer, self.workdir, config = trainer, workdir, trainer.config
         self.config, self.steps, self.done = config, config.train.steps, 0
         self.evaluated: evaluation.Evaluation | None = None
         self._coverage = Coverage(len(trainer.problems))
-        # The best evaluation so far: {"metric": name, "value": ..., "step": ...}.
+        # This describes the best evaluation so far: {"metric": name, "value": ..., "step": ...}.
         self._best: dict[str, Any] = {}
         self._skipped_in_row, self._saving_s = 0, 0.0
         self._writer: metrics.MetricWriter | metrics.NullWriter = metrics.NullWriter()
         self._compilations = metrics.CompilationCounter()
-        # It is shown from when the warm start, which has its own, is over.
+        # The bar is shown after the SFT warm start, which has a bar of its own.
         self._bar = tqdm.tqdm(disable=True)
         like = trainer.programs.abstract_state()
         self._checkpoints = Checkpoints(
@@ -114,7 +117,7 @@ class Run:
         )
 
     def start(self) -> None:
-        """From the newest checkpoint, or from the policy before RL, which is evaluated."""
+        """Starts from the newest checkpoint, or evaluates the policy before RL and starts there."""
         restored = self._checkpoints.restore_newest()
         self._on_first("metrics", lambda: self._open_writer(restored.step if restored else -1))
         at = restored.step if restored else 0
@@ -124,7 +127,7 @@ class Run:
             self.state, progress, self.done = restored.state, restored.progress, restored.step
             self._coverage = Coverage(len(self.trainer.problems), **progress["coverage"])
             self._skipped_in_row = progress["skipped_in_row"]
-            # Another metric starts afresh.
+            # The best value of another metric says nothing about this one.
             if progress["best"].get("metric") == self.config.checkpoint.best:
                 self._best = progress["best"]
             self.trainer.restore(progress, self.done, restored.in_flight)
@@ -146,61 +149,61 @@ class Run:
             self._record(self._evaluate())
 
     def step(self) -> dict[str, float]:
-        """Takes one step and records it: its metrics."""
-        at = self.done
-        if at == self._started:
-            self._tell("compiling")
-        self.state, figures, graded = self.trainer.step(self.state, at)
-        self.done = at + 1
+        """Takes one step, records it and returns its metrics."""
+        step = self.done
+        if step == self._started:
+            self._show("compiling")
+        self.state, values, graded = self.trainer.step(self.state, step)
+        self.done = step + 1
         self._coverage.add(graded.ids.tolist(), graded.grades.rewards)
-        figures |= self._coverage.metrics()
+        values |= self._coverage.metrics()
         if self.done % self.config.eval.every == 0 or self.done == self.steps:
             started = time.perf_counter()
-            figures |= self._evaluate()
-            figures["time/eval_s"] = time.perf_counter() - started
-        # Of the save after the step before: this one's comes after its metrics are written.
-        figures["time/checkpoint_s"], self._saving_s = self._saving_s, 0.0
-        self._write_samples(at, graded)
-        figures |= metrics.memory()
-        figures["compilations"] = self._compilations.count
-        self._record(figures)
+            values |= self._evaluate()
+            values["time/eval_s"] = time.perf_counter() - started
+        # This is the time of the previous step's save: a step saves after writing its metrics.
+        values["time/checkpoint_s"], self._saving_s = self._saving_s, 0.0
+        self._write_samples(step, graded)
+        values |= metrics.memory()
+        values["compilations"] = self._compilations.count
+        self._record(values)
         self._check_skipped(graded)
         every = self.config.checkpoint.every
         due = self.done == self.steps or (every and self.done % every == 0)
-        if self._is_best(figures) or due:
+        if self._is_best(values) or due:
             self.save()
         self._checkpoints.check()
         self._bar.set_description("RL", refresh=False)
-        self._bar.set_postfix(_bar_figures(figures, self.config.rollout.n), refresh=False)
+        self._bar.set_postfix(_bar_texts(values, self.config.rollout.n), refresh=False)
         self._bar.update()
-        return figures
+        return values
 
     def result(self) -> evaluation.Evaluation:
         """Returns the evaluation of the policy after the last step."""
         if not self.evaluated:
-            self._tell("evaluating")
+            self._show("evaluating")
         return self.evaluated or self.trainer.evaluate(self.state.params, self.steps)
 
-    def _tell(self, doing: str) -> None:
-        """Has the bar say what the run does now, other than steps."""
+    def _show(self, doing: str) -> None:
+        """Shows on the bar what the run does now, if it does not take steps."""
         self._bar.set_description(f"RL, {doing}")
 
-    def _is_best(self, figures: dict[str, float]) -> bool:
-        """Whether this step's evaluation is the best so far, which is noted then."""
+    def _is_best(self, values: dict[str, float]) -> bool:
+        """Returns whether this step's evaluation is the best so far, and remembers it if so."""
         metric = self.config.checkpoint.best
-        value = figures.get(metric, math.nan)
+        value = values.get(metric, math.nan)
         if not math.isfinite(value) or value <= self._best.get("value", -math.inf):
             return False
         self._best = {"metric": metric, "value": value, "step": self.done}
         return True
 
     def save(self) -> None:
-        """Begins a checkpoint, unless there is one of this step."""
+        """Starts to save a checkpoint, unless this step has one already."""
         if self._saved == self.done:
             return
         started = time.perf_counter()
-        self._tell("saving")
-        # Metrics are on disk before the checkpoint is.
+        self._show("saving")
+        # Metrics have to be on disk first: a run that resumes after this step does not repeat them.
         self._on_first("metrics", self._writer.sync)
         progress = {
             **self.trainer.state_dict(),
@@ -215,9 +218,9 @@ class Run:
         self._saving_s += time.perf_counter() - started
 
     def close(self) -> None:
-        """Waits for what is being written."""
+        """Waits until everything is written, and closes the files."""
         self._compilations.close()
-        self._tell("saving")
+        self._show("saving")
         try:
             with files.writing("metrics"):
                 self._writer.close()
@@ -232,11 +235,11 @@ class Run:
         project, config = self.config.log.wandb, self.config.to_dict()
         self._writer = metrics.MetricWriter(self.workdir, resume_step, wandb=project, config=config)
 
-    def _record(self, figures: dict[str, float]) -> None:
-        self._on_first("metrics", lambda: self._writer.write(self.done, figures))
+    def _record(self, values: dict[str, float]) -> None:
+        self._on_first("metrics", lambda: self._writer.write(self.done, values))
 
     def _on_first(self, what: str, write: Callable[[], None]) -> None:
-        """The first process writes; if it cannot, a WriteError on all."""
+        """Calls `write` on the first process, and raises a WriteError on all if it fails."""
         error = None
         if parallel.is_first_process():
             try:
@@ -245,10 +248,10 @@ class Run:
             except Exception as e:
                 error = e
         if not parallel.on_all(error is None):
-            raise error or files.WriteError(f"{what}: the first process says why")
+            raise error or files.WriteError(f"{what}: see the error of the first process")
 
     def _evaluate(self) -> dict[str, float]:
-        self._tell("evaluating")
+        self._show("evaluating")
         self.evaluated = self.trainer.evaluate(self.state.params, self.done)
         shown = {name: self.evaluated.terms[name] for name in self.evaluated.metrics}
         self._on_first(
@@ -257,12 +260,12 @@ class Run:
         )
         return {f"eval/{name}": value for name, value in self.evaluated.metrics.items()}
 
-    def _write_samples(self, at: int, graded: Graded) -> None:
+    def _write_samples(self, step: int, graded: Graded) -> None:
         every, count = self.config.log.samples_every, self.config.log.samples
-        if not every or not (at % every == 0 or self.done == self.steps):
+        if not every or not (step % every == 0 or self.done == self.steps):
             return
         path = self.workdir / "samples" / f"{self.done:06d}.txt"
-        title = f"step {self.done}, k = {self.trainer.schedule(at)}"
+        title = f"step {self.done}, k = {self.trainer.schedule(step)}"
         prompts = [problem["prompt"] for problem in graded.problems[:count]]
         responses, rows = graded.responses[:count], graded.rows[:count]
         rewards, weights = graded.grades.rewards[rows], graded.weights[rows]
@@ -271,7 +274,7 @@ class Run:
         )
 
     def _check_skipped(self, graded: Graded) -> None:
-        """Stops the run, the batch kept, after too many steps that taught nothing."""
+        """Saves the batch and stops the run if too many steps in a row changed no parameters."""
         self._skipped_in_row = self._skipped_in_row + 1 if graded.batch else 0
         if self._skipped_in_row < self.config.train.max_skipped:
             return
@@ -290,7 +293,7 @@ class Run:
             Stopped.NOTHING_LEARNED,
             f"{self._skipped_in_row} steps in a row, up to step {self.done}, "
             + (
-                "no response could be graded; mend the grader, and start the same command again."
+                "no response could be graded; fix the grader, and start the same command again."
                 if ungraded
                 else "the loss or its gradient was not finite, and the update was skipped; to go "
                 "on with other settings, give a new --workdir and --config.model.checkpoint="
@@ -301,14 +304,15 @@ class Run:
 
 
 def train(config: config_dict.ConfigDict, workdir: pathlib.Path) -> evaluation.Evaluation:
-    """Runs `config` in `workdir`, or goes on from the newest checkpoint there.
+    """Runs `config` in `workdir`, or resumes from the newest checkpoint there.
 
     Returns:
       The evaluation of the policy after the last step.
 
     Raises:
-      ConfigError: before anything compiles, if the config cannot run or the directory is not its.
-      Stopped: the run was told to end, cannot go on, or cannot be written.
+      ConfigError: the config cannot run, or the directory belongs to another run. It is raised
+        before anything compiles.
+      Stopped: the run received SIGTERM, cannot continue, or cannot write its records.
     """
     trainer = Trainer(config)
     try:
@@ -339,11 +343,11 @@ def _train(run: Run, termination: Termination) -> evaluation.Evaluation:
         run.close()
 
 
-def _bar_figures(figures: dict[str, float], n: int) -> dict[str, str]:
+def _bar_texts(values: dict[str, float], n: int) -> dict[str, str]:
     return {
-        "k": str(figures["train/k"]),
-        "reward": f"{figures['train/reward_mean']:.2f}",
-        f"pass@{n}": f"{figures[f'train/pass_at_{n}']:.2f}",
-        "entropy": f"{figures['train/entropy']:.2f}",
-        "solved": f"{figures['train/cumulative_solve_rate']:.2f}",
+        "k": str(values["train/k"]),
+        "reward": f"{values['train/reward_mean']:.2f}",
+        f"pass@{n}": f"{values[f'train/pass_at_{n}']:.2f}",
+        "entropy": f"{values['train/entropy']:.2f}",
+        "solved": f"{values['train/cumulative_solve_rate']:.2f}",
     }

@@ -1,8 +1,10 @@
-"""Losses on responses [prompts, n, T], exact in parts: their counts are of the whole batch.
+"""Losses of responses [prompts, n, T], which can be computed in parts of a batch.
 
-A response of weight u (in the SUM convention, see weights.py) adds -scale * u * f to the loss for
-each of its tokens: f is the policy objective of the token, and the scale is what the aggregation
-makes of it. KL and entropy are added for every response alike, with 1/n in place of u.
+A loss divides by counts of the whole batch, so the losses of the parts add up to that of the batch.
+
+A response of reward weight u (in the SUM convention, see weights.py) adds -scale * u * f to the
+loss for each of its tokens: f is the policy objective of the token, and the scale depends on the
+aggregation. KL and entropy terms are added equally for every response, with 1/n in place of u.
 """
 
 from __future__ import annotations
@@ -15,24 +17,25 @@ import jax.numpy as jnp
 
 from pkpo_jax.training.config import Aggregation, Divergence, Loss
 
-# Log-ratios are clamped to this many nats before they are exponentiated, as verl does: e^20 is far
-# beyond any ratio of use, and e^89 is infinite in float32. A clamped token has no gradient.
+# Log-ratios are clamped to this many nats before they are exponentiated, as in verl: e^20 is far
+# above any useful ratio, and e^89 is infinite in float32. A clamped token has no gradient.
 LARGEST_LOG_RATIO = 20.0
-# Two programs agree on a float32 log-prob up to this many nats. A policy no farther than that from
-# its reference is taken to be equal to it: Adam would scale up a gradient of mere rounding.
+# Two programs agree on a float32 log-prob up to this many nats. A smaller difference between a
+# policy and its reference counts as none: Adam would scale up a gradient that is only rounding.
 ROUNDING = 1e-5
 
 
 class Tokens(NamedTuple):
-    """What the loss of a batch, or of a part of it, is computed from; all constants but log-probs.
+    """The values from which the loss of a batch, or of a part of it, is computed.
 
     Attributes:
-      log_probs, entropy: [P, n, T] under the policy that is trained, differentiable.
+      log_probs, entropy: [P, n, T] under the policy that is trained. Only these have gradients.
       old: [P, n, T] log-probs under the policy as it was before the batch's first update.
-      sampled: [P, n, T] log-probs under the policy that drew the tokens, as its sampler gave them.
+      sampled: [P, n, T] log-probs under the policy that sampled the tokens, from its sampler.
       reference: [P, n, T] log-probs under the reference policy, or None.
-      mask: [P, n, T] bool, tokens that count.
-      weights: [P, n], of the estimator; sizes: [P, 1] valid responses of each group.
+      mask: [P, n, T] bool, the tokens that count.
+      weights: [P, n] reward weights of the estimator.
+      sizes: [P, 1], how many responses of each group are valid.
     """
 
     log_probs: jax.Array
@@ -48,12 +51,16 @@ class Tokens(NamedTuple):
 def policy_loss(
     options: Loss, tokens: Tokens, prompts: jax.typing.ArrayLike, count: jax.typing.ArrayLike
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns the loss of these tokens, and sums over them for metrics.
+    """Returns the loss of these tokens, and sums over the tokens for metrics.
 
-    `prompts` and `count` are the prompts and the tokens that count in the whole batch, of which
-    these may be a part: the losses of the parts add up to that of the batch.
+    Args:
+      options: the section `loss` of a config.
+      tokens: those of a batch or of a part of it. The losses of the parts add up to that of the
+        batch.
+      prompts: how many prompts count in the whole batch.
+      count: how many tokens count in the whole batch.
     """
-    # Off the mask ratios are 1: what stands there could overflow, and its gradient be NaN.
+    # Ratios are set to 1 off the mask, where values could overflow and their gradients be NaN.
     log_probs = jax.lax.stop_gradient(tokens.log_probs)
     old, sampled = (jnp.where(tokens.mask, x, log_probs) for x in (tokens.old, tokens.sampled))
     t = tokens._replace(old=jax.lax.stop_gradient(old), sampled=sampled)
@@ -81,7 +88,7 @@ def policy_loss(
 
 @dataclasses.dataclass(frozen=True)
 class PolicyLoss(Loss):
-    """Computes `policy_loss` with its own fields, the keys of a config's section `loss`."""
+    """A callable `policy_loss` whose fields are its options, the keys of the section `loss`."""
 
     def __call__(
         self, tokens: Tokens, prompts: jax.typing.ArrayLike, count: jax.typing.ArrayLike
@@ -91,13 +98,13 @@ class PolicyLoss(Loss):
 
 
 def _objective(options: Loss, t: Tokens) -> tuple[jax.Array, jax.Array]:
-    """Returns each token's weighted objective, and whether a clip took its gradient away."""
+    """Returns each token's weighted objective, and whether clipping removed its gradient."""
     weights = jax.lax.stop_gradient(t.weights)[..., None]
     if options.policy == "reinforce":
         return weights * t.log_probs, jnp.zeros(t.mask.shape, bool)
     ratio = _ratio(t.log_probs, t.old)
     low, high = 1.0 - options.clip_low, 1.0 + options.clip_high
-    # The minimum of the two products, without the halved gradient that one has at a tie.
+    # This is the minimum of the two products, but without its halved gradient at a tie.
     clipped = ((weights > 0.0) & (ratio > high)) | ((weights < 0.0) & (ratio < low))
     bound = jnp.clip(ratio, low, high)
     if options.dual_clip:
@@ -107,7 +114,7 @@ def _objective(options: Loss, t: Tokens) -> tuple[jax.Array, jax.Array]:
 
 
 def response_ratios(old: jax.Array, sampled: jax.Array, mask: jax.Array) -> jax.Array:
-    """Returns the importance ratios [P, n] of whole responses.
+    """Returns the importance ratios of whole responses, [P, n].
 
     Args:
       old: [P, n, T] float32 log-probs of the tokens under the policy that is updated.
@@ -121,11 +128,11 @@ def response_ratios(old: jax.Array, sampled: jax.Array, mask: jax.Array) -> jax.
 def penalised(
     options: Loss, rewards: jax.Array, old: jax.Array, reference: jax.Array, mask: jax.Array
 ) -> jax.Array:
-    """Returns rewards [P, n] less `kl_coef` times the summed log-ratio of each response.
+    """Returns rewards [P, n] minus `kl_coef` times the summed log-ratio of each response.
 
-    Summed over tokens, log pi - log reference is an unbiased estimate of the KL divergence of the
-    whole response. With weights linear in the reward (k = 1) its gradient is that of the
-    divergence; for larger k the objective is max@k of the penalised rewards.
+    The sum of log pi - log reference over the tokens is an unbiased estimate of the KL divergence
+    of the whole response. With reward weights that are linear in the reward (k = 1), its gradient
+    is that of the divergence; for larger k the objective is max@k of the penalised rewards.
     """
     return rewards - options.kl_coef * jnp.where(mask, old - reference, 0.0).sum(-1)
 
@@ -137,17 +144,22 @@ def token_scale(
     prompts: jax.typing.ArrayLike,
     tokens: jax.typing.ArrayLike,
 ) -> jax.Array:
-    """[P, n, 1]: what the objective of a token is multiplied by, its response having weight u.
+    """Returns the factor [P, n, 1] that multiplies the weighted objective of each token.
 
-      "sequence-sum"     the gradient of max@k itself: a sum over tokens and over the group, a mean
-                         over prompts (paper A, equation 19, arXiv 2505.15201)
-      "sequence-mean"    a mean over a response's tokens instead (GRPO, arXiv 2402.03300)
-      "constant-length"  sequence-sum over T, the most tokens there can be (Dr. GRPO, 2503.20783)
-      "token-mean"       a mean over all tokens of the batch, of n u (DAPO, 2503.14476; paper B)
+    The objective has been multiplied by the reward weight u of the response. Aggregations are:
+
+      "sequence-sum"     the gradient of max@k itself: a sum over the tokens and over the group, a
+                         mean over prompts (paper A, equation 19, arXiv 2505.15201)
+      "sequence-mean"    a mean over the tokens of a response instead (GRPO, arXiv 2402.03300)
+      "constant-length"  sequence-sum divided by T, the largest length (Dr. GRPO, arXiv 2503.20783)
+      "token-mean"       a mean over all tokens of the batch, with n u in place of u (DAPO, arXiv
+                         2503.14476; paper B)
 
     Args:
-      mask: [P, n, T] bool, tokens that count; sizes: [P, 1], valid responses of each group.
-      prompts, tokens: how many of each the whole batch has.
+      aggregation: one of these names.
+      mask: [P, n, T] bool, the tokens that count.
+      sizes: [P, 1], how many responses of each group are valid.
+      prompts, tokens: how many of each count in the whole batch.
     """
     lengths = jnp.maximum(mask.sum(-1, keepdims=True), 1)
     prompts = jnp.maximum(prompts, 1)
@@ -161,17 +173,18 @@ def token_scale(
 
 
 def divergence(kind: Divergence, log_probs: jax.Array, reference: jax.Array) -> jax.Array:
-    """An estimate, at tokens drawn from the policy pi, of its KL divergence from a reference.
+    """Estimates the KL divergence of the policy pi from a reference, at tokens sampled from pi.
 
-    With d = log pi - log reference (Schulman, "Approximating KL Divergence", 2020), and its
-    gradient as a term of the loss, over tokens that pi drew:
+    With d = log pi - log reference (Schulman, "Approximating KL Divergence", 2020), the estimates
+    and their gradients as terms of the loss, in expectation over tokens sampled from pi, are:
 
-      "k1"  d              unbiased; the gradient is zero in expectation: it does not regularise
+      "k1"  d              unbiased; the gradient is zero, so it does not regularise
       "k2"  d^2 / 2        biased, low variance; the gradient is that of KL(pi || reference)
       "k3"  e^-d - 1 + d   unbiased, >= 0; the gradient is that of KL(reference || pi)
 
-    Each is of the next token, given those before it. "k2" and "k3" are 0, and so is their gradient,
-    where d is within `ROUNDING`; for "k3", d is clamped to `LARGEST_LOG_RATIO`.
+    Each estimates the divergence of the next token given the previous ones. "k2" and "k3" are 0, as
+    are their gradients, if |d| is at most `ROUNDING`. For "k3", d is clamped to
+    `LARGEST_LOG_RATIO`.
     """
     d = log_probs - reference
     if kind == "k1":
@@ -184,7 +197,7 @@ def divergence(kind: Divergence, log_probs: jax.Array, reference: jax.Array) -> 
 
 
 def _ratio(log_probs: jax.Array, others: jax.Array) -> jax.Array:
-    """Returns the finite ratio of two probabilities, given by their logarithms."""
+    """Returns the ratio of two probabilities, given their logarithms, clamped to stay finite."""
     return jnp.exp(_clamp(log_probs - others))
 
 
@@ -197,5 +210,8 @@ def _out_of_range(log_ratio: jax.Array) -> jax.Array:
 
 
 def supervised(log_probs: jax.Array, mask: jax.Array, tokens: jax.typing.ArrayLike) -> jax.Array:
-    """Cross-entropy of the tokens on the mask, nats, over `tokens`, those of the whole batch."""
+    """Returns the cross-entropy, in nats, of the tokens on the mask.
+
+    It is divided by `tokens`, the number of tokens on the mask in the whole batch.
+    """
     return -jnp.where(mask, log_probs, 0.0).sum() / jnp.maximum(tokens, 1)

@@ -1,4 +1,4 @@
-"""What a run records: metrics.jsonl, TensorBoard events, memory, the count of compilations."""
+"""The records of a run: metrics.jsonl, TensorBoard events, memory and the count of compilations."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from pkpo_jax.training.config import ConfigError
 
 
 class MetricWriter:
-    """Writes each step's metrics to DIR/metrics.jsonl, a JSON object a line, and to TensorBoard.
+    """Writes each step's metrics to DIR/metrics.jsonl, one JSON object a line, and to TensorBoard.
 
-    A line outlives the process once `write` returns, and the machine once `sync` does. Lines after
-    `resume_step` are dropped, so that a resumed run has neither gap nor duplicate. `wandb` names a
-    project of Weights & Biases to log to as well.
+    A line survives a crash of the process once `write` has returned, and a crash of the machine
+    once `sync` has. Lines after `resume_step` are dropped, so that a resumed run has neither gaps
+    nor duplicates. `wandb` names a project of Weights & Biases to which metrics are logged as well.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class MetricWriter:
         self._wandb = _start_wandb(wandb, workdir, config) if wandb else None
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        # JSON has no NaN: what is not finite is null there.
+        # JSON has no NaN or infinity, so values that are not finite become null.
         line = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
         self._file.write(json.dumps({"step": step, **line}) + "\n")
         self._file.flush()
@@ -59,7 +59,7 @@ class MetricWriter:
             self._wandb.log({"step": step, **metrics})
 
     def sync(self) -> None:
-        """Puts on disk what was written."""
+        """Waits until everything written so far is on disk."""
         os.fsync(self._file.fileno())
         self._events.sync()
 
@@ -76,8 +76,8 @@ class _EventFile:
     """Writes a file of TensorBoard events, as TFRecords.
 
     The writers of tensorboardX either sync the disk with every event, which takes milliseconds, or
-    write in a thread, which would die of a full disk without anybody knowing. Here an event is with
-    the operating system once `write` returns, and on disk once `sync` does.
+    write in a thread, which would fail silently if the disk is full. Here the operating system has
+    an event once `write` returns, and the disk has it once `sync` returns.
     """
 
     def __init__(self, directory: pathlib.Path) -> None:
@@ -104,7 +104,8 @@ class _EventFile:
 def _start_wandb(project: str, workdir: pathlib.Path, config: Mapping[str, Any] | None) -> Any:
     import wandb
 
-    # One run a directory: what is logged again when it goes on has its step as a metric.
+    # A directory has one run there, even if it is resumed. The step is a metric, since steps that
+    # are repeated after a crash are logged again.
     path = workdir / "wandb_id"
     if not path.exists():
         path.write_text(secrets.token_hex(8))
@@ -117,7 +118,7 @@ def _start_wandb(project: str, workdir: pathlib.Path, config: Mapping[str, Any] 
             dir=str(workdir),
             config=json.loads(json.dumps(config)),
         )
-    except Exception as e:  # Of the library's own types, or of the network.
+    except Exception as e:  # It can be any error of the library or of the network.
         raise ConfigError(
             f"log.wandb={project!r}: Weights & Biases did not start ({e}); log in, set "
             "WANDB_MODE=offline, or set log.wandb=''."
@@ -127,7 +128,7 @@ def _start_wandb(project: str, workdir: pathlib.Path, config: Mapping[str, Any] 
 
 
 class NullWriter:
-    """Writes nothing: for the processes beside the first."""
+    """Writes nothing. All processes except the first use it."""
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         pass
@@ -140,28 +141,31 @@ class NullWriter:
 
 
 def memory() -> dict[str, float]:
-    """The most memory in use so far, GiB: of this process, and of its first device if it tells."""
-    # In KiB, but on macOS.
+    """Returns the peak memory use so far of this process and of its first device, in GiB.
+
+    The entry of the device is missing if the device does not report it.
+    """
+    # ru_maxrss is in bytes on macOS and in KiB elsewhere.
     unit = 2**30 if sys.platform == "darwin" else 2**20
-    figures = {"memory/host_peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
+    peaks = {"memory/host_peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
     stats = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
-        figures["memory/device_peak_gib"] = stats["peak_bytes_in_use"] / 2**30
-    return figures
+        peaks["memory/device_peak_gib"] = stats["peak_bytes_in_use"] / 2**30
+    return peaks
 
 
 def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl, a torn last one left out."""
+    """Returns the lines of a run's metrics.jsonl, without an incomplete last one."""
     return [json.loads(line) for line in _lines(workdir / "metrics.jsonl")]
 
 
 def write_intervals(
     workdir: pathlib.Path, step: int, intervals: Mapping[str, tuple[float, float]]
 ) -> None:
-    """Puts the intervals of the evaluation after `step` into DIR/eval_intervals.json.
+    """Adds the intervals of the evaluation after `step` to DIR/eval_intervals.json.
 
-    It holds {step: {metric: [low, high]}}, without those that are not finite; the evaluation of a
-    step that is done again takes the place of the first.
+    The file holds {step: {metric: [low, high]}} for intervals that are finite. If a step is
+    repeated after a crash, its new intervals replace the old ones.
     """
     path = workdir / "eval_intervals.json"
     finite = {
@@ -171,7 +175,10 @@ def write_intervals(
 
 
 def read_intervals(workdir: pathlib.Path) -> dict[int, dict[str, tuple[float, float]]]:
-    """Returns {step: {metric: (low, high)}} of a run's evaluations; empty for older runs."""
+    """Returns {step: {metric: (low, high)}} of a run's evaluations.
+
+    It is empty for runs from before the file existed.
+    """
     found = files.read_json(workdir / "eval_intervals.json", dict)
     return {
         int(step): {name: (low, high) for name, (low, high) in ends.items()}
@@ -182,12 +189,12 @@ def read_intervals(workdir: pathlib.Path) -> dict[int, dict[str, tuple[float, fl
 def _lines(path: pathlib.Path) -> list[str]:
     if not path.exists():
         return []
-    # A run that was killed can leave half a line.
+    # A run that was killed can leave an incomplete line.
     return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
 
 
 class CompilationCounter:
-    """Counts the programs XLA compiles in this process, from when it is made until `close`."""
+    """Counts the programs that XLA compiles in this process, from construction until `close`."""
 
     def __init__(self) -> None:
         self.count = 0

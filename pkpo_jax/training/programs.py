@@ -1,4 +1,4 @@
-"""The compiled steps of a config, and the shapes they run on: no data, no weights."""
+"""The compiled steps of a config and the shapes that they run on, without data or parameters."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from pkpo_jax.training import state, step, weights
 
 
 class Programs:
-    """Model, optimiser, sampler and updates of a config. Building them compiles nothing.
+    """The model, optimiser, sampler and updates of a config. Building them compiles nothing.
 
     Args:
-      tokenizer: one, or its class: `vocab_size` and `stop_tokens` are what counts here.
+      config: the whole config.
+      devices: where the programs run.
+      tokenizer: a tokenizer or its class, of which only `vocab_size` and `stop_tokens` are used.
     """
 
     def __init__(
@@ -32,7 +34,7 @@ class Programs:
         options = self.config.model
         size = gemma2.SIZES[options.size]
         if options.size == "tiny":
-            # As official tables, rows up to a round number.
+            # Like the official tables, this one has a round number of rows.
             rows = -(-tokenizer.vocab_size // 16) * 16
             size = dataclasses.replace(size, vocab_size=tokenizer.vocab_size, num_embed=rows)
         size = dataclasses.replace(size, dtype=options.dtype)
@@ -47,23 +49,24 @@ class Programs:
         )
         self.scorer = step.make_scorer(self.model, devices)
         self._samplers: dict[tuple[int, float], Any] = {}
-        # Bound once: JAX recognises a function it has traced by its identity.
+        # Each access to a method makes a new object, by whose identity JAX knows what it has
+        # traced. These are therefore bound once.
         self._init_params, self._create = self._make_params, self._make_state
 
     @property
     def needs_old(self) -> bool:
-        """Whether an update is given the tokens' log-probs under the policy before it."""
+        """Whether an update needs the tokens' log-probs under the policy before the update."""
         r = self.recipe
         off_policy = self.config.estimator.name == "off_policy"
         return r.train.epochs * r.train.minibatches > 1 or r.loss.kl_in_reward or off_policy
 
     @property
     def needs_reference(self) -> bool:
-        """Whether an update is given the tokens' log-probs under the reference policy."""
+        """Whether an update needs the tokens' log-probs under the reference policy."""
         return self.recipe.loss.kl != "none"
 
     def sampler(self, n: int, top_p: float = 1.0) -> Any:
-        """The compiled sampler of n responses a prompt."""
+        """Returns the compiled sampler of n responses to each prompt."""
         if (n, top_p) not in self._samplers:
             self._samplers[n, top_p] = step.make_sampler(
                 self.model,
@@ -76,19 +79,19 @@ class Programs:
         return self._samplers[n, top_p]
 
     def create(self, params: Any) -> state.TrainState:
-        """The state of a run that starts from these parameters."""
+        """Returns the state of a run that starts from these parameters."""
         return self._placed(self._create)(params)
 
     def random_params(self, key: jax.Array) -> Any:
-        """Random parameters on the devices: each makes its own share."""
+        """Returns random parameters on the devices, each of which computes its own part."""
         return self._placed(self._init_params)(key)
 
     def abstract_params(self) -> Any:
-        """Shapes, dtypes and shardings of the parameters."""
+        """Returns the shapes, dtypes and shardings of the parameters."""
         return self._abstract(jax.eval_shape(self._init_params, jax.random.key(0)))
 
     def abstract_state(self) -> state.TrainState:
-        """Shapes, dtypes and shardings of the state, for a checkpoint to be restored into."""
+        """Returns the shapes, dtypes and shardings of the state, for restoring a checkpoint."""
         return self._abstract(jax.eval_shape(self._create, self.abstract_params()))
 
     def _make_params(self, key: jax.Array) -> Any:

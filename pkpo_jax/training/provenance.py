@@ -1,4 +1,4 @@
-"""How a run was started: time, command, commit, versions and devices, kept in runs.json."""
+"""A record of how a run was started: time, command, commit, versions and devices, in runs.json."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ from pkpo_jax.training import files
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
 _PACKAGES = ("pkpo_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-_TIMEOUT = 10.0  # Seconds that git may take, on a slow file system.
-# `git archive`, by which the launchers copy the repository, writes its commit here.
+_TIMEOUT = 10.0  # The seconds that git may take on a slow file system.
+# The launchers copy the repository with `git archive`, which writes the commit here.
 _ARCHIVED = "$Format:%H$"
 
 
 def record(workdir: pathlib.Path, step: int) -> None:
-    """Adds to DIR/runs.json that the run starts now, from `step`; a file that is torn begins anew.
+    """Adds to DIR/runs.json that the run starts now, from `step`.
+
+    A damaged file is replaced by a new one.
 
     Raises:
       OSError: the file cannot be written.
@@ -35,12 +37,12 @@ def record(workdir: pathlib.Path, step: int) -> None:
 
 
 def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns what `record` wrote, the oldest start first; of a run from before it, nothing."""
+    """Returns the starts that `record` wrote, oldest first, or none for older runs."""
     return [one for one in files.read_json(workdir / "runs.json", list) if isinstance(one, dict)]
 
 
 def start(step: int) -> dict[str, Any]:
-    """Returns what describes this process as JSON values; None for what cannot be found out."""
+    """Returns a description of this process as JSON values, with None for unknown ones."""
     commit, dirty = _commit()
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -62,7 +64,7 @@ def start(step: int) -> dict[str, Any]:
 
 
 def machine() -> str:
-    """Returns what a script's numbers were measured on, for the last line that it prints."""
+    """Returns a line that describes the machine, for scripts to print below what they measured."""
     device = jax.devices()[0].device_kind
     return f"jax {jax.__version__}, {device}, {os.cpu_count()} cores, {platform.machine()}"
 
@@ -70,17 +72,22 @@ def machine() -> str:
 def _commit() -> tuple[str | None, bool | None]:
     """Returns the commit of the package's checkout and whether tracked files differ from it.
 
-    Both are None for an installed package, which can lie in another project's checkout; so is the
-    second one for an unpacked archive.
+    Both are None for an installed package, which may be inside another project's checkout. For an
+    unpacked archive only the second one is None.
     """
     if _git("ls-files", "--error-unmatch", "__init__.py"):
-        found = _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-        return (found.removesuffix("-dirty"), found.endswith("-dirty")) if found else (None, None)
+        commit = _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+        if not commit:
+            return None, None
+        return commit.removesuffix("-dirty"), commit.endswith("-dirty")
     return None if _ARCHIVED.startswith("$") else _ARCHIVED, None
 
 
 def _git(*words: str) -> str:
-    """Returns what git says of the package's directory; nothing if it fails, hangs or is absent."""
+    """Runs git in the package's directory, and returns its output.
+
+    The output is empty if git fails, hangs or is not installed.
+    """
     command = ["git", "--no-optional-locks", "-C", str(_PACKAGE), *words]
     try:
         run = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=True)
@@ -97,7 +104,7 @@ def _version(name: str) -> str | None:
 
 
 def _cpu() -> str:
-    """Returns the name of the host's processor, or its architecture where that is not told."""
+    """Returns the name of the host's processor, or its architecture if the name is unknown."""
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""A run's directory: it belongs to one config, and has to be writable."""
+"""The directory of a run, which belongs to one config and has to be writable."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from pkpo_jax.training import files, stored
+from pkpo_jax.training import files, saved_run
 from pkpo_jax.training.config import KEYS, ConfigError, default, flatten, k_by_step
 
 
 def claim(workdir: pathlib.Path, config: config_dict.ConfigDict, *, create: bool = True) -> None:
-    """Writes config.json to a new directory, or checks that the run there goes on with `config`.
+    """Writes config.json to a new directory, or checks that `config` can resume the run there.
 
-    Keys that may change (see `config.KEYS`) are written anew. `create` is False on the processes
-    beside the first, which has to have written the file.
+    Keys that may change (see `config.KEYS`) get their new values in the file. `create` is True on
+    the first process only; the file has to exist when the others call this.
 
     Raises:
-      ConfigError: the directory is another run's or no run's, it cannot be used, or the run has
-        done more steps than `config` has.
+      ConfigError: the directory belongs to another run or to none, it cannot be used, or the run
+        has done more steps than `config` has.
     """
     try:
         if not create and not (workdir / "config.json").exists():
@@ -40,14 +40,14 @@ def _claim(workdir: pathlib.Path, wanted: dict[str, Any]) -> None:
     path = workdir / "config.json"
     if path.exists():
         try:
-            there = json.loads(path.read_text())
-            if not isinstance(there, dict):
+            saved = json.loads(path.read_text())
+            if not isinstance(saved, dict):
                 raise ValueError
         except ValueError:
             raise ConfigError(f"{path} is not a config; give another --workdir.") from None
-        _check_same(workdir, there, wanted)
+        _check_same(workdir, saved, wanted)
         _check_steps(workdir, wanted["train"]["steps"])
-        if there != wanted:
+        if saved != wanted:
             _write(path, wanted)
         return
     if workdir.exists() and not workdir.is_dir():
@@ -65,11 +65,11 @@ def _write(path: pathlib.Path, config: dict[str, Any]) -> None:
     files.replace(path, json.dumps(config, indent=2) + "\n")
 
 
-def _check_same(workdir: pathlib.Path, there: dict[str, Any], wanted: dict[str, Any]) -> None:
-    # A run that was made before a key was added did what the key's default does.
-    added = json.loads(json.dumps(default(wanted["task"]["name"]).to_dict()))
+def _check_same(workdir: pathlib.Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+    # A run from before a key was added behaved like the key's default.
+    defaults = json.loads(json.dumps(default(wanted["task"]["name"]).to_dict()))
     ours = dict(flatten(wanted))
-    theirs = {**dict(flatten(added)), **dict(flatten(there))}
+    theirs = {**dict(flatten(defaults)), **dict(flatten(saved))}
     for values in (theirs, ours):
         values["k"] = k_by_step(values["k"])
     for key in sorted({*theirs, *ours}):
@@ -82,7 +82,7 @@ def _check_same(workdir: pathlib.Path, there: dict[str, Any], wanted: dict[str, 
 
 
 def _check_steps(workdir: pathlib.Path, steps: int) -> None:
-    done = max(stored.steps(workdir), default=0)
+    done = max(saved_run.steps(workdir), default=0)
     if steps < done:
         raise ConfigError(
             f"train.steps={steps}, but the run in --workdir={workdir} has done {done}; set "

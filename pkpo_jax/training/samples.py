@@ -1,4 +1,4 @@
-"""What the policy wrote, in files that a person reads: DIR/samples/<step>.txt."""
+"""Files of sampled responses for people to read: DIR/samples/<step>.txt."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ def write(
     rewards: np.ndarray,
     weights: np.ndarray,
 ) -> None:
-    """Writes prompts and, below each, its responses with their rewards and weights [P, n], the best
-    first."""
+    """Writes prompts and, below each, its responses with their rewards and reward weights [P, n].
+
+    The responses of a prompt are ordered by reward, the best first.
+    """
     lines = [title]
     for number, (prompt, group) in enumerate(zip(prompts, responses, strict=True)):
         lines += ["", "-" * 40, *printable(prompt).splitlines(), "", "  reward   weight  response"]
-        # What could not be graded comes last.
+        # Responses that could not be graded come last.
         order = np.argsort(-np.nan_to_num(rewards[number], nan=-np.inf), kind="stable")
         for i in order:
             first, *rest = printable(group[i]).splitlines() or [""]

@@ -1,4 +1,4 @@
-"""What an update changes, and how: the optimiser, its learning rate, and one step of it."""
+"""The training state, the optimiser that changes it, and the optimiser's learning rate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pkpo_jax.training.config import Train, WarmStart
 
 @flax.struct.dataclass
 class TrainState:
-    """What an update changes."""
+    """The parameters and the optimiser's state, which an update changes."""
 
     params: Any
     opt_state: optax.OptState
@@ -27,7 +27,10 @@ class TrainState:
 
 
 def make_optimizer(options: Train) -> optax.GradientTransformation:
-    """Returns clipped AdamW up to its learning rate, which is an argument of the step."""
+    """Returns AdamW with clipped gradients, but without the learning rate.
+
+    The learning rate is an argument of the compiled step.
+    """
     return optax.chain(
         optax.clip_by_global_norm(options.clip_norm),
         _scale_by_adam(options.b1, options.b2),
@@ -52,10 +55,10 @@ def _scale_by_adam(b1: float, b2: float) -> optax.GradientTransformation:
 
 
 def learning_rate(section: Train | WarmStart | config_dict.ConfigDict, step: int) -> float:
-    """Returns the learning rate at `step`, as the section `train` or `warm_start` of a config says.
+    """Returns the learning rate at `step` for the section `train` or `warm_start` of a config.
 
-    It warms up linearly over `warmup_steps`, stays at `learning_rate`, and falls linearly to 0 over
-    the last share of the steps, `decay_fraction`.
+    It increases linearly over `warmup_steps`, stays at `learning_rate`, and decreases linearly to 0
+    over the last share `decay_fraction` of the steps.
 
     >>> section = Train(learning_rate=1.0, steps=100, warmup_steps=10, decay_fraction=0.5)
     >>> [learning_rate(section, s) for s in (0, 9, 50, 75, 99)]
@@ -76,8 +79,20 @@ def apply_gradients(
     grads: Any,
     learning_rate: jax.Array,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """The state after a step along `grads`, or as it was if they or the loss are not finite, or no
-    token counted: the optimiser's momentum alone would move it then."""
+    """Applies one optimiser step along `grads`, and returns the new state and metrics.
+
+    The state stays as it was if the loss or the gradient is not finite. It also stays if no token
+    counted, since the optimiser's momentum alone would change it.
+
+    Args:
+      state: the state before the step.
+      optimizer: the optimiser, without its learning rate.
+      devices: the devices, over which `grads` are summed.
+      loss: the loss of the whole batch.
+      count: how many tokens of the whole batch count.
+      grads: the gradient from the part of the batch that is on this device.
+      learning_rate: the learning rate of this step.
+    """
     grads = devices.total(grads)
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -87,7 +102,7 @@ def apply_gradients(
     stepped = TrainState(params=params, opt_state=opt_state)
     moves = finite & (count > 0)
     state = jax.tree.map(lambda new, old: jnp.where(moves, new, old), stepped, state)
-    # Where it came from, or the next step would compile again for a state placed otherwise.
+    # The state has to keep its sharding, or the next step would compile again for another one.
     return devices.place_state(state), {
         "grad_norm": norm,
         "update_norm": jnp.where(moves, optax.tree.norm(updates), 0.0),
@@ -96,10 +111,10 @@ def apply_gradients(
 
 
 def _add(params: Any, updates: Any, step: jax.typing.ArrayLike) -> Any:
-    """params + updates. In bfloat16 the sum is rounded up or down at random, with its own mean.
+    """Returns params + updates, with unbiased stochastic rounding in bfloat16.
 
-    A step is far less than the distance of two bfloat16 numbers: rounded to the nearest, most
-    parameters would never change.
+    An update is much smaller than the distance between two bfloat16 numbers, so most parameters
+    would never change if the sum were rounded to nearest.
     """
     leaves, tree = jax.tree.flatten(params)
     sums = []

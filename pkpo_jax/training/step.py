@@ -1,4 +1,7 @@
-"""The compiled steps: sample, score, update, supervised update. Each compiles once a shape."""
+"""The compiled steps: sampling, scoring, RL update and supervised update.
+
+Each compiles once for every shape of its arguments.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +23,19 @@ from pkpo_jax.training.state import TrainState, apply_gradients
 
 
 class Batch(NamedTuple):
-    """Prompts, responses to them, and what a step learns of these, one after the other.
+    """A batch of prompts and responses, to which the parts of a step add what they compute.
 
     Attributes:
-      prompts: [P, L] int32; lengths: [P] int32; rows: [P] int32, the prompts' numbers in the batch.
+      prompts: [P, L] int32; lengths: [P] int32.
+      rows: [P] int32, the numbers of the prompts in the whole batch.
       rollout: the responses, [P, n, T].
-      rewards: [P, n] float32; valid: [P, n] bool, the responses that could be graded. Both are None
-        until the responses are graded.
-      old: [P, n, T] log-probs of the tokens under the policy before the first update of the batch;
-        None where there is but one update, which knows them.
+      rewards: [P, n] float32; valid: [P, n] bool, True for responses that could be graded. Both
+        are None until the responses are graded.
+      old: [P, n, T] log-probs of the tokens under the policy before the first update of the batch.
+        None if there is only one update, which computes them itself.
       reference: [P, n, T] log-probs under the reference policy, or None.
-      weights: [P, n] of the estimator; None until an update has weighed the rewards, which also
-        leaves on the rollout's mask only the tokens that the loss is of.
+      weights: [P, n] reward weights of the estimator. None until an update has computed them; it
+        then also removes from the rollout's mask the tokens that do not enter the loss.
     """
 
     prompts: jax.Array
@@ -54,12 +58,21 @@ def make_sampler(
     stop_tokens: tuple[int, ...],
     top_p: float = 1.0,
 ) -> Callable[..., sampling.Rollout]:
-    """A compiled (params, (prompts, lengths, rows), (key, step, temperature)) -> Rollout."""
+    """Returns a compiled (params, (prompts, lengths, rows), (key, step, temperature)) -> Rollout.
+
+    Args:
+      model: the network.
+      devices: where the sampler runs.
+      n: how many responses each prompt gets.
+      max_response: the largest number of tokens of a response.
+      stop_tokens: the tokens that end a response.
+      top_p: the probability mass of the most likely tokens from which each token is sampled.
+    """
 
     def sampler(params: Any, batch: tuple[jax.Array, ...], scalars: tuple) -> sampling.Rollout:
         prompts, lengths, rows = batch
         key, step, temperature = scalars
-        # Every token reads all parameters: they are cast and gathered once.
+        # Every decoding step reads all parameters, so they are cast and gathered only once.
         params = gemma2.cast(params, model.config.dtype)
         rollout = sampling.sample(
             model,
@@ -80,7 +93,10 @@ def make_sampler(
 
 
 def make_scorer(model: gemma2.Gemma2, devices: parallel.Devices) -> Callable[..., jax.Array]:
-    """A compiled (params, (prompts, lengths, responses), (temperature,)) -> log-probs [P, n, T]."""
+    """Returns a compiled function that computes the log-probs [P, n, T] of responses.
+
+    It maps (params, (prompts, lengths, responses), (temperature,)) to the log-probs.
+    """
 
     def scorer(params: Any, batch: tuple[jax.Array, ...], scalars: tuple) -> jax.Array:
         params = gemma2.cast(params, model.config.dtype)
@@ -92,7 +108,7 @@ def make_scorer(model: gemma2.Gemma2, devices: parallel.Devices) -> Callable[...
 
 
 class Recipe(NamedTuple):
-    """What an update makes of a batch: the estimator, see weights.py, and a config's sections."""
+    """The options of an update: the estimator (see weights.py) and two sections of a config."""
 
     weigh: weights_lib.Weigh
     loss: config_lib.Loss = config_lib.Loss()
@@ -105,18 +121,18 @@ def make_update(
     devices: parallel.Devices,
     recipe: Recipe,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """A compiled (state, Batch, (k, key, temperature, learning_rate)) -> (state, metrics).
+    """Returns a compiled (state, Batch, (k, key, temperature, learning_rate)) -> (state, metrics).
 
-    It transforms the rewards, and for each minibatch scores the responses and updates the
-    parameters, in one program. An update whose loss or gradient is not finite changes nothing, and
-    is counted. The state is donated.
+    One program computes the reward weights, and for each minibatch scores the responses and updates
+    the parameters. An update whose loss or gradient is not finite changes nothing and is counted in
+    the metric "skipped". The state is donated.
     """
     return devices.step(_Update(model, optimizer, devices, recipe).update, changes_state=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Update:
-    """What an update is made of; its methods are the parts of one compiled program."""
+    """The components of an update. Its methods are the parts of one compiled program."""
 
     model: gemma2.Gemma2
     optimizer: optax.GradientTransformation
@@ -126,7 +142,7 @@ class _Update:
     def update(
         self, state: TrainState, batch: Batch, scalars: tuple
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        """Weighs the rewards of a batch and updates the parameters, as often as the recipe says."""
+        """Weighs the rewards of a batch, and makes the updates that the recipe asks for."""
         k, key, temperature, learning_rate = scalars
         batch, metrics = self._weigh(batch, k, key)
 
@@ -146,7 +162,7 @@ class _Update:
     def _weigh(
         self, batch: Batch, k: jax.Array, key: jax.Array
     ) -> tuple[Batch, dict[str, jax.Array]]:
-        """Returns the batch with its weights, and the metrics that no update changes."""
+        """Returns the batch with its reward weights, and the metrics that no update changes."""
         recipe, rollout, valid = self.recipe, batch.rollout, batch.valid
         assert batch.rewards is not None and valid is not None
         k, rewards = jnp.asarray(k, jnp.int32), jnp.where(valid, batch.rewards, 0.0)
@@ -171,7 +187,7 @@ class _Update:
         )
         counted = valid
         if recipe.loss.drop_equal_groups:
-            # A penalty can set apart what the grader rewards alike: it is trained on then.
+            # Responses with equal rewards can have different penalties. They are trained on then.
             counted &= ~_equal(penalised, valid)[:, None]
         if recipe.loss.mask_truncated:
             counted &= rollout.finished
@@ -198,7 +214,7 @@ class _Update:
     def _once(
         self, state: TrainState, batch: Batch, temperature: jax.Array, learning_rate: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        """Updates the parameters once, from all prompts of a weighed batch."""
+        """Makes one update of the parameters from all prompts of a weighed batch."""
         devices, mask = self.devices, batch.rollout.mask
         prompts = devices.total(mask.any((1, 2)).sum())
         count = devices.total(mask.sum())
@@ -231,7 +247,7 @@ class _Update:
         return state, {"loss": loss, **means, "log_prob_gap_max": largest, **figures}
 
     def _score(self, params: Any, batch: Batch, temperature: jax.Array) -> losses.Tokens:
-        """Returns what the loss of a weighed batch is computed from."""
+        """Scores a weighed batch, and returns the values from which its loss is computed."""
         rollout, valid = batch.rollout, batch.valid
         assert batch.weights is not None and valid is not None
         log_probs, entropy = scoring.score(
@@ -255,13 +271,13 @@ class _Update:
         )
 
     def _ratio(self, numerator: jax.Array, count: jax.Array) -> jax.Array:
-        """Returns the ratio of two sums over all devices; 0 where nothing was counted."""
+        """Returns the ratio of two sums over all devices, or 0 if nothing was counted."""
         total = self.devices.total
         return total(numerator) / jnp.maximum(total(count), 1)
 
 
 def _equal(rewards: jax.Array, valid: jax.Array) -> jax.Array:
-    """Returns [P] bool, True for the groups whose valid rewards are all equal."""
+    """Returns [P] bool, True for zero-variance groups, whose valid rewards are all equal."""
     highest = jnp.where(valid, rewards, -jnp.inf).max(-1)
     lowest = jnp.where(valid, rewards, jnp.inf).min(-1)
     return highest <= lowest
@@ -274,9 +290,9 @@ def make_supervised_update(
     *,
     micro_batches: int = 1,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """A compiled (state, batch, (learning_rate,)) -> (state, metrics), on demonstrations.
+    """Returns a compiled (state, batch, (learning_rate,)) -> (state, metrics) on demonstrations.
 
-    A batch is (prompts, lengths, responses [P, 1, T], mask [P, 1, T]); the state is donated.
+    A batch is (prompts, lengths, responses [P, 1, T], mask [P, 1, T]). The state is donated.
     """
 
     def update(
@@ -301,8 +317,11 @@ def make_supervised_update(
 
 
 def _head_chunk(model: gemma2.Gemma2, devices: parallel.Devices, shape: tuple[int, ...]) -> int:
-    """How many tokens of every response [P, n, T] to compute logits of at a time: 512 MiB of them
-    on a device."""
+    """Returns for how many tokens of each response to compute logits at a time.
+
+    For responses of `shape` [P, n, T], the logits then take at most 512 MiB on each device, unless
+    those of a single token already take more.
+    """
     prompts, n, tokens = shape
     logits_of_one = prompts * n * model.config.num_embed // devices.spread
     return max(1, min(tokens, 2**27 // max(logits_of_one, 1)))
@@ -311,7 +330,11 @@ def _head_chunk(model: gemma2.Gemma2, devices: parallel.Devices, shape: tuple[in
 def _gradient(
     loss_fn: Callable[[Any, Any], tuple[jax.Array, Any]], params: Any, batch: Any, parts: int
 ) -> tuple[jax.Array, Any, Any]:
-    """The loss and its gradient, summed over `parts` of the batch; what else they gave, stacked."""
+    """Computes the loss and its gradient in `parts` equal parts of the batch, one after the other.
+
+    Returns:
+      The summed loss, the auxiliary outputs of all parts, stacked, and the summed gradient.
+    """
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
     if parts == 1:
         (loss, aux), grads = gradient(params, batch)
@@ -327,5 +350,8 @@ def _gradient(
 
 
 def _split(batch: Any, parts: int) -> Any:
-    """[P, ...] to [parts, P / parts, ...], every parts-th row: each device keeps those it has."""
+    """Splits arrays [P, ...] into [parts, P / parts, ...].
+
+    A part takes every parts-th row, so each device keeps the rows that it has.
+    """
     return jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)

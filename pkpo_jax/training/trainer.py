@@ -1,4 +1,4 @@
-"""The parts of a run, built from its config: start, step, evaluate."""
+"""The parts of a run, built from its config, which start it, take steps and evaluate."""
 
 from __future__ import annotations
 
@@ -24,19 +24,21 @@ from pkpo_jax.training.state import TrainState, learning_rate
 from pkpo_jax.training.step import Batch
 from pkpo_jax.training.warm_start import warm_start
 
-# Each use of randomness has a stream of its own, split from the run's seed.
+# Each use of randomness has its own stream, which is split from the run's seed.
 _INIT, _SAMPLE, _EVALUATE, _WEIGH = range(4)
 
 
 class Graded(NamedTuple):
-    """A step's responses and what became of them.
+    """The responses of a step, with their grades and reward weights.
 
     Attributes:
-      problems, responses, rows: those that this process graded, and their rows in the batch.
-      ids: [P] of all problems, their places in the split.
-      grades: of all responses, [P, n]; weights: [P, n], which the estimator gave them.
-      batch: what the update was given, where it taught nothing: it was skipped for a loss or
-        gradient that was not finite, or no response was graded; None else.
+      problems, responses: those that this process graded.
+      rows: the rows of these problems in the batch.
+      ids: [P], the indices of all problems of the batch in the training split.
+      grades: the grades of all responses, [P, n].
+      weights: [P, n] reward weights of the estimator.
+      batch: the batch of an update that changed no parameters, because its loss or gradient was
+        not finite or no response could be graded; None for any other update.
     """
 
     problems: list[tasks.Problem]
@@ -48,12 +50,12 @@ class Graded(NamedTuple):
     batch: Batch | None
 
 
-# Problems of a batch by row: those that this process feeds to its devices.
+# This maps the rows that this process feeds to its devices to their problems.
 _Problems = Mapping[int, tasks.Problem]
 
 
 class Trainer:
-    """The parts of a run, built from its config: everything is checked, nothing compiled.
+    """The parts of a run, built from its config. Building checks everything and compiles nothing.
 
     Raises:
       ConfigError: the config cannot run; the message names the key, its value and how to fix it.
@@ -65,7 +67,7 @@ class Trainer:
         self.keys = jax.random.split(jax.random.key(config.seed), 4)
         self.task, train, held_out = _read_task(config)
         self.tokenizer = make_tokenizer(config, self.task)
-        # A character may have no token, or the task no demonstrations.
+        # These raise a ValueError if a character has no token or the task no demonstrations.
         with _config_errors("", ValueError):
             self.problems, held_out = self._without_long_prompts(train, held_out)
             self.held_out: Sequence[tasks.Problem] = evaluation.spread(
@@ -79,12 +81,12 @@ class Trainer:
         self.programs = programs.Programs(config, self.devices, self.tokenizer)
         self._checkpoint = self._find_checkpoint()
         self._reference: Any = None
-        # The next step's batch, where it is sampled while this one's is graded.
+        # This is the next step's batch, if it is sampled while this step's batch is graded.
         self._ahead: tuple[_Problems, Batch] | None = None
         self.grader = _make_grader(config, self.task)
 
     def _without_long_prompts(self, *splits: Sequence[Any]) -> Sequence[Sequence[Any]]:
-        """Returns the splits, less the problems that rollout.drop_long_prompts leaves out."""
+        """Returns the splits without the problems that rollout.drop_long_prompts leaves out."""
         if not self.config.rollout.drop_long_prompts:
             return splits
         longest = self.config.rollout.max_prompt
@@ -104,8 +106,11 @@ class Trainer:
             return checkpoints.find(path, self.programs.model.config) if path else None
 
     def initial_params(self, workdir: pathlib.Path) -> Any:
-        """The parameters before the first RL step: a checkpoint's, or random ones, and after them
-        the warm start if any, kept in `workdir`. The same ones whenever it is called."""
+        """Returns the parameters before the first RL step, the same at every call.
+
+        They come from a checkpoint or are random. If the config has an SFT warm start, they are
+        those after it, which are kept in `workdir`.
+        """
         if self._checkpoint:
             try:
                 params = self._checkpoint.read(self.programs.abstract_params())
@@ -128,25 +133,25 @@ class Trainer:
         return params
 
     def start(self, workdir: pathlib.Path) -> TrainState:
-        """The state before the first RL step."""
+        """Returns the state before the first RL step."""
         return self.programs.create(self.initial_params(workdir))
 
     def read_reference(self, workdir: pathlib.Path) -> None:
-        """Reads the policy before RL, if the loss measures the divergence from it."""
+        """Reads the policy before RL if the loss measures the divergence from it."""
         if self.programs.needs_reference:
             self._reference = self.initial_params(workdir)
 
-    def step(self, state: TrainState, at: int) -> tuple[TrainState, dict[str, Any], Graded]:
-        """Takes step `at`: the new state, metrics, and what was sampled and how it was graded."""
+    def step(self, state: TrainState, step: int) -> tuple[TrainState, dict[str, Any], Graded]:
+        """Takes a step, and returns the new state, the metrics and the graded responses."""
         config, started = self.config, time.perf_counter()
-        problems, batch = self._ahead or self._draw(state.params, at)
+        problems, batch = self._ahead or self._sample_batch(state.params, step)
         self._ahead = None
-        if config.rollout.ahead and at + 1 < config.train.steps:
-            # Dispatched, not waited for: the device draws it while the host grades this one.
-            self._ahead = self._draw(state.params, at + 1)
+        if config.rollout.ahead and step + 1 < config.train.steps:
+            # This call only dispatches work: the device samples while the host grades.
+            self._ahead = self._sample_batch(state.params, step + 1)
         tokens, lengths = self.devices.fetch((batch.rollout.tokens, batch.rollout.lengths))
         sampled = time.perf_counter()
-        # As the sampling ahead, scoring runs on the device beside the grading.
+        # Scoring, too, runs on the device while the host grades.
         batch = self._score(state.params, batch)
         rows = self.devices.owned(config.train.prompts)
         owned = [problems[row] for row in rows]
@@ -154,44 +159,44 @@ class Trainer:
         ids, grades = self._grade(rows, owned, responses)
         done_grading = time.perf_counter()
         batch = self._reward(batch, grades)
-        k, rate = self.schedule(at), learning_rate(config.train, at)
-        key = jax.random.fold_in(self.keys[_WEIGH], at)
+        k, rate = self.schedule(step), learning_rate(config.train, step)
+        key = jax.random.fold_in(self.keys[_WEIGH], step)
         scalars = (k, key, config.rollout.temperature, rate)
-        state, figures = self.programs.update(state, batch, scalars)
-        figures = jax.device_get(figures)
-        weights = figures.pop("weights").reshape(grades.rewards.shape)
-        curve = evaluation.summarize(figures.pop("pass_at_k"))
-        figures = {name: float(value) for name, value in figures.items()}
-        taught = not figures["skipped"] and figures["invalid"] < 1.0
-        figures = {"k": k, "learning_rate": rate, **figures, **curve}
-        figures = {f"train/{name}": value for name, value in figures.items()}
+        state, metrics = self.programs.update(state, batch, scalars)
+        metrics = jax.device_get(metrics)
+        weights = metrics.pop("weights").reshape(grades.rewards.shape)
+        curve = evaluation.summarize(metrics.pop("pass_at_k"))
+        metrics = {name: float(value) for name, value in metrics.items()}
+        learned = not metrics["skipped"] and metrics["invalid"] < 1.0
+        metrics = {"k": k, "learning_rate": rate, **metrics, **curve}
+        metrics = {f"train/{name}": value for name, value in metrics.items()}
         for status in tasks.Status:
-            figures[f"grade/{status.name.lower()}"] = int((grades.statuses == status).sum())
+            metrics[f"grade/{status.name.lower()}"] = int((grades.statuses == status).sum())
         updated = time.perf_counter()
-        figures["time/sample_s"] = sampled - started
-        figures["time/grade_s"] = done_grading - sampled
-        figures["time/update_s"] = updated - done_grading
-        figures["time/tokens_per_s"] = float(lengths.sum()) / (updated - started)
-        batch = None if taught else batch
-        return state, figures, Graded(owned, responses, rows, ids, grades, weights, batch)
+        metrics["time/sample_s"] = sampled - started
+        metrics["time/grade_s"] = done_grading - sampled
+        metrics["time/update_s"] = updated - done_grading
+        metrics["time/tokens_per_s"] = float(lengths.sum()) / (updated - started)
+        batch = None if learned else batch
+        return state, metrics, Graded(owned, responses, rows, ids, grades, weights, batch)
 
-    def _draw(self, params: Any, at: int) -> tuple[_Problems, Batch]:
-        """Dispatches the sampling of step `at`."""
-        problems, placed = self._prompts(at)
-        rollout = self._sample(params, placed, self.config.rollout.n, _SAMPLE, at)
+    def _sample_batch(self, params: Any, step: int) -> tuple[_Problems, Batch]:
+        """Dispatches the sampling of a step's batch, and returns its problems and the batch."""
+        problems, placed = self._prompts(step)
+        rollout = self._sample(params, placed, self.config.rollout.n, _SAMPLE, step)
         return problems, Batch(*placed, rollout)
 
-    def _prompts(self, at: int) -> tuple[_Problems, tuple[jax.Array, jax.Array, jax.Array]]:
-        """The problems of step `at`, and their prompts, lengths and row numbers on the devices."""
+    def _prompts(self, step: int) -> tuple[_Problems, tuple[jax.Array, jax.Array, jax.Array]]:
+        """Returns a step's problems, and their prompts, lengths and row numbers on the devices."""
         count = self.config.train.prompts
         rows = self.devices.rows(count)
-        problems = {int(row): self.order[at * count + int(row)] for row in rows}
+        problems = {int(row): self.order[step * count + int(row)] for row in rows}
         texts = [problem["prompt"] for problem in problems.values()]
         encoded = data.encode_prompts(self.tokenizer, texts, self.config.rollout.max_prompt)
         return problems, self.devices.put((*encoded, rows.astype(np.int32)), count)
 
     def _score(self, params: Any, batch: Batch) -> Batch:
-        """Adds the log-probs that the update needs beside the sampler's."""
+        """Adds the log-probs that the update needs in addition to those of the sampler."""
         scored = (batch.prompts, batch.lengths, batch.rollout.tokens)
         temperature = (self.config.rollout.temperature,)
         if self.programs.needs_old:
@@ -204,9 +209,11 @@ class Trainer:
     def _grade(
         self, rows: np.ndarray, problems: list[tasks.Problem], responses: list[list[str]]
     ) -> tuple[np.ndarray, grading.Grades]:
-        """Grades the rows that this process owns; all processes return those of all rows.
+        """Grades the rows that this process owns, and gathers the grades of all processes.
 
-        Returns the problems' places in the split [P], and the grades of their responses [P, n].
+        Returns:
+          The indices [P] of all problems of the batch in the training split, and the grades [P, n]
+          of their responses, the same on every process.
         """
         count, n = self.config.train.prompts, self.config.rollout.n
         grades = self.grader.grade(problems, responses)
@@ -215,7 +222,7 @@ class Trainer:
         return parallel.gather(rows, ids, (count,)), grading.Grades(*whole)
 
     def _reward(self, batch: Batch, grades: grading.Grades) -> Batch:
-        """Adds the rewards, and which of them are valid."""
+        """Adds the rewards to the batch, and which of them are valid."""
         count = self.config.train.prompts
         fed = grades.rewards[self.devices.rows(count)]
         rewards, valid = self.devices.put((fed, np.isfinite(fed)), count)
@@ -227,26 +234,30 @@ class Trainer:
         batch: Sequence[jax.Array],
         n: int,
         stream: int,
-        at: int,
+        step: int,
         *,
         top_p: float = 1.0,
         temperature: float | None = None,
     ) -> sampling.Rollout:
-        """n responses to each prompt of a placed (prompts, lengths, rows)."""
+        """Samples n responses to each prompt of (prompts, lengths, rows) on the devices.
+
+        `stream` and `step` determine the random numbers. The temperature is that of the rollouts if
+        it is None.
+        """
         if temperature is None:
             temperature = self.config.rollout.temperature
         return self.programs.sampler(n, top_p)(
-            params, batch, (self.keys[stream], at, float(temperature))
+            params, batch, (self.keys[stream], step, float(temperature))
         )
 
-    def weights(self, at: int, rewards: np.ndarray, entropy: np.ndarray, k: int) -> np.ndarray:
-        """The weights [P, n] that the estimator gives these rewards for k, at step number `at`.
+    def weights(self, step: int, rewards: np.ndarray, entropy: np.ndarray, k: int) -> np.ndarray:
+        """Returns the reward weights [P, n] that the estimator gives these rewards for k.
 
-        `entropy` is the mean of each prompt's tokens, [P]. A KL divergence that the loss takes from
-        the rewards is left out.
+        `entropy` [P] is the mean entropy of the tokens of each prompt's responses. The KL
+        divergence that `loss.kl_in_reward` subtracts from the rewards is left out.
         """
         weigh, valid = jax.jit(self.programs.recipe.weigh), np.isfinite(rewards)
-        key = jax.random.fold_in(self.keys[_WEIGH], at)
+        key = jax.random.fold_in(self.keys[_WEIGH], step)
         given = jnp.where(valid, rewards, 0.0)
         rows = jnp.arange(len(rewards))
         return np.asarray(
@@ -254,18 +265,18 @@ class Trainer:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What of the trainer a checkpoint holds after a step: JSON values."""
+        """Returns the part of the trainer that a checkpoint holds, as JSON values."""
         return {"keys": np.asarray(jax.random.key_data(self.keys)).tolist()}
 
     def in_flight(self) -> sampling.Rollout | None:
-        """The rollout sampled ahead, as host arrays; None if there is none.
+        """Returns the rollout that was sampled ahead, as host arrays, or None if there is none.
 
-        A checkpoint holds it, for the policy that drew it is gone when the run goes on.
+        Checkpoints hold it, since a resumed run does not have the policy that sampled it.
         """
         return self.devices.fetch(self._ahead[1].rollout) if self._ahead else None
 
     def like_in_flight(self) -> sampling.Rollout | None:
-        """Arrays of the shapes and dtypes of a rollout in flight, where there can be one."""
+        """Returns arrays like a rollout in flight, or None if the run does not sample ahead."""
         if not self.config.rollout.ahead:
             return None
         r = self.config.rollout
@@ -281,29 +292,30 @@ class Trainer:
         )
 
     def restore(
-        self, progress: dict[str, Any], at: int, in_flight: sampling.Rollout | None
+        self, progress: dict[str, Any], step: int, in_flight: sampling.Rollout | None
     ) -> None:
-        """Goes on before step number `at`, from what a checkpoint held."""
+        """Restores what a checkpoint held, so that `step` is the next step to take."""
         self.keys = jax.random.wrap_key_data(jnp.asarray(progress["keys"], jnp.uint32))
         if in_flight is not None:
             count = self.config.train.prompts
             rows = self.devices.rows(count)
             put = self.devices.put(jax.tree.map(lambda x: x[rows], in_flight), count)
-            # Where the sampler would have left it, or the update would compile again.
+            # The rollout needs the sharding of the sampler's output, or the update would compile
+            # again.
             place = self.devices.step(
                 lambda _, rollout, __: jax.tree.map(self.devices.place, rollout),
                 changes_state=False,
             )
-            problems, placed = self._prompts(at)
+            problems, placed = self._prompts(step)
             self._ahead = problems, Batch(*placed, place((), put, ()))
 
-    def evaluate(self, params: Any, at: int, *, progress: bool = False) -> evaluation.Evaluation:
-        """Held-out problems, sampled with random numbers of their own."""
+    def evaluate(self, params: Any, step: int, *, progress: bool = False) -> evaluation.Evaluation:
+        """Evaluates parameters on the held-out problems, with a separate stream of randomness."""
 
         def sample(*batch: jax.Array) -> sampling.Rollout:
             options = self.config.eval
-            drawn = {"top_p": options.top_p, "temperature": options.temperature}
-            return self._sample(params, batch, options.n, _EVALUATE, at, **drawn)
+            how = {"top_p": options.top_p, "temperature": options.temperature}
+            return self._sample(params, batch, options.n, _EVALUATE, step, **how)
 
         return evaluation.evaluate(
             sample,
@@ -334,7 +346,7 @@ def _config_errors(prefix: str, *kinds: type[Exception]) -> Iterator[None]:
 def _read_task(
     config: config_dict.ConfigDict,
 ) -> tuple[tasks.Task, list[tasks.Problem], list[tasks.Problem]]:
-    """Returns the task, and all its training and held-out problems."""
+    """Returns the task, its training problems and its held-out problems."""
     where = config.task.get("data_dir") or "TFDS's default, see TFDS_DATA_DIR"
     unwritable = (
         f"the problems could not be prepared; set task.data_dir (now {where}) to a directory that "
@@ -363,7 +375,7 @@ def _make_grader(config: config_dict.ConfigDict, task: tasks.Task) -> grading.Gr
 
 
 def make_devices(config: config_dict.ConfigDict) -> parallel.Devices:
-    """How the config runs its steps on the devices there are."""
+    """Returns the devices of this run, with the mesh or pmap that the config asks for."""
     if config.parallel.mode == "pmap":
         return parallel.Pmapped()
     shape = parallel.mesh_shape(config.parallel.mesh, jax.device_count())
@@ -371,7 +383,7 @@ def make_devices(config: config_dict.ConfigDict) -> parallel.Devices:
 
 
 def make_tokenizer(config: config_dict.ConfigDict, task: tasks.Task) -> Any:
-    """Characters for the tiny policy, the official tokenizer for the official sizes."""
+    """Returns a character tokenizer for the tiny policy, or the official one for other sizes."""
     if config.model.size == "tiny":
         return tokenizers.CharacterTokenizer(task.alphabet)
     with _config_errors("model.tokenizer: ", tokenizers.TokenizerError):

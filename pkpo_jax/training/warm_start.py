@@ -1,4 +1,4 @@
-"""The supervised start: a policy from scratch first learns what answers look like."""
+"""The SFT warm start, in which a policy from scratch learns the format of answers."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ def warm_start(
     config: config_dict.ConfigDict,
     workdir: pathlib.Path,
 ) -> Any:
-    """Parameters after `config.warm_start.steps` steps on demonstrations.
+    """Returns the parameters after `config.warm_start.steps` steps on demonstrations.
 
-    They are kept in DIR/warm_start, as official checkpoints are, and read from there if it exists.
+    They are saved in DIR/warm_start, in the layout of official checkpoints, and are read from there
+    if it exists.
     """
     path = workdir / "warm_start"
     if path.exists():
@@ -70,8 +71,8 @@ def warm_start(
 
 def _read(path: pathlib.Path, programs: Programs) -> Any:
     try:
-        stored = checkpoints.find(str(path), programs.model.config)
-        return stored.read(programs.abstract_params())
+        checkpoint = checkpoints.find(str(path), programs.model.config)
+        return checkpoint.read(programs.abstract_params())
     except Exception as e:  # Torn files raise errors of many libraries.
         raise checkpoints.CheckpointError(
             f"{path} cannot be read ({first_line(e)}); delete it, and training makes it again."

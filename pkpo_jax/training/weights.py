@@ -1,8 +1,9 @@
 """The reward weights of a config's estimator: one function of a graded batch, in one convention.
 
-Estimators come as weights, whose SUM over the group estimates a gradient, and as advantages, whose
-mean does. Here all of them are weights: an advantage is divided by its group's size, so that
-another estimator, or another k, never changes the scale of a step by n.
+Some estimators give reward weights, whose SUM over the group estimates a gradient; others give
+advantages, whose mean over the group does. Here all of them become reward weights: an advantage is
+divided by the size of its group, so that changing the estimator or k does not change the scale of
+a step by n.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pkpo_jax import estimators
 from pkpo_jax.estimators import passk_training, pkpo
 from pkpo_jax.training.config import Estimator
 
-# What `make` returns.
+# This is the type of the function that `make` returns.
 Weigh = Callable[..., jax.Array]
 
 _WITHOUT_K = {
@@ -35,23 +36,30 @@ BINARY = ("passk_training", "maxrl", "mahdavi")
 def make(estimator: Estimator) -> Weigh:
     """Returns the function (rewards, k, valid, *, rows, key, entropy, ratios) -> weights [P, n].
 
+    The arguments of that function are:
+      rewards: [P, n] float32.
+      k: an int, or [P] integers.
+      valid: [P, n] bool, True for responses that could be graded.
+      rows: [P], the numbers of the prompts in the batch, which are folded into `key` if the
+        estimator samples groups.
+      key: the random key of the step.
+      entropy: [P], the mean policy entropy of each prompt's tokens.
+      ratios: [P, n], the probabilities of the responses under the policy that is updated, divided
+        by those under the policy that sampled them, or None if the two policies are the same. Only
+        "off_policy" uses them.
+
     Args:
       estimator: the section of a config. Its `name` is one of NAMES, with `baseline` for "pkpo" and
-        `method` for "passk_training"; or "module:function", a function of one's own (rewards
-        [P, n], k, where [P, n] bool) -> [P, n] of what `returns` says: "weights" in the SUM
-        convention, or "advantages", which are divided by the size of their group here.
-
-    Of its arguments, rewards are [P, n] float32, k is an int or [P] integers, valid is [P, n] bool;
-    rows are the prompts' [P] numbers in the batch, folded into `key` where groups are drawn;
-    entropy is the [P] mean policy entropy of each prompt. ratios are the [P, n] probabilities of
-    the responses under the policy that is updated, divided by those under the one that sampled
-    them, or None where they are the same policy; only "off_policy" reads them.
+        `method` for "passk_training". Or it is "module:function", which names a user's function
+        (rewards [P, n], k, where [P, n] bool) -> [P, n]. Its result is what `returns` says:
+        "weights" in the SUM convention, or "advantages", which are then divided by the size of
+        their group.
 
     Raises:
-      ValueError: no such estimator, or a function that cannot be imported.
+      ValueError: there is no such estimator, or the function cannot be imported.
     """
     name = estimator.name
-    own = None if name in NAMES else _own(name)
+    custom = None if name in NAMES else _import_function(name)
 
     def weigh(
         rewards: jax.Array,
@@ -63,12 +71,12 @@ def make(estimator: Estimator) -> Weigh:
         entropy: jax.Array,
         ratios: jax.Array | None = None,
     ) -> jax.Array:
-        if own:
-            weights = jnp.asarray(own(rewards, k, valid), jnp.float32)
+        if custom:
+            weights = jnp.asarray(custom(rewards, k, valid), jnp.float32)
             if weights.shape != rewards.shape:
                 raise ValueError(f"it gives {weights.shape}; expected {rewards.shape}.")
             if estimator.returns == "advantages":
-                weights = _per_sample(weights, valid)
+                weights = _to_weights(weights, valid)
             return jnp.where(valid, weights, 0.0)
         if name == "pkpo":
             return pkpo.pkpo_weights(rewards, k, baseline=estimator.baseline, where=valid)
@@ -85,13 +93,13 @@ def make(estimator: Estimator) -> Weigh:
             advantages = estimators.mahdavi_advantages(correct, k, valid)
         else:
             advantages = _passk_training(estimator.method, correct, k, valid, rows, key, entropy)
-        return _per_sample(advantages, valid)
+        return _to_weights(advantages, valid)
 
     return weigh
 
 
-def _per_sample(advantages: jax.Array, valid: jax.Array) -> jax.Array:
-    """Returns the weights of advantages: a sum over the group, in place of a mean."""
+def _to_weights(advantages: jax.Array, valid: jax.Array) -> jax.Array:
+    """Converts advantages into reward weights, whose sum replaces the mean over the group."""
     return advantages / jnp.maximum(valid.sum(-1, keepdims=True), 1)
 
 
@@ -107,14 +115,14 @@ def _passk_training(
     advantages = passk_training.passk_training_advantages
     if method != "bootstrap":
         return advantages(correct, k, method=method, entropy=entropy, where=valid)
-    # A key for each prompt: what it draws does not depend on the devices that the batch is on.
+    # Each prompt has its own key, so its random groups do not depend on how the batch is sharded.
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
     k = jnp.broadcast_to(k, rows.shape)
     one = lambda c, k, v, key: advantages(c, k, method=method, key=key, where=v)  # noqa: E731
     return jax.vmap(one)(correct, k, valid, keys)
 
 
-def _own(name: str) -> Callable[..., jax.Array]:
+def _import_function(name: str) -> Callable[..., jax.Array]:
     module, _, function = name.partition(":")
     if not module or not function:
         raise ValueError(f"expected one of {', '.join(NAMES)}, or your own as module:function.")
@@ -127,7 +135,7 @@ def _own(name: str) -> Callable[..., jax.Array]:
 
 
 def check(estimator: Estimator, n: int, ks: list[int]) -> None:
-    """Raises a ValueError, before anything compiles, if it cannot serve n and these k."""
+    """Raises a ValueError if the estimator cannot serve n and these k, before anything compiles."""
     weigh, name = make(estimator), estimator.name
     for k in ks:
         if name in _WITHOUT_K and k != 1:
@@ -146,7 +154,7 @@ def check(estimator: Estimator, n: int, ks: list[int]) -> None:
                 key,
                 entropy,
             )
-        except Exception as e:  # Of the user's function, of whatever type.
+        except Exception as e:  # The user's function may raise any error.
             raise ValueError(f"it fails on [2, {n}] rewards: {type(e).__name__}: {e}") from None
 
 

@@ -11,7 +11,7 @@ import pytest
 import pkpo_jax as pkpo
 from tests import reference
 
-# Jitted: eager operations would be compiled one by one for every shape.
+# These are jitted because eager operations would be compiled one by one for every shape.
 JITTED = {
     name: jax.jit(getattr(pkpo, name))
     for name in (
@@ -27,7 +27,7 @@ JITTED = {
 
 
 def call(name, values, *args):
-    """An estimator on a group of up to 16, filled up and masked to that size."""
+    """Calls an estimator on a group of up to 16, which is padded to that size and masked."""
     n = len(values)
     filled = np.concatenate([np.array(values, np.float32), np.zeros(16 - n, np.float32)])
     return np.asarray(JITTED[name](filled, *args, where=np.arange(16) < n))[:n]

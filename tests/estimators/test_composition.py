@@ -1,4 +1,4 @@
-"""Eager, jit, vmap, pmap, shard_map and inside a differentiated loss: the same numbers."""
+"""Tests that eager, jit, vmap, pmap, shard_map and a differentiated loss give the same numbers."""
 
 import os
 import subprocess
@@ -41,7 +41,7 @@ def test_eager_jit_vmap_and_loss(name):
     close = dict(atol=2e-6, rtol=1e-5)
     np.testing.assert_allclose(jax.jit(f)(R, K), eager, **close)
     np.testing.assert_allclose(jax.vmap(jax.vmap(f))(jnp.array(R), jnp.array(K)), eager, **close)
-    # Each k that there is, once.
+    # Each k occurs once.
     rows = [[f(R[i, j], int(K[i, j])) for j in range(2)] for i in range(3)]
     np.testing.assert_allclose(np.array(rows), eager[:3], **close)
 
@@ -58,7 +58,7 @@ def test_eager_jit_vmap_and_loss(name):
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_changing_k_does_not_recompile(name):
-    # A function of its own, for jit's cache is shared by all uses of one.
+    # This needs a new function, since all jits of one function share their cache.
     f = jax.jit(lambda r, k: ESTIMATORS[name](r, k))
     for k in (1, 2, 5):
         f(jnp.array(R), jnp.int32(k))

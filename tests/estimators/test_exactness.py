@@ -1,4 +1,4 @@
-"""Float32 against big integers, and expectations against true gradients, by enumeration."""
+"""Tests of float32 against big integers, and of expectations against enumerated gradients."""
 
 import itertools
 import math
@@ -50,7 +50,7 @@ def test_large_groups_in_float32(n, bound):
 
 @pytest.mark.parametrize("n", [128, 1024, 4096])
 def test_metrics_and_analytical_of_large_groups(n):
-    """Relative to the value itself: the rates can be small."""
+    """Checks errors relative to each value, since pass rates can be small."""
     for right in (1, n // 50, n // 2):
         correct = np.arange(n) < right
         rewards = np.arange(n) ** 2
@@ -65,7 +65,8 @@ def test_metrics_and_analytical_of_large_groups(n):
             assert value == pytest.approx(exact, rel=5e-5)
 
 
-# A categorical policy over six outcomes with ties, and every tuple of n samples from it.
+# The policy is a categorical distribution over six outcomes with ties. The tests enumerate every
+# tuple of n samples from it.
 REWARDS = np.array([0.0, 1.0, 0.25, 1.0, -0.5, 0.0])
 BINARY = np.array([0.0, 1.0, 0.0, 1.0, 0.0, 0.0])
 LOGITS = np.array([0.3, -1.2, 0.1, -0.4, 0.2, 0.6])
@@ -73,7 +74,10 @@ P = np.exp(LOGITS) / np.exp(LOGITS).sum()
 
 
 def true_gradient(rewards, k, p=P):
-    """d max@k / d logits: max@k is a polynomial in the chances that a reward is at most v."""
+    """Returns d max@k / d logits.
+
+    The value max@k is a polynomial in the probabilities that a reward is at most v.
+    """
     gradient = np.zeros(len(p))
     values = np.unique(rewards)
     for low, high in itertools.pairwise(values):
@@ -89,7 +93,7 @@ def tuples(n):
 
 
 def expectation(weights, chosen, p=P, draws=P):
-    """Sum over tuples of their chance times sum_i w_i grad log p(x_i)."""
+    """Returns the sum over tuples of their probability times sum_i w_i grad log p(x_i)."""
     chance = draws[chosen].prod(-1)
     score = np.eye(len(p))[chosen] - p
     weights = np.asarray(weights, np.float64)
@@ -143,7 +147,7 @@ BIASED = {
 
 @pytest.mark.parametrize(("k", "estimator"), BIASED.values(), ids=BIASED)
 def test_those_documented_as_biased_are(k, estimator):
-    """No one scale fits them to the gradient of pass@k of a hard and of an even prompt."""
+    """Checks that no single scale fits the gradients of pass@k of a hard and of an even prompt."""
     chosen, scales = np.array(list(itertools.product([0, 1], repeat=10))), []
     for rate in (0.05, 0.5):
         p = np.array([1 - rate, rate])

@@ -37,7 +37,7 @@ def test_masks_leave_smaller_groups():
 
 
 def test_k_is_traced_and_may_differ_by_prompt():
-    # A function of its own: jax counts what all of its jits compiled of another.
+    # This needs a new function: the cache size counts what all jits of one function compiled.
     f = jax.jit(lambda correct, k: pkpo.pass_at_k(correct, k))
     correct = jnp.array([[1, 0, 0, 0], [1, 0, 0, 0]], bool)
     np.testing.assert_allclose(f(correct, jnp.array([1, 3])), [0.25, 0.75], atol=1e-6)
@@ -101,11 +101,11 @@ def test_values_other_than_0_and_1_are_refused(name):
             with pytest.raises(ValueError, match=re.escape(f"correct holds {shown}; ")) as e:
                 f(values)
             assert "correct = rewards >= 1" in str(e.value)
-    # What is masked may hold anything.
+    # Masked entries may hold any value.
     where = np.array([[True, True, False, True], [False, True, True, True]])
     masked = f(np.where(where, right, np.nan), where=where)
     np.testing.assert_array_equal(masked, f(right, where=where))
-    # Traced values are unknown, of whatever dtype.
+    # Traced values are unknown, whatever their dtype.
     half = jnp.asarray(right * 0.5, jnp.float32)
     np.testing.assert_allclose(jax.jit(f)(half), expected, atol=1e-6)
     np.testing.assert_allclose(jax.vmap(f)(half), expected, atol=1e-6)

@@ -13,7 +13,7 @@ from tests import reference
 VECTORS = json.loads((pathlib.Path(__file__).parents[1] / "data" / "estimators.json").read_text())
 
 
-# Jitted, k traced: eager operations would be compiled one by one for every shape.
+# This is jitted with a traced k because eager operations would be compiled for every shape.
 advantages_of = jax.jit(pkpo.passk_training_advantages, static_argnames="method")
 
 
@@ -72,15 +72,16 @@ def test_analytical_at_k_1_is_grpo():
 
 
 def test_bootstrap_draws_groups_of_k_distinct_samples():
-    """With one right answer of six, a group's advantage tells whether it holds that answer."""
+    """Tests with one right answer of six, where advantages show which groups hold that answer."""
     correct = jnp.broadcast_to(jnp.array([1, 0, 0, 0, 0, 0]), (4000, 6))
     for k in (1, 2, 3):
         advantages = np.asarray(
             pkpo.passk_training_advantages(correct, k, method="bootstrap", key=jax.random.key(k))
         )
-        # Each of the 6 groups has k members: the sum is k times that of normalised rewards, 0.
+        # Each of the 6 groups has k members, so the sum is k times that of normalised rewards, 0.
         np.testing.assert_allclose(advantages.sum(-1), 0.0, atol=2e-5)
-        # m of 6 groups hold the answer, m binomial(6, k/6); A = m sqrt((6-m)/m) = sqrt(m (6-m)).
+        # If m of 6 groups hold the answer, where m is binomial(6, k/6), its advantage is
+        # m sqrt((6-m)/m) = sqrt(m (6-m)).
         squares = np.round(advantages[:, 0] ** 2, 3)
         assert set(squares) <= {0.0, 5.0, 8.0, 9.0}
         chance = [
@@ -100,7 +101,7 @@ def test_bootstrap_with_masks():
         correct, jnp.array([1, 5]), method="bootstrap", key=jax.random.key(0), where=where
     )
     assert not np.asarray(advantages[0, 3:]).any() and np.asarray(advantages[0, :3]).any()
-    # Every group of all five has a right answer: nothing to tell apart.
+    # Every group of all five samples has a right answer, so their rewards do not differ.
     np.testing.assert_array_equal(advantages[1], 0.0)
 
 

@@ -15,7 +15,7 @@ BASELINES = ("none", "loo", "loo_minus_one", "centered")
 VECTORS = json.loads((pathlib.Path(__file__).parents[1] / "data" / "estimators.json").read_text())
 
 
-# Jitted, k traced: eager operations would be compiled one by one for every shape.
+# These are jitted with a traced k because eager operations would be compiled for every shape.
 weigh = jax.jit(pkpo.pkpo_weights, static_argnames="baseline")
 max_at_k = jax.jit(pkpo.max_at_k)
 
@@ -94,7 +94,7 @@ groups = st.integers(2, 24).flatmap(
 def test_properties(group, random):
     rewards, k = np.array(group[0], np.float32), group[1]
     n = len(rewards)
-    # Filled up and masked to one size, so that one program serves every example.
+    # Groups are padded to one size and masked, so that one program serves every example.
     where = np.arange(24) < n
 
     def filled(rewards):

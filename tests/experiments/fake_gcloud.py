@@ -1,7 +1,7 @@
-"""A gcloud that a test puts on the PATH: strict about its arguments, with slices that are folders.
+"""A fake gcloud for tests, which is strict about its arguments and whose slices are folders.
 
 $FAKE/state.json holds the slices. Each has two workers, $FAKE/NAME/worker-N, in which the commands
-sent to them really run. $FAKE/control.json says what goes wrong; see `main`.
+sent to them are really executed. $FAKE/control.json says what fails; see `main`.
 """
 
 import json
@@ -16,7 +16,8 @@ import time
 ROOT = pathlib.Path(os.environ.get("FAKE", ""))
 WORKERS = 2
 WHERE = {"--project", "--zone"}
-# By command: what it takes besides --project and --zone, what it needs, and how many words.
+# This maps each command to the options that it accepts besides --project and --zone, those that it
+# requires, and the number of its words.
 TPU = ("compute", "tpus")
 COMMANDS = {
     (*TPU, "queued-resources", "create"): (
@@ -42,7 +43,7 @@ COMMANDS = {
 }
 SWITCHES = {"--spot", "--reserved", "--force", "--quiet", "--async"}
 SWITCHES |= {"--uniform-bucket-level-access", "--enable-hierarchical-namespace"}
-# What a request is in before it is ACTIVE, a look each.
+# A request is in each of these states for one query before it is ACTIVE.
 QUEUE = ["WAITING_FOR_RESOURCES", "PROVISIONING"]
 
 
@@ -71,14 +72,14 @@ def parse(argv):
 
 
 def preempt(name):
-    """Takes the machines of a slice, and what is on their disks."""
+    """Removes the machines of a slice and the contents of their disks."""
     for state in (ROOT / name).glob("worker-*/.pkpo_jax"):
         pid, ended = state / "pid", state / "exit"
         while (state / "key").exists() and not pid.exists() and not ended.exists():
-            time.sleep(0.01)  # What was started is on its way.
+            time.sleep(0.01)  # The trainer was launched but does not run yet.
         if not pid.exists():
             continue
-        # The trainer and what started it are one group.
+        # The trainer and the script that started it are one process group.
         os.killpg(os.getpgid(int(pid.read_text())), signal.SIGKILL)
     shutil.rmtree(ROOT / name, ignore_errors=True)
 
@@ -161,7 +162,8 @@ def reach(verb, flags, words, there, name, control):
         if control["preempt_after"] == 0:
             del control["preempt_after"]
             preempt(name)
-            # The request is ACTIVE for a while yet in one case, and has noticed in the other.
+            # If the machines are PREEMPTED, the request is still ACTIVE for a while. Otherwise it
+            # changes its state at once.
             how = control.get("preempted_as", "SUSPENDED")
             there |= {"machines": how} if how == "PREEMPTED" else {"queue": [how]}
             (ROOT / "hold").unlink(missing_ok=True)

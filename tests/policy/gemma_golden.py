@@ -2,7 +2,7 @@
 
 python -m tests.policy.gemma_golden
 
-writes them; it needs `pip install -e ".[gemma]"`, the tests that read them do not.
+writes them. It needs `pip install -e ".[gemma]"`; the tests that read them do not.
 """
 
 import dataclasses
@@ -28,8 +28,9 @@ _BASE = dataclasses.replace(
     vocab_size=50,
     sliding_window_size=5,
 )
-# Each difference between the sizes: the gating's layout, the scale of queries, heads to a group.
-# The window is smaller than the sequence; the soft-caps are low enough to bend the logits.
+# These cover each difference between the sizes: the layout of the gating, the scale of queries and
+# the number of query heads per key head. The window is smaller than the sequence, and the
+# soft-caps are low enough to affect the logits.
 CONFIGS = {
     "2b": dataclasses.replace(_BASE, transpose_gating_einsum=False),
     "9b": dataclasses.replace(_BASE, transpose_gating_einsum=True, num_heads=6, num_kv_heads=2),
@@ -39,7 +40,7 @@ CONFIGS = {
 
 
 def params(name):
-    """Parameters that NumPy draws, the same on every machine."""
+    """Returns random parameters from NumPy, the same on every machine."""
     model = gemma2.Gemma2(CONFIGS[name])
     shapes = jax.eval_shape(
         lambda key: gemma2.unstack(gemma2.init_params(model, key)), jax.random.key(0)
@@ -53,7 +54,7 @@ def tokens():
 
 
 def reference(name):
-    """The network of the `gemma` package for CONFIGS[name], in float32."""
+    """Returns the network of the `gemma` package for CONFIGS[name], in float32."""
     gm = official.gemma()
     from gemma.gm.nn import _config
 

@@ -2,9 +2,9 @@
 
 python -m tests.policy.hf_golden
 
-writes them; it needs `pip install torch transformers`, the tests that read them do not. Those kept
-were written by transformers 5.23.0 and torch 2.13.0, as google/gemma-2-* is published: safetensors
-of several shards, and an index.
+writes them. It needs `pip install torch transformers`; the tests that read them do not. The files
+in the repository were written by transformers 5.23.0 and torch 2.13.0. They have the format in
+which google/gemma-2-* is published: safetensors in several shards, and an index.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from tests.policy import gemma_golden
 
 PATH = pathlib.Path(__file__).parents[1] / "data" / "hf_tiny"
 
-# What the sizes read differently from one file; the soft-caps bend the logits.
+# The sizes interpret some parameters of one file differently. The soft-caps affect the logits.
 _BASE = gemma_golden.CONFIGS["soft-caps"]
 CONFIGS = {
     "2b": dataclasses.replace(_BASE, transpose_gating_einsum=False),

@@ -1,8 +1,8 @@
-"""How far the network is from that of the `gemma` package, which has to be installed.
+"""Measures how far the network is from that of the `gemma` package, which has to be installed.
 
 python -m tests.policy.parity
 
-prints a table; test_gemma_live.py bounds it.
+prints a table of the differences, which test_gemma_live.py bounds.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from tests.policy import gemma_golden
 
 
 def sizes(size):
-    """Every field of the official config, and what it should be by SIZES[size]."""
+    """Returns every field of the official config, and its value according to SIZES[size]."""
     gm = official.gemma()
     ours = gemma2.SIZES[size]
     theirs = getattr(gm.nn, f"Gemma2_{size.upper()}").config
@@ -45,7 +45,7 @@ def sizes(size):
 
 
 def logits(name):
-    """[sequences, tokens, V] ours and theirs, PAD left out, which is masked here."""
+    """Computes our logits and theirs, [sequences, tokens, V], without PAD, which ours mask."""
     model = gemma2.Gemma2(gemma_golden.CONFIGS[name])
     params, tokens = gemma_golden.params(name), gemma_golden.tokens()
 
@@ -59,9 +59,10 @@ def logits(name):
 
 
 def decoding(name):
-    """[steps, P, n, V] ours and theirs: prefill, then token by token, from caches.
+    """Computes our logits and theirs from caches, [steps, P, n, V].
 
-    Two responses to each of three prompts, longer and shorter than the window.
+    After the prefill, both decode token by token: two responses to each of three prompts, which are
+    longer and shorter than the window.
     """
     rng = np.random.default_rng(2)
     lengths, n, steps = np.array([9, 1, 4]), 2, 8
@@ -71,7 +72,7 @@ def decoding(name):
 
 
 def _our_logits(name, prompts, lengths, responses):
-    """[P, n, V] after the prompt, and after each token of the responses."""
+    """Computes our logits [P, n, V] after the prompt and after each token of the responses."""
     model = gemma2.Gemma2(gemma_golden.CONFIGS[name])
     variables = {"params": gemma2.stack(gemma_golden.params(name))}
 
@@ -95,7 +96,7 @@ def _our_logits(name, prompts, lengths, responses):
 
 
 def _their_logits(name, prompts, lengths, responses):
-    """The same; every response has a copy of the prompt in a cache of its own."""
+    """Computes the same logits with their network, where every response caches its own prompt."""
     model, params = gemma_golden.reference(name), gemma_golden.params(name)
     (count, length), (_, n, steps) = prompts.shape, responses.shape
     prompts, lengths = np.repeat(prompts, n, 0), np.repeat(lengths, n)
@@ -105,7 +106,7 @@ def _their_logits(name, prompts, lengths, responses):
     run = functools.partial(model.apply, {"params": params})
     at = np.arange(size)
 
-    # A prompt's padding is in the cache, before the response, and masked.
+    # The padding of a prompt stays in the cache before the response, and is masked.
     positions = np.broadcast_to(np.arange(length), prompts.shape)
     mask = np.broadcast_to(at <= np.arange(length)[:, None], (count * n, length, size))
     out = run(prompts, positions=positions, cache=cache, attention_mask=mask)

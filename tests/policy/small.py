@@ -10,7 +10,7 @@ from pkpo_jax.policy import gemma2
 from pkpo_jax.training import weights
 from pkpo_jax.training.config import Estimator
 
-# The window is smaller than prompts and responses; rows 30.. of the table have no token.
+# The window is smaller than prompts and responses. The rows of the table from 30 on have no token.
 CONFIG = dataclasses.replace(
     gemma2.SIZES["tiny"],
     embed_dim=32,
@@ -25,8 +25,11 @@ CONFIG = dataclasses.replace(
 
 
 class Table(nn.Module):
-    """Stands in for the network where the arithmetic around it is tested, and is traced in a
-    tenth of the time: a token's logits depend on the token before it and on the prompt's last."""
+    """A substitute for the network in tests of the arithmetic around it.
+
+    The logits of a token depend on the previous token and on the prompt's last one. Tracing takes
+    a tenth of the time that the network needs.
+    """
 
     config: gemma2.Gemma2Config
 
@@ -47,14 +50,14 @@ class Table(nn.Module):
 
 
 def table(config=CONFIG):
-    """A table and its parameters."""
+    """Returns a `Table` and its parameters."""
     model, token = Table(config), jnp.ones((1, 1, 1), jnp.int32)
     prefix = jnp.zeros((1, config.num_embed))
     return model, model.init(jax.random.key(0), token, prefix=prefix)["params"]
 
 
 def policy(config=CONFIG, seed=0, remat=False):
-    """A network and parameters; norms get scales of their own, which start at zero."""
+    """Returns a network and parameters, with random scales of the norms instead of zeros."""
     model = gemma2.Gemma2(config, remat)
     params = jax.jit(gemma2.init_params, static_argnums=0)(model, jax.random.key(seed))
     noise = 0.2 * jax.random.normal(jax.random.key(seed + 1), (config.embed_dim,))
@@ -66,12 +69,12 @@ def policy(config=CONFIG, seed=0, remat=False):
 
 
 def prompts(rows=6, length=11, seed=3):
-    """Right-padded prompts of different lengths, 1 and the maximum among them."""
+    """Returns right-padded prompts and their lengths, which include 1 and the maximum."""
     tokens = jax.random.randint(jax.random.key(seed), (rows, length), 3, CONFIG.vocab_size)
     lengths = jnp.array([1, length, 2, 7, 4, 9])[:rows]
     return jnp.where(jnp.arange(length) < lengths[:, None], tokens, gemma2.PAD_ID), lengths
 
 
 def weigh(**estimator):
-    """Returns an estimator, as a config names it."""
+    """Returns the function that computes the reward weights of an estimator's config."""
     return weights.make(Estimator(**estimator))

@@ -1,4 +1,4 @@
-"""Checkpoints of every layout; one is of Hugging Face, as its library wrote it (hf_golden.py)."""
+"""Tests of checkpoints in every layout; the library of Hugging Face wrote one (hf_golden.py)."""
 
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ CONFIG = hf_golden.CONFIGS["9b"]
 
 
 def like(config, dtype="float32", mesh=None):
-    """Shapes, dtypes and shardings, on one device if no mesh is given."""
+    """Returns shapes, dtypes and shardings, which are on one device if no mesh is given."""
     if mesh is None:
         mesh = parallel.make_mesh((1, 1, 1), jax.devices()[:1])
     init = functools.partial(gemma2.init_params, gemma2.Gemma2(config))
@@ -54,11 +54,11 @@ def assert_one_line(error, *parts):
         assert part in message, message
 
 
-# Hugging Face.
+# -- Hugging Face ----------------------------------------------------------------------------------
 
 
 def tensors():
-    """Those of the tiny checkpoint, by name."""
+    """Returns the tensors of the tiny checkpoint by name."""
     files = sorted(hf_golden.PATH.glob("*.safetensors"))
     assert len(files) > 1
     return {k: x for file in files for k, x in safetensors.numpy.load_file(file).items()}
@@ -179,7 +179,7 @@ def test_the_numbers_are_cast_on_reading():
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_files_in_bfloat16(tmp_path, dtype):
     halved = {name: x.astype(ml_dtypes.bfloat16) for name, x in tensors().items()}
-    # Files of before the head was tied hold it too.
+    # Files from before the head was tied also hold the head.
     halved["lm_head.weight"] = halved["model.embed_tokens.weight"]
     params = read(written(tmp_path / "hf", halved), CONFIG, dtype=dtype)
     expected = read(hf_golden.PATH, CONFIG, dtype="bfloat16")
@@ -188,7 +188,7 @@ def test_files_in_bfloat16(tmp_path, dtype):
 
 
 def test_rows_without_a_token_are_zero():
-    """Of the table, which has more rows than the file."""
+    """Checks the rows of the embedding table for which the file has no values."""
     config = dataclasses.replace(CONFIG, num_embed=64)
     table = read(hf_golden.PATH, config)["embedder"]["input_embedding"]
     expected = tensors()["model.embed_tokens.weight"]
@@ -199,7 +199,7 @@ def test_rows_without_a_token_are_zero():
 
 @pytest.mark.parametrize("name", ["2b", "9b"])
 def test_any_part_is_that_part_of_the_whole(name):
-    """Along every axis, also those that no placement splits."""
+    """Checks parts along every axis, including those that no sharding splits."""
     config = dataclasses.replace(hf_golden.CONFIGS[name], num_embed=64)
     checkpoint = checkpoints.find(str(hf_golden.PATH), config)
     whole = traverse_util.flatten_dict(jax.device_get(checkpoint.read(like(config))))
@@ -212,7 +212,7 @@ def test_any_part_is_that_part_of_the_whole(name):
             np.testing.assert_array_equal(checkpoint._part(path, index), x[index])
 
 
-# Orbax.
+# -- Orbax -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +226,10 @@ def nested(params):
 
 
 def _with_slashes(tree):
-    """Keys as Google's files have them: all names but the last in one, and a `w` for the MLP."""
+    """Converts keys to those of Google's files.
+
+    All names except the last are joined into one, and parameters of the MLP get a last name `w`.
+    """
     flat = {}
     for (*path, name), x in traverse_util.flatten_dict(tree).items():
         path, name = ([*path, name], "w") if path[-1] == "mlp" else (path, name)
@@ -282,7 +285,7 @@ def test_layouts(params, tmp_path, layout):
     assert_equal(halved, jax.tree.map(lambda x: x.astype("bfloat16"), params))
 
 
-# Errors.
+# -- errors ----------------------------------------------------------------------------------------
 
 
 def test_a_path_that_is_not_there(tmp_path):
@@ -378,7 +381,7 @@ def test_an_extra_tensor(params, tmp_path):
     assert_one_line(error, str(path), name, "model.size")
 
 
-# Eight devices.
+# -- eight devices ---------------------------------------------------------------------------------
 
 PROGRAM = """
 import dataclasses, math, pathlib, sys
@@ -423,7 +426,7 @@ def check(path, config):
 
 checkpoints._HuggingFace._part = recording_part
 for name in ("2b", "9b"):
-    # Of the table's four parts one ends among the rows without a token, and one holds only such.
+    # One of the table's four parts ends among the rows without a token, and one holds only those.
     config = dataclasses.replace(hf_golden.CONFIGS[name], num_embed=80)
     params, like = check(hf_golden.PATH, config)
     assert {path for path, _ in sizes} == set(like)
@@ -442,7 +445,7 @@ t.assert_equal(jax.device_get(check(directory / "written", config)[0]), jax.devi
 
 
 def test_eight_devices_read_their_parts(tmp_path):
-    """The numbers of one device, where they are asked, and no more of a file than lies there."""
+    """Checks that eight devices read the values of one, each only the part of a file it needs."""
     flags = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=8"
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(tmp_path)],

@@ -36,7 +36,7 @@ def test_parameter_tree_is_that_of_the_gemma_package():
     ("size", "parameters"), [("2b", 2_614_341_888), ("9b", 9_241_705_984), ("27b", 27_227_128_320)]
 )
 def test_sizes_have_the_published_number_of_parameters(size, parameters):
-    # As counted in google/gemma-2-* on Hugging Face, whose tables have no rows past the vocabulary.
+    # Hugging Face counts these for google/gemma-2-*, whose tables have no rows past the vocabulary.
     config = gemma2.SIZES[size]
     model = gemma2.Gemma2(config)
     tree = jax.eval_shape(lambda k: gemma2.init_params(model, k), jax.random.key(0))

@@ -1,4 +1,4 @@
-"""The network against logits that the `gemma` package computed (see gemma_golden.py)."""
+"""Tests of the network against logits that the `gemma` package computed (see gemma_golden.py)."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def test_logits(name):
         hidden, _ = model.apply({"params": params}, tokens[:, None])
         return model.apply({"params": params}, hidden[:, 0], method="logits")
 
-    # PAD, which is never sampled, is masked here and not there.
+    # PAD is never sampled. Our network masks it, and theirs does not.
     ours, theirs = logits(gemma_golden.tokens())[..., 1:], GOLDEN[name][..., 1:]
     assert theirs.std() > 0.5
     np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
@@ -29,7 +29,7 @@ def test_logits(name):
 
 @pytest.mark.parametrize("name", gemma_golden.CONFIGS)
 def test_scores_after_a_shared_prompt(name):
-    """The scorer's log-probs of the second half of each sequence, the first half its prompt."""
+    """Checks the scorer's log-probs of the second half of each sequence after the first half."""
     model = gemma2.Gemma2(gemma_golden.CONFIGS[name])
     params = gemma2.stack(gemma_golden.params(name))
     tokens, prompt = gemma_golden.tokens(), 8

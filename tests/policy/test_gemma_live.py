@@ -1,4 +1,4 @@
-"""The `gemma` package itself, where it is installed: sizes, logits, decoding, files, tokens."""
+"""Tests against the `gemma` package, if installed: sizes, logits, decoding, files and tokens."""
 
 import jax
 import numpy as np
@@ -26,7 +26,7 @@ def test_sizes_are_the_official_ones(size):
 def test_logits(name):
     ours, theirs = parity.logits(name)
     np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
-    # The kept ones are still those of the package.
+    # The logits in the repository are still those of the package.
     np.testing.assert_allclose(theirs, np.load(gemma_golden.PATH)[name][..., 1:], atol=1e-5)
 
 
@@ -37,7 +37,7 @@ def test_decoding_token_by_token(name):
     np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
 
 
-# Files.
+# -- files -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_our_files_are_read_there(gm, params, tmp_path):
 
 
 def test_their_older_layouts_are_read_here(gm, params, tmp_path):
-    """FLAT and STACKED, as their own functions make them."""
+    """Reads the layouts FLAT and STACKED, which the package's own functions write."""
     from gemma.gm.ckpts import _checkpoint
 
     flat = _checkpoint._nested_to_flat(params)
@@ -71,14 +71,14 @@ def test_their_older_layouts_are_read_here(gm, params, tmp_path):
     assert_equal(read(saved(tmp_path / "stacked", stacked), CONFIG), gemma2.stack(params))
 
 
-# Tokens.
+# -- tokens ----------------------------------------------------------------------------------------
 
 TEXTS = ("What is 12 + 30?", "It is 42.\n\nThe answer is $\\boxed{42}$.", "x² ≤ 9, also  spaces")
 
 
 @pytest.fixture(scope="module")
 def vocabulary(tmp_path_factory):
-    """A tokenizer.model that has the official one's special tokens at their ids."""
+    """Trains a tokenizer.model that has the official special tokens at their ids."""
     import sentencepiece
 
     directory = tmp_path_factory.mktemp("tokenizer")

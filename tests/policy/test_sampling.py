@@ -10,7 +10,7 @@ from pkpo_jax.policy import sampling, scoring
 from tests.policy import small
 
 STOP = (1, 7, 8, 9)
-# One for all tests, so that what one has traced serves the next.
+# All tests share this function, so that each shape is traced only once.
 score = jax.jit(scoring.score, static_argnums=0, static_argnames="head_chunk")
 
 
@@ -26,7 +26,7 @@ def test_sampler_and_scorer_agree_on_every_token(temperature):
     model, params, sample = sampler()
     prompts, lengths = small.prompts()
     r = sample(prompts, lengths, jax.random.key(0), temperature)
-    # Some responses end early, some not at all.
+    # Some responses end early, and some do not end.
     assert r.lengths.min() <= 2 and r.lengths.max() == 13
     for chunk in (1, 5, 64):
         log_probs, entropy = score(
@@ -66,7 +66,7 @@ def test_samples_have_the_scored_distribution():
     p = np.exp(log_p[0, :, 0]) * (np.arange(30) != 0)
     np.testing.assert_allclose(p.sum(), 1.0, atol=1e-5)
     drawn = np.bincount(np.asarray(r.tokens).ravel(), minlength=30) / 20_000
-    # Five standard errors of each frequency.
+    # Each frequency is within five standard errors of its probability.
     assert (np.abs(drawn - p) <= 5 * np.sqrt(p * (1 - p) / 20_000) + 1e-9).all()
 
 
@@ -86,7 +86,7 @@ def test_nucleus_sampling_draws_the_likeliest_tokens_alone():
     expected[kept] = p[kept] / p[kept].sum()
     drawn = np.bincount(np.asarray(r.tokens).ravel(), minlength=30) / 20_000
     assert (np.abs(drawn - expected) <= 5 * np.sqrt(expected * (1 - expected) / 20_000)).all()
-    # What is recorded is the policy's own.
+    # The recorded log-probs are those of the policy without top-p.
     tokens = np.asarray(r.tokens).ravel()
     np.testing.assert_allclose(r.log_probs.ravel(), np.log(p[tokens]), atol=1e-5)
 
@@ -170,7 +170,7 @@ def test_temperature_0_takes_the_likeliest_token():
     log_p, entropy = score(model, params, prompts, lengths, r.tokens, 1.0)
     np.testing.assert_allclose(r.log_probs, jnp.where(r.mask, log_p, 0.0), atol=1e-5)
     np.testing.assert_allclose(r.entropy, jnp.where(r.mask, entropy, 0.0), atol=1e-5)
-    # All responses of a group are the same, and no other token is likelier at its first step.
+    # All responses of a group are equal, and no other first token is more likely.
     assert (np.asarray(r.tokens) == np.asarray(r.tokens)[:, :1]).all()
     every = jnp.broadcast_to(jnp.arange(1, 30)[None, :, None], (len(prompts), 29, 1))
     first, _ = score(model, params, prompts, lengths, every, 1.0)

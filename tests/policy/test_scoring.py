@@ -1,4 +1,4 @@
-"""The shared-prefix scorer against the plain one: each prompt and response as one sequence."""
+"""Tests of the shared-prefix scorer against one that scores prompt and response as one sequence."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ score = jax.jit(scoring.score, static_argnums=0)
 
 
 def alone(model, params, prompt, responses):
-    """[N, T] log-probs of responses after one prompt, each a sequence of its own, no padding."""
+    """Computes log-probs [N, T] of responses after one prompt, each as an unpadded sequence."""
     repeated = jnp.broadcast_to(prompt, (len(responses), len(prompt)))
     sequences = jnp.concatenate([repeated, responses], -1)
     hidden, _ = model.apply({"params": params}, sequences[None])
@@ -23,7 +23,7 @@ def alone(model, params, prompt, responses):
 
 def test_values_and_gradients_equal_scoring_each_response_alone():
     model, params = small.policy()
-    # Of 1, 11 and 2 tokens: inside the window and beyond it.
+    # The prompts have 1, 11 and 2 tokens, so they are inside the window and beyond it.
     prompts, lengths = small.prompts(rows=3)
     responses = jax.random.randint(jax.random.key(9), (len(prompts), N, T), 1, 30)
     weights = jax.random.normal(jax.random.key(10), responses.shape)

@@ -1,4 +1,4 @@
-"""What --mode=compile counts, against programs whose counts are known by hand."""
+"""Tests of the counts of --mode=compile, on programs whose counts are known by hand."""
 
 import os
 import subprocess
@@ -47,7 +47,7 @@ def test_collectives_count_as_often_as_their_loops_run_and_each_channel_once():
 
 
 def test_collectives_of_a_real_program():
-    """Two forced devices: a scan of 5 products whose weights are gathered."""
+    """Counts a scan of 5 products with gathered parameters, on two forced devices."""
     program = """
 import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P

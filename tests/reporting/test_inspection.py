@@ -1,4 +1,4 @@
-"""Looking at a run that is there: which policy, with which config, and what is left and shown."""
+"""Tests of inspecting a saved run: the choice of policy and config, and the results shown."""
 
 import json
 import pathlib
@@ -14,7 +14,7 @@ from pkpo_jax.reporting.inspection import Request
 from pkpo_jax.tasks import Maze
 from pkpo_jax.tasks.drawing import printable
 from pkpo_jax.training import config as config_lib
-from pkpo_jax.training import metrics, stored
+from pkpo_jax.training import metrics, saved_run
 from pkpo_jax.training.evaluation import Evaluation
 from pkpo_jax.training.trainer import Trainer
 from tests.training.test_run import small_config
@@ -26,7 +26,7 @@ def graded_by_length(self, problem, response):
 
 @pytest.fixture(scope="module", autouse=True)
 def graded():
-    """A policy from random weights solves no maze: here every other response is right."""
+    """Grades about every other response as right, since a random policy would solve no maze."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Maze, "grade", graded_by_length)
         yield
@@ -34,7 +34,7 @@ def graded():
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """What a run of two steps leaves, its two policies from random weights: no update compiles."""
+    """Writes what a run of two steps leaves, with random policies, so that no update compiles."""
     config = small_config()
     config.warm_start.steps, config.train.steps = 0, 2
     config.k = {0: 4, 1: 2}
@@ -63,7 +63,7 @@ def read(path):
 
 
 def run_directory(path, steps, config=None, lines=()):
-    """What a run leaves, as far as choosing a policy reads it."""
+    """Writes the part of a run's directory that choosing a policy reads."""
     for step in steps:
         (path / "checkpoints" / str(step) / "params").mkdir(parents=True)
     config = config or config_lib.default()
@@ -78,23 +78,23 @@ def test_the_stored_config_is_the_one_that_ran(tmp_path):
     config.parallel.mesh = (-1, 2, 1)
     config.task.fog = 0
     run_directory(tmp_path, [], config)
-    stored_config = stored.read_config(tmp_path)
+    stored_config = saved_run.read_config(tmp_path)
     assert stored_config.to_dict() == config.to_dict()
     assert stored_config.k == {0: 4, 3: 1}
-    changed = stored.override(stored_config, {"k": {0: 2}, "eval.n": 7, "task.fog": 0.5})
+    changed = saved_run.override(stored_config, {"k": {0: 2}, "eval.n": 7, "task.fog": 0.5})
     assert changed.k == {0: 2} and stored_config.eval.n == 5
     assert (changed.eval.n, changed.task.fog) == (7, 0.5)
     with pytest.raises(config_lib.ConfigError, match=r"unknown config key eval\.m; did you mean"):
-        stored.override(stored_config, {"eval.m": 7})
+        saved_run.override(stored_config, {"eval.m": 7})
     with pytest.raises(config_lib.ConfigError, match=r"eval\.n='seven'; "):
-        stored.override(stored_config, {"eval.n": "seven"})
+        saved_run.override(stored_config, {"eval.n": "seven"})
 
 
 def test_a_config_of_an_older_version_is_filled_up_and_one_of_another_refused(tmp_path):
     settings = small_config().to_dict()
     del settings["rollout"]["temperature"]
     (tmp_path / "config.json").write_text(json.dumps(settings))
-    assert stored.read_config(tmp_path).rollout.temperature == 1.0
+    assert saved_run.read_config(tmp_path).rollout.temperature == 1.0
     for change, message in [
         ({"rollout": {"p": 1}}, r"config\.json: unknown config key rollout\.p"),
         ({"task": {"name": "chess"}}, r"config\.json: task\.name='chess'; expected one of"),
@@ -102,7 +102,7 @@ def test_a_config_of_an_older_version_is_filled_up_and_one_of_another_refused(tm
     ]:
         (tmp_path / "config.json").write_text(json.dumps(settings | change))
         with pytest.raises(config_lib.ConfigError, match=message):
-            stored.read_config(tmp_path)
+            saved_run.read_config(tmp_path)
 
 
 def test_which_policy(tmp_path):
@@ -112,15 +112,15 @@ def test_which_policy(tmp_path):
     ]
     config = config_lib.default()
     run = run_directory(tmp_path / "run", [100, 300], config, lines)
-    # What Orbax writes to while it saves.
+    # Orbax writes to such a directory while it saves.
     (run / "checkpoints" / "400.orbax-checkpoint-tmp-1" / "params").mkdir(parents=True)
 
     def policy(step):
-        at, checkpoint = stored.policy(run, config, step)
+        at, checkpoint = saved_run.policy(run, config, step)
         return at, str(pathlib.Path(checkpoint).relative_to(tmp_path))
 
     assert policy("newest") == policy("300") == (300, "run/checkpoints/300/params")
-    # 200 and 0 were better, but are not kept.
+    # Steps 0 and 200 were better, but are not kept.
     assert policy("best") == (300, "run/checkpoints/300/params")
     config.checkpoint.best = "eval/pass_at_8"
     assert policy("best") == (100, "run/checkpoints/100/params")
@@ -129,7 +129,7 @@ def test_which_policy(tmp_path):
         policy("best")
     with pytest.raises(config_lib.ConfigError, match=r"--step=0: .* it has 100, 300\."):
         policy("0")
-    # Before RL: the warm start's policy, or the official one.
+    # The policy before RL is that of the SFT warm start, or the official one.
     config.warm_start.steps = 5
     with pytest.raises(config_lib.ConfigError, match=r"it has 100, 300\."):
         policy("0")
@@ -137,16 +137,16 @@ def test_which_policy(tmp_path):
     assert policy("0") == (0, "run/warm_start")
     config.warm_start.steps, config.model.checkpoint = 0, str(tmp_path / "official")
     assert policy("0") == (0, "official")
-    # A directory without a run has that policy alone.
-    assert stored.policy(tmp_path / "new", config, "newest")[0] == 0
+    # A directory without a run has only that policy.
+    assert saved_run.policy(tmp_path / "new", config, "newest")[0] == 0
     with pytest.raises(config_lib.ConfigError, match=r"--step=100: .* it has 0\."):
-        stored.policy(tmp_path / "new", config, "100")
+        saved_run.policy(tmp_path / "new", config, "100")
     config.model.checkpoint = ""
     with pytest.raises(config_lib.ConfigError, match="does not exist"):
-        stored.policy(tmp_path / "new", config, "newest")
+        saved_run.policy(tmp_path / "new", config, "newest")
     empty = run_directory(tmp_path / "empty", [])
     with pytest.raises(config_lib.ConfigError, match="holds no checkpoint yet"):
-        stored.policy(empty, config, "newest")
+        saved_run.policy(empty, config, "newest")
 
 
 def test_eval_gives_what_the_run_measured_and_more(finished, capsys):
@@ -211,7 +211,7 @@ def test_several_runs_are_compared(finished, tmp_path, capsys, monkeypatch):
 
 def test_a_checkpoint_is_evaluated_in_a_directory_of_its_own(finished, tmp_path, capsys):
     checkpoint = str(finished / "checkpoints" / "2" / "params")
-    config = stored.read_config(finished)
+    config = saved_run.read_config(finished)
     config.model.checkpoint, config.warm_start.steps, config.eval.n = checkpoint, 5, 4
     (found,) = inspection.evaluate([tmp_path / "new"], Request(config, {}))
     assert found.rewards.shape == (10, 4)
@@ -277,10 +277,10 @@ def test_ks_that_the_group_does_not_serve(finished):
         ({"estimator.baseline": "loo", "k": 1}, [4], "k=4; expected 1 to 3"),
         ({"estimator.name": "rloo", "k": 1}, [2], "takes no k"),
     ]:
-        config = stored.override(stored.read_config(finished), overrides)
+        config = saved_run.override(saved_run.read_config(finished), overrides)
         with pytest.raises(config_lib.ConfigError, match=message):
             inspection.checked_ks(config, ks)
-    config = stored.override(stored.read_config(finished), {"estimator.name": "tang", "k": 4})
+    config = saved_run.override(saved_run.read_config(finished), {"estimator.name": "tang", "k": 4})
     assert inspection.checked_ks(config, []) == [4]
 
 

@@ -1,4 +1,4 @@
-"""The page of a run: what it shows, of any directory, and how a browser shows it."""
+"""Tests of the page of a run: what it shows for any directory, and how a browser displays it."""
 
 import html
 import html.parser
@@ -77,7 +77,7 @@ FINISHED = [
 
 
 def make_run(workdir, lines=(), **config):
-    """A directory as a run leaves it, without the run."""
+    """Writes the directory that a run would leave, without running it."""
     workdir.mkdir(parents=True)
     values = config_lib.default().to_dict()
     values["k"], values["train"]["steps"] = 8, 3
@@ -87,7 +87,7 @@ def make_run(workdir, lines=(), **config):
 
 
 def make_full_run(workdir):
-    """A run with all that a page can show, its texts hostile."""
+    """Writes a run that has everything a page can show, with hostile texts."""
     run = make_run(workdir, FINISHED)
     for step, ends in ((0, (0.4384, 0.5)), (3, (0.6, 1.0))):
         metrics.write_intervals(run, step, {"pass_at_1": ends, "pass_at_8": (float("nan"), 1.0)})
@@ -115,7 +115,7 @@ def make_full_run(workdir):
 
 
 class Page(html.parser.HTMLParser):
-    """A page that is read strictly: each element is closed in its order."""
+    """A strict parser of a page, which checks that elements are closed in order."""
 
     VOID = ("meta", "img", "wbr", "link")
 
@@ -163,7 +163,7 @@ def page_of(run):
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
-    """The page of a run with all that there can be, in a directory of hostile name."""
+    """Returns the page of a run that has everything, in a directory with a hostile name."""
     return report.write_page(make_full_run(tmp_path_factory.mktemp("runs") / '<b>a&b\'s "run"'))
 
 
@@ -355,7 +355,7 @@ def test_before_and_after():
     assert report.pass_at_k({"step": 3, "eval/pass_at_1": None, "eval/pass_at_2": 1.0}) == {2: 1.0}
 
 
-# In a real browser.
+# The remaining tests open the page in a real browser.
 
 
 @pytest.fixture(scope="module")
@@ -377,7 +377,8 @@ def browser(tmp_path_factory):
     return run
 
 
-# Frames, for a window may have a least width; their policy reports whatever they would load.
+# The page is in frames, since a window may have a minimum width. Their security policy reports
+# everything that they would load.
 PROBE = """<!DOCTYPE html><html lang="en"><title>probe</title>
 <iframe style="width: 1280px; height: 900px" srcdoc="%(page)s"></iframe>
 <iframe style="width: 400px; height: 900px" srcdoc="%(page)s"></iframe>
@@ -416,7 +417,7 @@ WATCH = """<meta http-equiv="Content-Security-Policy"
 
 @pytest.fixture(scope="module")
 def shown(browser, full, tmp_path_factory):
-    """What a browser makes of the page, 1280 and 400 pixels wide."""
+    """Returns what a browser reports about the page at widths of 1280 and 400 pixels."""
     copy = full.read_text(encoding="utf-8").replace("<head>", f"<head>{WATCH}")
     probe = tmp_path_factory.mktemp("probe") / "probe.html"
     probe.write_text(PROBE % {"page": html.escape(copy)}, encoding="utf-8")
@@ -465,6 +466,6 @@ def test_it_opens_from_the_disk(browser, full, tmp_path, width):
     assert "CONSOLE" not in run.stderr
     image = matplotlib.image.imread(path)[..., :3]
     assert image.shape == (1600, width, 3)
-    # Ink in each fifth of it: text and figures, top to bottom.
+    # Each fifth of the page, from top to bottom, has some text or a plot.
     for part in np.split(image, 5):
         assert np.ptp(part) > 0.5 and 0.002 < (part.mean(-1) < 0.5).mean() < 0.5

@@ -146,7 +146,7 @@ def test_bad_configs_raise_one_line_with_key_and_value(changes, message):
 
 
 def test_every_key_is_refused_a_value_of_another_type():
-    # A ConfigDict itself keeps the mesh a tuple.
+    # The ConfigDict itself keeps the type of parallel.mesh, a tuple.
     for name in config_lib.KEYS.keys() - {"parallel.mesh"}:
         config = config_lib.default()
         section, _, last = name.rpartition(".")
@@ -215,7 +215,7 @@ def test_the_default_is_valid_and_so_are_schedules():
     checks.validate(changed(k=16), devices=1)
     checks.validate(changed(k="linear(8, 1, 1500)"), devices=1)
     checks.validate(changed(estimator__name="off_policy", rollout__ahead=True), devices=1)
-    # Six prompts do not split over four devices; the sixteen responses of each do.
+    # Six prompts do not split over four devices, but their sixteen responses each do.
     checks.validate(changed(train__prompts=6), devices=4)
     checks.validate(changed(rollout__n=1, estimator__baseline="none"), devices=1)
 

@@ -56,7 +56,7 @@ def test_the_supervised_loss_by_hand():
 
 
 class Own(Task):
-    """A user's task, with what its methods are to return."""
+    """A user's task whose methods return given values."""
 
     def __init__(self, problems, answer=None, demonstration="L"):
         self.given, self.answered, self.shown = problems, answer, demonstration

@@ -1,4 +1,4 @@
-"""Figures against their definitions, by hand and by brute force, and their intervals."""
+"""Tests of metrics against their definitions, by hand and by brute force, and of intervals."""
 
 import math
 
@@ -13,14 +13,16 @@ from pkpo_jax.tasks.grading import Grades
 from pkpo_jax.training import evaluation
 from tests import reference
 
-# Rewards that a letter stands for; "x" cannot be graded, and a response without a letter is
-# no answer.
+# A letter stands for each reward. The letter "x" cannot be graded, and a response without a letter
+# has no answer.
 REWARDS = {"r": 1.0, "R": 1.0, "h": 0.5, "w": 0.0, "v": 0.0, "x": math.nan, "": 0.0}
 
 
 class Letters:
-    """Problems whose responses are sampled as told: an answer is a letter, and what it stands for
-    is its reward."""
+    """A task, sampler and tokenizer whose responses are given in advance.
+
+    An answer is a letter, whose reward is the one that it stands for.
+    """
 
     alphabet = "p" + "".join(REWARDS)
 
@@ -74,22 +76,23 @@ def test_figures_by_hand():
     assert found.answers[1] == ["w", "v", "v", None]
     assert found.metrics == pytest.approx(
         {
-            # The third problem has two graded responses, and pass@k is that of two past k = 2.
+            # The third problem has two graded responses, so its pass@k stays that of k = 2.
             "pass_at_1": (1 / 2 + 0 + 1 / 2) / 3,
             "pass_at_2": (5 / 6 + 0 + 1) / 3,
             "pass_at_4": (1 + 0 + 1) / 3,
-            # 1/6 is the chance that two of r, r, w, w are both right.
+            # The probability that two of r, r, w, w are both right is 1/6.
             "pass_hat_1": (1 / 2 + 0 + 1 / 2) / 3,
             "pass_hat_2": (1 / 6 + 0 + 0) / 3,
             "pass_hat_4": 0.0,
             "reward_mean": 3 / 10,
-            # r and w are tied; v is wrong; x could not be graded.
+            # In the first problem r and w are tied, in the second v is wrong, and in the third x
+            # could not be graded.
             "majority": (0.5 + 0 + 0) / 3,
             "invalid": 2 / 12,
             "distinct_answers": (2 + 2 + 2) / (4 + 3 + 3),
             "distinct_wrong": (1 + 2 + 0) / (2 + 3 + 0),
             "entropy": 0.25,
-            # Three tokens hold "wvv", and no end.
+            # The three tokens of "wvv" have no stop token.
             "truncated": 1 / 12,
             "response_length": (2 * 9 + 1 * 2 + 3) / 12,
             "wrong_format": 2 / 12,
@@ -108,17 +111,17 @@ def test_every_k_is_the_mean_over_all_subsets(letters):
     groups = [row[np.isfinite(row)].astype(np.float64) for row in found.rewards]
     groups = [group for group in groups if len(group)]
     for k in range(1, 7):
-        # A group with fewer graded responses gives what all of them give.
+        # If a group has fewer than k graded responses, k is their number.
         passed = [reference.pass_at_k(g >= 1.0, min(k, len(g))) for g in groups]
         best = [reference.max_at_k(g, min(k, len(g))) for g in groups]
         assert figures[f"pass_at_{k}"] == pytest.approx(float(np.mean(passed)), abs=1e-6)
         assert figures[f"max_at_{k}"] == pytest.approx(float(np.mean(best)), abs=1e-6)
-        # All of k are right where not one of them is wrong.
+        # All k samples are right if none of them is wrong.
         failed = [reference.pass_at_k(g < 1.0, min(k, len(g))) for g in groups]
         hat = 1.0 - float(np.mean(failed))
         assert figures[f"pass_hat_{k}"] == pytest.approx(hat, abs=1e-6)
     assert evaluation.left_out(found.rewards) == 1
-    # Where rewards are 0 and 1, the two are one.
+    # If all rewards are 0 or 1, max@k equals pass@k and is not among the metrics.
     shown = [f"max_at_{k}" for k in (1, 2, 4, 6) if "h" in letters]
     assert [name for name in found.metrics if name.startswith("max_at_")] == shown
 
@@ -146,14 +149,14 @@ def test_figures_of_nothing_are_unknown():
         (["a", "b", "b"], [1, 0, 0], (["b"], 0.0)),
         (["a", "b", "c", "a", "b"], [1, 0, 0, 1, 0], (["a", "b"], 0.5)),
         (["a", "b", "c"], [1, 0, 0], (["a", "b", "c"], 1 / 3)),
-        # None is no vote, however often it comes.
+        # None is not a vote, however often it occurs.
         ([None, None, None, "a"], [0, 0, 0, 1], (["a"], 1.0)),
         ([None, None], [0, 0], ([], 0.0)),
-        # A vote counts though it was not graded; what was graded says whether it is right.
+        # A vote counts even if it was not graded. The graded responses decide whether it is right.
         (["a", "a", "b"], [math.nan, 1, 0], (["a"], 1.0)),
         (["a", "a", "b"], [math.nan, math.nan, 1], (["a"], 0.0)),
         (["a", "b"], [math.inf, 1], (["a", "b"], 0.5)),
-        # Right is a reward of 1.
+        # Only a reward of 1 is right.
         (["a", "a", "b"], [0.9, 0.9, 1], (["a"], 0.0)),
     ],
 )
@@ -167,7 +170,7 @@ def test_intervals_agree_with_a_bootstrap_written_out():
     values, counts = rng.exponential(size=60), rng.integers(0, 5, 60).astype(float)
     terms = {
         "mean": (values, np.ones(60)),
-        # A ratio of sums, not a mean of ratios; some problems count for nothing.
+        # This metric is a ratio of sums, not a mean of ratios, and some problems do not count.
         "ratio": (values * (counts > 0), counts),
         "some": (values * (counts > 1), (counts > 1).astype(float)),
     }
@@ -181,7 +184,10 @@ def test_intervals_agree_with_a_bootstrap_written_out():
 
 
 def test_intervals_hold_the_truth_95_times_in_100():
-    """Of 2000 samples of 200 problems from a population, each with pass rate of its own."""
+    """Checks the coverage of intervals over 2000 samples of 200 problems from a population.
+
+    Each problem has its own pass rate.
+    """
     rng = np.random.default_rng(0)
     rates = rng.beta(0.5, 1.0, (200, 2000))  # Their mean is 1/3.
     passed = rng.binomial(8, rates) / 8.0

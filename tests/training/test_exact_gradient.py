@@ -1,4 +1,4 @@
-"""The update's gradient against the exact one, where every response can be enumerated."""
+"""Tests of the update's gradient against the exact one, by enumerating every response."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ from pkpo_jax.training.state import TrainState
 from tests.policy import small
 
 DEVICES = parallel.Jitted(parallel.make_mesh((1, 1, 1)))
-# Tokens 1 (the end), 2 and 3; responses of up to two tokens: seven of them.
+# There are tokens 1 (the stop token), 2 and 3, and seven responses of up to two tokens.
 CONFIG = dataclasses.replace(small.CONFIG, num_embed=8, vocab_size=4)
 RESPONSES = [[1, 0], *([a, b] for a in (2, 3) for b in (1, 2, 3))]
 REWARDS = [0.0, 1.0, 0.25, 1.0, 0.0, -0.5, 0.25]
@@ -37,7 +37,7 @@ def probabilities(model, params, prompt, length):
 
 
 def max_at_k(p, rewards, k):
-    """The expected best reward of k draws, from the distribution of the reward."""
+    """Returns the expected best reward of k samples, from the distribution of the reward."""
     values = sorted(set(rewards))
     at_most = [sum(p[i] for i, r in enumerate(rewards) if r <= v) for v in values]
     steps = zip(values, at_most, [0.0, *at_most[:-1]], strict=True)
@@ -63,7 +63,7 @@ def test_expected_update_is_the_gradient_of_max_at_k(policy, n, ks, baseline):
     responses, rewards = np.array(RESPONSES), np.array(REWARDS)
 
     def gradient(chosen, k):
-        """What one group of responses adds to the parameters, learning rate 1."""
+        """Returns what one group of responses adds to the parameters at a learning rate of 1."""
         tokens = jnp.asarray(responses)[chosen][None]
         mask = tokens > 0
         nothing = jnp.zeros(tokens.shape)
@@ -100,7 +100,7 @@ def test_expected_update_is_the_gradient_of_max_at_k(policy, n, ks, baseline):
 
 
 def test_invalid_responses_and_empty_groups_change_nothing():
-    """A batch with invalid samples and filled-up prompts equals the batch without them."""
+    """Checks that a batch with invalid samples and empty groups equals the batch without them."""
     model, params = small.table()
     prompts, lengths = small.prompts(rows=4)
     tokens = jax.random.randint(jax.random.key(0), (4, 5, 3), 1, 30)

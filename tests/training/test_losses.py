@@ -1,4 +1,4 @@
-"""Policy losses against plain Python, and their gradients against exact expectations."""
+"""Tests of policy losses against plain Python, and of their gradients against expectations."""
 
 import itertools
 import math
@@ -18,7 +18,7 @@ P, N, T = 3, 4, 5
 
 
 def tokens(seed=0, **changes):
-    """Random tokens of three groups; the last response of the first one is not valid."""
+    """Returns random tokens of three groups. The last response of the first group is not valid."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, T + 1, (P, N))
     valid = np.ones((P, N), bool)
@@ -40,7 +40,10 @@ def tokens(seed=0, **changes):
 
 
 def by_hand(t, aggregation, per_token):
-    """The mean loss of an advantage n u, spelt out: per_token(p, i, j) is a token's objective."""
+    """Computes the mean loss with the advantage n u in loops over groups, responses and tokens.
+
+    The objective of a token is per_token(p, i, j).
+    """
     mask = np.asarray(t.mask)
     groups = []
     for p in range(P):
@@ -89,7 +92,7 @@ def test_the_losses_of_parts_add_up(aggregation):
 
 
 def ppo(ratio, weight, low, high, dual):
-    """The clipped objective of one token and its derivative in log pi, as the papers write it."""
+    """Returns the papers' clipped objective of one token, and its derivative in log pi."""
     clipped = min(max(ratio, 1 - low), 1 + high)
     value, slope = min(
         (ratio * weight, ratio * weight), (clipped * weight, 0.0), key=lambda x: x[0]
@@ -140,7 +143,7 @@ def kl(a, b):
 
 
 def expected_gradient(kind):
-    """The mean, over tokens that the policy draws, of the estimate's gradient."""
+    """Returns the mean gradient of the estimate over tokens sampled from the policy."""
     drawn = jax.nn.softmax(LOGITS)
 
     def estimates(logits):
@@ -169,7 +172,7 @@ def test_unbiased_divergences(kind):
 
 
 def test_in_the_reward_the_gradient_is_that_of_the_divergence():
-    """REINFORCE on rewards less the log-ratio, in expectation over one-token responses."""
+    """Tests REINFORCE on rewards minus the log-ratio, in expectation over one-token responses."""
     loss = Loss(kl="k1", kl_coef=0.7, kl_in_reward=True)
     log_p, log_q = jax.nn.log_softmax(LOGITS), jax.nn.log_softmax(REFERENCE)
     rewards = jnp.array([1.0, 0.0, 0.5, 0.0])
@@ -212,7 +215,7 @@ def test_divergence_and_importance_in_the_loss():
 @pytest.mark.parametrize("dual_clip", [0.0, 3.0])
 @pytest.mark.parametrize("weight", [-1.0, 0.0, 1.0])
 def test_huge_log_ratios_are_clamped_and_counted(gap, dual_clip, weight):
-    """One of two tokens has a log-ratio of `gap`; the other one is as if it were alone."""
+    """Checks that a token whose log-ratio is `gap` does not affect the other token."""
     one = jnp.ones((1, 1, 2))
     log_probs = -one
     odd = jnp.array([[[gap, 0.0]]])
@@ -241,7 +244,7 @@ def test_huge_log_ratios_are_clamped_and_counted(gap, dual_clip, weight):
 
 @pytest.mark.parametrize("kind", ["k2", "k3"])
 def test_a_divergence_of_rounding_size_has_no_gradient(kind):
-    """Adam would make a whole step of it."""
+    """Checks that the gradient is zero, since Adam would scale it up to a whole step."""
     reference = jnp.array([-1.0, -2.0, -3.0])
     gradient = jax.grad(lambda x: losses.divergence(kind, x, reference).sum())
     near = reference + jnp.array([2e-6, -5e-6, 0.0])
@@ -251,7 +254,7 @@ def test_a_divergence_of_rounding_size_has_no_gradient(kind):
 
 @pytest.mark.parametrize("policy", get_args(Policy))
 def test_what_stands_off_the_mask_is_never_seen(policy):
-    """Huge values there overflow in the ratios; neither loss nor gradient may notice."""
+    """Checks that huge values off the mask, whose ratios overflow, change no loss or gradient."""
     t = tokens()
     loss = Loss(policy, kl="k3", kl_coef=0.1, entropy_coef=0.1, importance_cap=2.0)
 

@@ -1,4 +1,4 @@
-"""What a run records of how it was started."""
+"""Tests of the record of how a run was started."""
 
 import datetime
 import json
@@ -45,7 +45,7 @@ def test_the_commit_is_that_of_the_packages_own_checkout(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "_PACKAGE", package)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert provenance._commit() == (None, None)
-    # Installed within another project's checkout.
+    # The package is installed within another project's checkout.
     git(tmp_path, "init", "-q")
     git(tmp_path, "commit", "-q", "--allow-empty", "-m", "another's")
     assert provenance._commit() == (None, None)
@@ -57,7 +57,7 @@ def test_the_commit_is_that_of_the_packages_own_checkout(tmp_path, monkeypatch):
     assert provenance._commit() == (head, False)
     (package / "__init__.py").write_text("x = 1")
     assert provenance._commit() == (head, True)
-    # A git that hangs, and none.
+    # In turn, git hangs and is not installed.
     monkeypatch.setattr(provenance, "_TIMEOUT", 0.0)
     assert provenance._commit() == (None, None)
     monkeypatch.setenv("PATH", "")

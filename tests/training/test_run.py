@@ -1,4 +1,4 @@
-"""Whole runs of a few steps: what they leave behind, resuming, and compiling once."""
+"""Tests of whole runs of a few steps: their records, resuming, and compiling only once."""
 
 import importlib.machinery
 import json
@@ -28,14 +28,14 @@ def small_config():
     config.rollout.max_prompt, config.rollout.max_response, config.rollout.n = 21, 8, 4
     config.warm_start.steps, config.warm_start.batch = 3, 8
     config.train.steps, config.train.prompts = 6, 4
-    # Ten held-out problems in batches of four: the last one is partial.
+    # The ten held-out problems are evaluated in batches of four, so the last batch is partial.
     config.eval.every, config.eval.n, config.eval.prompts = 2, 5, 4
     config.checkpoint.every = 2
     return config
 
 
 def comparable(workdir):
-    """Metrics that do not depend on the machine, the clock, or on how often the run was started."""
+    """Returns the metrics that do not depend on the machine, the clock or the number of starts."""
     of_the_machine = ("time/", "memory/", "compilations")
     return [
         {k: v for k, v in line.items() if not k.startswith(of_the_machine)}
@@ -46,7 +46,7 @@ def comparable(workdir):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, made_programs):
     workdir = tmp_path_factory.mktemp("run") / "maze"
-    # This run counts what it compiles: nothing that an earlier one has left.
+    # This run counts its compilations, so it must not use programs of an earlier run.
     made_programs.clear()
     loop.train(small_config(), workdir)
     return workdir
@@ -75,7 +75,7 @@ def test_a_run_leaves_its_directory(finished):
         assert line["train/log_prob_gap_max"] < 1e-5
         assert {"time/sample_s", "time/grade_s", "time/update_s"} <= set(line)
     assert list((finished / "tensorboard").glob("events*"))
-    # The newest two, and the best.
+    # The run keeps the newest two checkpoints and the best one.
     kept = {p.name for p in (finished / "checkpoints").iterdir()}
     assert {"4", "6"} <= kept and len(kept) <= 3
     assert sorted(p.name for p in (finished / "samples").iterdir()) == ["000001.txt", "000006.txt"]
@@ -83,14 +83,14 @@ def test_a_run_leaves_its_directory(finished):
 
 def test_nothing_compiles_after_the_first_step(finished):
     lines = metrics.read(finished)
-    # k changes at step 3, evaluations with a partial batch come at 2, 4 and 6.
+    # The value of k changes at step 3, and steps 2, 4 and 6 have evaluations with a partial batch.
     assert {line["compilations"] for line in lines[1:]} == {lines[1]["compilations"]}
     assert lines[1]["compilations"] > 0
 
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory):
-    """A trainer whose policy has learned to answer, that policy, and where it is kept."""
+    """Returns a trainer whose policy has learned to answer, its state and its directory."""
     workdir, config = tmp_path_factory.mktemp("learned"), small_config()
     config.task.reward, config.warm_start.steps = "progress", 100
     trainer = Trainer(config)
@@ -98,7 +98,7 @@ def learned(tmp_path_factory):
 
 
 def test_rewards_reach_the_update_beside_their_own_responses(learned, monkeypatch):
-    """What the update is given, graded again from its tokens."""
+    """Checks the batch that the update gets by grading its tokens again."""
     trainer, start, _ = learned
     batches, update = [], trainer.programs.update
 
@@ -107,7 +107,7 @@ def test_rewards_reach_the_update_beside_their_own_responses(learned, monkeypatc
         return update(state, batch, *arguments)
 
     monkeypatch.setattr(trainer.programs, "update", recording_update)
-    # The update is given its state for good.
+    # The update donates its state, so it gets a copy.
     trainer.step(jax.tree.map(jnp.copy, start), 0)
     batch, decode = batches[0], trainer.tokenizer.decode
     by_prompt = {problem["prompt"]: problem for problem in trainer.problems}
@@ -143,7 +143,7 @@ def test_rewards_that_are_not_finite_are_left_out_and_counted(tmp_path, monkeypa
     loop.train(config, tmp_path / "maze")
     lines = metrics.read(tmp_path / "maze")
     assert lines[0]["eval/invalid"] == 0.5
-    # Of answers there may be none.
+    # The diversity metrics are not finite if there are no answers.
     figures = [v for line in lines for k, v in line.items() if "distinct_" not in k]
     assert np.isfinite(figures).all()
     assert sum(line["train/invalid"] for line in lines[1:]) > 0
@@ -207,7 +207,7 @@ def test_a_run_from_before_a_key_was_added_goes_on(finished, tmp_path):
     workdir = tmp_path / "old"
     shutil.copytree(finished, workdir)
     stored = json.loads((workdir / "config.json").read_text())
-    # These were not there, or had another default.
+    # These keys did not exist in older runs, or had another default.
     del stored["task"]["fog"], stored["eval"]["top_p"]
     stored["grading"]["timeout"] = 10.0
     (workdir / "config.json").write_text(json.dumps(stored))
@@ -249,7 +249,7 @@ def test_continuous_rewards_train(tmp_path):
 
 
 def test_weights_and_biases_gets_the_same_lines(tmp_path, monkeypatch):
-    """By a stand-in for the library, which is not installed here."""
+    """Tests with a substitute for the library, which is not installed."""
     started, logged = {}, []
     run = types.SimpleNamespace(
         log=logged.append, define_metric=lambda *a, **o: None, finish=lambda: logged.append("end")
@@ -269,12 +269,12 @@ def test_weights_and_biases_gets_the_same_lines(tmp_path, monkeypatch):
 def test_the_second_papers_recipe_trains(tmp_path):
     config = recipes.apply(small_config(), "paper_b")
     config.warm_start.steps = 0
-    # Rewards are all 0 at the start, and so are the papers' gradients.
+    # At the start all rewards are 0, and so are the gradients without an entropy term.
     config.loss.entropy_coef = 0.01
     trainer = Trainer(config)
     _, figures, _ = trainer.step(trainer.start(tmp_path), 0)
     assert figures["train/update_norm"] > 0 and figures["train/skipped"] == 0
-    # Four updates of a prompt each.
+    # Each of the four updates uses one prompt, so the policy changes within the step.
     assert figures["train/policy_kl"] > 0
 
 

@@ -1,4 +1,4 @@
-"""Micro-batches, rematerialisation, precision and memory of the update."""
+"""Tests of micro-batches, rematerialisation, precision and memory of the update."""
 
 import dataclasses
 import functools
@@ -24,7 +24,7 @@ P, N, T = 8, 4, 6
 
 
 def batch():
-    """Eight graded prompts: responses of different lengths, an invalid one, an empty group."""
+    """Returns eight graded prompts, with an invalid response and a group without valid ones."""
     prompts, lengths = small.prompts()
     prompts, lengths = jnp.resize(prompts, (P, prompts.shape[1])), jnp.resize(lengths, (P,))
     keys = jax.random.split(jax.random.key(0), 4)
@@ -40,7 +40,7 @@ def batch():
 
 @functools.cache
 def update_of(model, estimator=(), loss=Loss(), train=()):  # noqa: B008  It is frozen.
-    """Plain gradient descent, compiled once for all tests that ask for it."""
+    """Returns a plain gradient descent update, compiled once for all tests that use it."""
     recipe = step.Recipe(small.weigh(**dict(estimator)), loss, Train(**dict(train)))
     return step.make_update(model, optax.identity(), DEVICES, recipe)
 
@@ -98,7 +98,7 @@ def test_off_policy_weighs_responses_by_their_ratios_to_the_sampler():
     graded = batch()
     change = 0.3 * jax.random.normal(jax.random.key(2), (P, N, T))
     rollout = graded.rollout
-    # Off the mask the difference is large, and has to be left out.
+    # Off the mask the difference is large, but it must not count.
     old = rollout.log_probs + jnp.where(rollout.mask, change, 9.0)
     _, metrics = updated(graded._replace(old=old), estimator=dict(name="off_policy"))
     ratios = np.exp(np.where(rollout.mask, change, 0.0).sum(-1))
@@ -111,7 +111,7 @@ def test_off_policy_weighs_responses_by_their_ratios_to_the_sampler():
 
 
 def test_epochs_and_minibatches_are_updates_one_after_the_other():
-    """Two epochs of two minibatches, against four updates of half the prompts each."""
+    """Compares two epochs of two minibatches with four updates of half the prompts each."""
     graded = batch()
     graded = graded._replace(old=graded.rollout.log_probs, reference=graded.rollout.log_probs - 0.1)
     loss = dataclasses.replace(PPO, kl="k3", kl_coef=0.1, entropy_coef=0.01)
@@ -157,7 +157,8 @@ def test_groups_of_equal_rewards_are_counted_and_can_be_dropped():
     dropped, metrics = updated(graded, loss=dropping)
     without, _ = updated(rows(graded, kept), loss=loss)
     assert_same_params(dropped, without)
-    # Of the seven groups that have a valid response; k = 2 leaves no other group without gradient.
+    # The shares are of the seven groups with a valid response. With k = 2, all other groups have a
+    # gradient.
     np.testing.assert_allclose(metrics["equal_groups"], 2 / 7, rtol=1e-6)
     np.testing.assert_allclose(metrics["dead_groups"], 2 / 7, rtol=1e-6)
 
@@ -171,7 +172,7 @@ def test_truncated_responses_can_be_masked_and_keep_their_rewards():
     masking = dataclasses.replace(loss, mask_truncated=True)
     masked, metrics = updated(graded, loss=masking)
     by_hand, _ = updated(graded._replace(rollout=cut), loss=loss)
-    # A group in which nothing is left counts in neither.
+    # A group in which no response is left counts in neither.
     whole = (finished & graded.valid).any(-1) | ~graded.valid.any(-1)
     assert whole.all()
     assert_same_params(masked, by_hand)
@@ -197,7 +198,7 @@ def test_groups_that_the_penalty_sets_apart_are_not_dropped():
     graded = batch()
     old = graded.rollout.log_probs
     reference = old + 0.3 * jax.random.normal(jax.random.key(9), old.shape)
-    # The rewards of two groups are equal; of one of them the penalties are as well.
+    # Two groups have equal rewards, and one of them has equal penalties as well.
     reference = reference.at[3].set(old[3])
     rewards = graded.rewards.at[3].set(0.25).at[6].set(1.0)
     graded = graded._replace(old=old, reference=reference, rewards=rewards)
@@ -215,7 +216,7 @@ def config(**changes):
 
 
 def temporaries(remat):
-    """Bytes that the gradient of a batch's log-probs needs beside its arguments and results."""
+    """Returns the bytes that the gradient of log-probs needs besides its arguments and results."""
     model = gemma2.Gemma2(dataclasses.replace(small.CONFIG, num_layers=32), remat)
     prompts, lengths = small.prompts()
     responses = jnp.ones((len(prompts), N, 64), jnp.int32)
@@ -228,14 +229,14 @@ def temporaries(remat):
 
 
 def test_remat_keeps_one_layers_activations_at_a_time():
-    """Of 32 layers, what each is given and one pair's activations, not those of all."""
+    """Checks that 32 layers keep only the inputs of each and the activations of one pair."""
     assert temporaries(True) < 0.1 * temporaries(False)
     c = config(**{"model.remat": True})
     assert programs.Programs(c, DEVICES, tokenizers.CharacterTokenizer()).model.remat
 
 
 def test_precisions():
-    """Parameters in bfloat16, and the same ones in float32: one rollout is scored by both."""
+    """Scores one rollout with parameters in bfloat16, and with the same ones in float32."""
     prompts = np.full((4, 12), 4, np.int32)
     arrays = DEVICES.put((prompts, np.full(4, 9, np.int32), np.arange(4, dtype=np.int32)), 4)
     rollout = None
@@ -257,13 +258,13 @@ def test_precisions():
         after, metrics = built.update(start, graded, (2, jax.random.key(0), 1.0, 1e-3))
         assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == shapes
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(metrics))
-        # Sampler and scorer may round activations at other places.
+        # The sampler and the scorer may round activations at different places.
         assert metrics["log_prob_gap_max"] < 0.1 and metrics["entropy"] > 0.1
         assert metrics["log_prob_gap_mean"] < 0.01
 
 
 def test_small_steps_move_bfloat16_parameters_as_they_should_on_average():
-    """Steps of 1e-6 on weights near 0.3, whose neighbours are 2e-3 away."""
+    """Takes steps of 1e-6 on parameters near 0.3, where bfloat16 numbers are 2e-3 apart."""
     params = {"w": jnp.full(200_000, 0.3, jnp.bfloat16)}
     start = float(params["w"][0])
     add = jax.jit(state._add)
@@ -298,7 +299,7 @@ def test_the_second_moment_of_bfloat16_parameters_decays(b2):
 
 
 def test_no_array_of_all_tokens_and_the_vocabulary():
-    """In the lowered update of Gemma-2 2B: 512 tokens and 256128 rows never in one array."""
+    """Checks that no array in the update of Gemma-2 2B has both 512 tokens and 256128 rows."""
     c = config(**{"model.size": "2b", "rollout.max_response": 512, "model.remat": True})
     built = programs.Programs(c, DEVICES, tokenizers.Gemma2Tokenizer)
     arguments = compilation.update_arguments(built)
@@ -307,5 +308,5 @@ def test_no_array_of_all_tokens_and_the_vocabulary():
     with_vocabulary = [s for s in shapes if 256_128 in s]
     assert (256_128, 2304) in with_vocabulary and (16, 16, 512, 2304) in shapes
     assert not [s for s in with_vocabulary if 512 in s]
-    # 512 MiB of logits at a time.
+    # There are at most 512 MiB of logits at a time.
     assert max(np.prod(s) for s in with_vocabulary if len(s) > 2) <= 2**27

@@ -1,4 +1,4 @@
-"""Runs that are stopped, killed, corrupted or starved of disk, against one left alone."""
+"""Tests that compare stopped, killed and damaged runs, or runs on a full disk, with others."""
 
 import errno
 import os
@@ -21,7 +21,8 @@ from pkpo_jax.training.trainer import Trainer
 from tests.one_run import read_arrays
 from tests.training.test_run import comparable, small_config
 
-# The config of a run in a process of its own, and after each step a moment to be caught in.
+# This program runs a config in a separate process. It waits after each step, so that a test can
+# interrupt it there.
 PROGRAM = """
 import pathlib, sys, time
 from absl import app, flags
@@ -42,14 +43,16 @@ except loop.Stopped as e:
 
 
 def survival_config():
-    """Everything that a run has to keep: an old policy, a reference, groups drawn at random, and
-    batches sampled ahead."""
+    """Returns a config with everything that a run has to save.
+
+    It uses an old policy, a reference, random groups, and batches that are sampled ahead.
+    """
     config = small_config()
     config.k, config.estimator.name, config.estimator.method = 2, "passk_training", "bootstrap"
     config.loss.policy, config.loss.aggregation = "ppo", "token-mean"
     config.loss.kl, config.loss.kl_coef, config.train.epochs = "k3", 0.05, 2
     config.rollout.ahead, config.loss.importance_cap = True, 2.0
-    # Rewards are all 0 at first: entropy moves the policy.
+    # At first all rewards are 0, so only the entropy term changes the policy.
     config.loss.entropy_coef = 0.1
     config.train.steps = 8
     config.eval.every, config.checkpoint.every = 4, 2
@@ -107,7 +110,7 @@ def test_sigterm_then_kill_then_the_end_is_the_run_left_alone(
     assert e.value.code == 143 and metrics.read(workdir)[-1]["step"] == 3
     said = capsys.readouterr().err
     assert all(f"RL, {doing}:" in said for doing in ("compiling", "evaluating", "saving"))
-    # With the batch that was sampled ahead, though the step is odd.
+    # The checkpoint has the batch that was sampled ahead, even after an odd step.
     assert (workdir / "checkpoints" / "3" / "in_flight").exists()
     process = start(workdir)
     wait_for(process, workdir, 6)
@@ -235,7 +238,7 @@ def test_a_lost_batch_in_flight_is_noticed(undisturbed, tmp_path):
 
 
 def test_a_silent_change_of_the_arrays_is_noticed(undisturbed, tmp_path, monkeypatch):
-    """Files that read well, and hold other numbers than were saved."""
+    """Tests files that can be read but do not hold what was saved."""
     workdir = tmp_path / "run"
     shutil.copytree(undisturbed, workdir)
     real = checkpoints.Stacked.stack
@@ -266,7 +269,7 @@ def test_a_run_whose_gradient_stays_infinite_stops_and_keeps_the_batch(tmp_path,
 
     def huge(self, problem, response):
         calls.append(1)
-        # From the third step on, rewards whose gradient overflows.
+        # From the third step on, these rewards make the gradient overflow.
         return grade(self, problem, response) if len(calls) < 82 else 3e38 * (len(calls) % 2)
 
     monkeypatch.setattr(Maze, "grade", huge)
@@ -274,7 +277,7 @@ def test_a_run_whose_gradient_stays_infinite_stops_and_keeps_the_batch(tmp_path,
         loop.train(config, workdir)
     assert e.value.code == 3
     skipped = [line["train/skipped"] for line in metrics.read(workdir)[1:]]
-    # Two updates a step.
+    # Each step has two updates.
     assert skipped[-2:] == [2, 2] and set(skipped[:-2]) == {0}
     (path,) = (workdir / "stopped").iterdir()
     with np.load(path) as kept:
@@ -348,26 +351,26 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path, monkeypatch):
 
 
 def test_a_batch_sampled_ahead_is_of_the_policy_before(tmp_path, monkeypatch):
-    """Every batch but the first is drawn with the parameters of one update ago, not older."""
+    """Checks that batches after the first are sampled with parameters exactly one update old."""
     config, workdir = short_run(tmp_path)
-    drawn, updated = {}, {}
-    draw, step = Trainer._draw, Trainer.step
+    sampled, updated = {}, {}
+    sample, step = Trainer._sample_batch, Trainer.step
 
     def total(tree):
         return float(sum(np.abs(x).sum(dtype=np.float64) for x in jax.tree.leaves(tree)))
 
-    def recording_draw(self, tree, at):
-        drawn[at] = total(jax.device_get(tree))
-        return draw(self, tree, at)
+    def recording_sample(self, tree, at):
+        sampled[at] = total(jax.device_get(tree))
+        return sample(self, tree, at)
 
     def recording_step(self, state, at):
         updated[at] = total(jax.device_get(state.params))
         return step(self, state, at)
 
-    monkeypatch.setattr(Trainer, "_draw", recording_draw)
+    monkeypatch.setattr(Trainer, "_sample_batch", recording_sample)
     monkeypatch.setattr(Trainer, "step", recording_step)
     loop.train(config, workdir)
-    assert drawn == {0: updated[0], **{at: updated[at - 1] for at in range(1, 6)}}
+    assert sampled == {0: updated[0], **{at: updated[at - 1] for at in range(1, 6)}}
     assert len(set(updated.values())) == 6
     gaps = [line["train/log_prob_gap_max"] for line in metrics.read(workdir)[1:]]
     assert gaps[0] < 1e-5 and min(gaps[1:]) > 1e-4

@@ -1,4 +1,4 @@
-"""Every estimator as a config names it: one convention, and errors before anything compiles."""
+"""Tests of the estimators of a config: their convention, and errors before anything compiles."""
 
 import types
 from typing import get_args
@@ -28,7 +28,7 @@ def weigh(k=2, rewards=REWARDS, valid=VALID, rows=ROWS, key=3, **estimator):
 
 
 def groups():
-    """The valid rewards of each group, and where they stand."""
+    """Yields the row, the valid positions and the valid rewards of each group."""
     for row, keep in enumerate(np.asarray(VALID)):
         yield row, keep, np.asarray(REWARDS, np.float64)[row][keep]
 
@@ -102,7 +102,7 @@ def test_off_policy_reads_the_ratios_of_the_responses():
             [float(r) for r in rewards], 3, [float(x) for x in ratios[row][keep]]
         )
         np.testing.assert_allclose(ours[row][keep], [float(w) for w in expected], atol=1e-5)
-    # Where no ratios are given the responses are the policy's own.
+    # Without ratios, the responses count as sampled by the policy itself.
     np.testing.assert_allclose(call(REWARDS, 3, VALID, **options), weigh(k=3), atol=1e-6)
 
 
@@ -136,7 +136,8 @@ def test_a_function_of_ones_own(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "my_experiment", module)
     ours = weigh(name="my_experiment:best", k=3)
     np.testing.assert_array_equal(ours, np.where(VALID, 3 * REWARDS, 0.0))
-    # What a trainer averages over the group is n times too much for one that sums.
+    # Advantages are averaged over the group, so they are n times as large as weights, which are
+    # summed.
     mean = weigh(name="my_experiment:best", k=3, returns="advantages")
     np.testing.assert_allclose(mean * VALID.sum(-1, keepdims=True), ours, rtol=1e-6)
     for name, message in (

@@ -1,4 +1,4 @@
-"""What a finished or interrupted run left: its config, and the policies that it keeps."""
+"""Functions that read a finished or interrupted run: its config and the policies that it keeps."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from pkpo_jax.training.config import ConfigError
 
 
 def is_run(workdir: pathlib.Path) -> bool:
-    """Whether a run was started in this directory."""
+    """Returns whether a run was started in this directory."""
     return (workdir / "config.json").exists()
 
 
 def read_config(workdir: pathlib.Path) -> config_dict.ConfigDict:
-    """Returns the config of the run in `workdir`; keys that it was made without are default.
+    """Returns the config of the run in `workdir`, with defaults for keys that did not exist then.
 
     Raises:
-      ConfigError: there is none, or one of its keys is no more.
+      ConfigError: there is no config, or one of its keys does not exist any more.
     """
     path = workdir / "config.json"
     try:
-        stored = dict(config_lib.flatten(json.loads(path.read_text())))
-        task = stored["task.name"]
+        values = dict(config_lib.flatten(json.loads(path.read_text())))
+        task = values["task.name"]
     except OSError as e:
         wrong = f"cannot be read ({e.strerror})" if path.exists() else "does not exist"
         raise ConfigError(f"{path} {wrong}; give the --workdir of a run.") from None
@@ -39,19 +39,19 @@ def read_config(workdir: pathlib.Path) -> config_dict.ConfigDict:
         config = config_lib.default(task)
     except (TypeError, ValueError) as e:
         raise ConfigError(f"{path}: {e}") from None
-    if isinstance(stored.get("k"), dict):
-        stored["k"] = config_lib.k_by_step(stored["k"])
+    if isinstance(values.get("k"), dict):
+        values["k"] = config_lib.k_by_step(values["k"])
     try:
-        return override(config, stored)
+        return override(config, values)
     except ConfigError as e:
         raise ConfigError(f"{path}: {e}") from None
 
 
 def override(config: config_dict.ConfigDict, values: Mapping[str, Any]) -> config_dict.ConfigDict:
-    """Returns a copy of `config` with these values, by key as in "eval.n".
+    """Returns a copy of `config` with these values for keys such as "eval.n".
 
     Raises:
-      ConfigError: there is no such key, or it takes no such value.
+      ConfigError: there is no such key, or it does not accept the value.
     """
     config = copy.deepcopy(config)
     known = [key for key, _ in config_lib.flatten(config.to_dict())]
@@ -67,20 +67,24 @@ def override(config: config_dict.ConfigDict, values: Mapping[str, Any]) -> confi
 
 
 def steps(workdir: pathlib.Path) -> list[int]:
-    """Returns the steps whose checkpoint is kept, in order."""
-    found = (workdir / "checkpoints").glob("*/params")
-    return sorted(int(path.parent.name) for path in found if path.parent.name.isdecimal())
+    """Returns the steps whose checkpoints are kept, in order."""
+    paths = (workdir / "checkpoints").glob("*/params")
+    return sorted(int(path.parent.name) for path in paths if path.parent.name.isdecimal())
 
 
 def policy(workdir: pathlib.Path, config: config_dict.ConfigDict, step: str) -> tuple[int, str]:
-    """(step, checkpoint) of the policy that `step` says: a number, "newest" or "best".
+    """Returns the step and the checkpoint of a policy that a run keeps.
 
-    Step 0 is the policy before RL. In a directory without a run it is `model.checkpoint`.
+    Args:
+      workdir: the directory of the run.
+      config: the config of the run.
+      step: the number of a step, "newest" or "best". Step 0 is the policy before RL, or
+        `model.checkpoint` in a directory without a run.
 
     Raises:
-      ConfigError: there is no such policy; the message lists those there are.
+      ConfigError: there is no such policy. The message lists the policies that exist.
     """
-    kept = {at: str(workdir / "checkpoints" / str(at) / "params") for at in steps(workdir)}
+    kept = {n: str(workdir / "checkpoints" / str(n) / "params") for n in steps(workdir)}
     before = config.model.checkpoint
     if is_run(workdir) and config.warm_start.steps:
         before = str(workdir / "warm_start")
@@ -95,21 +99,21 @@ def policy(workdir: pathlib.Path, config: config_dict.ConfigDict, step: str) -> 
     if not policies:
         raise ConfigError(f"--workdir={workdir} holds no checkpoint yet; train on, and try again.")
     if step == "newest":
-        at = max(policies)
+        number = max(policies)
     elif step == "best":
-        at = _best(workdir, config, list(kept))
+        number = _best(workdir, config, list(kept))
     else:
-        at = int(step)
-    if at not in policies:
+        number = int(step)
+    if number not in policies:
         raise ConfigError(
             f"--step={step}: {workdir} keeps no such policy; it has "
             f"{', '.join(map(str, sorted(policies)))}."
         )
-    return at, policies[at]
+    return number, policies[number]
 
 
 def _best(workdir: pathlib.Path, config: config_dict.ConfigDict, kept: list[int]) -> int:
-    """The kept step with the highest value of the config's metric; of equal ones, the last."""
+    """Returns the kept step with the highest value of the config's metric, the last if tied."""
     metric = config.checkpoint.best or config_lib.default().checkpoint.best
     lines = [line for line in metrics.read(workdir) if line["step"] in kept]
     values = {line["step"]: line[metric] for line in lines if line.get(metric) is not None}
@@ -119,4 +123,4 @@ def _best(workdir: pathlib.Path, config: config_dict.ConfigDict, kept: list[int]
             f"({', '.join(map(str, kept)) or 'none'}); give a step, or the metric as "
             "--config.checkpoint.best."
         )
-    return max(values, key=lambda at: (values[at], at))
+    return max(values, key=lambda step: (values[step], step))
