@@ -185,8 +185,8 @@ def _define_others() -> None:
     flags.DEFINE_string(
         "step",
         "newest",
-        "With --mode=eval, sample or export, the step whose policy it is of: newest, best (of those kept, "
-        "by the metric checkpoint.best) or a number; 0 is the policy before RL.",
+        "With --mode=eval, sample or export, the step whose policy it is: newest, best (of those "
+        "kept, by the metric checkpoint.best) or a number; 0 is the policy before RL.",
     )
     flags.DEFINE_string(
         "to", None, "With --mode=export, the directory to write, which must not exist yet."

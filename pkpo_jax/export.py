@@ -12,7 +12,7 @@ from ml_collections import config_dict
 
 from pkpo_jax import parallel, tasks
 from pkpo_jax.policy import checkpoints, hugging_face, tokenizers
-from pkpo_jax.training import programs, stored
+from pkpo_jax.training import programs, saved_run
 from pkpo_jax.training.config import ConfigError
 
 
@@ -32,9 +32,9 @@ def run(workdir: pathlib.Path, to: str, step: str, overrides: Mapping[str, Any])
     directory = epath.Path(to).expanduser()
     if directory.exists():
         raise ConfigError(f"--to={to} exists; give a directory that does not exist yet.")
-    config = stored.override(stored.read_config(workdir), overrides)
-    at, path = stored.policy(workdir, config, step)
-    built = _programs(config)
+    config = saved_run.override(saved_run.read_config(workdir), overrides)
+    at, path = saved_run.policy(workdir, config, step)
+    built = network(config)
     params = checkpoints.find(path, built.model.config).read(built.abstract_params())
     origin = epath.Path(config.model.checkpoint).expanduser() if config.model.checkpoint else None
     try:
@@ -54,7 +54,7 @@ def run(workdir: pathlib.Path, to: str, step: str, overrides: Mapping[str, Any])
         print("It has no tokenizer; copy the files of the model that the run started from.")
 
 
-def _programs(config: config_dict.ConfigDict) -> programs.Programs:
+def network(config: config_dict.ConfigDict) -> programs.Programs:
     """Returns the network of a config on one device; nothing is compiled."""
     # The official tokenizer's class says how many tokens there are.
     tokenizer: Any = tokenizers.Gemma2Tokenizer

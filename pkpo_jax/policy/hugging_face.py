@@ -7,7 +7,6 @@ axis, the embedding table has one row a token, and the head is tied to it.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -72,11 +71,12 @@ def write(
         directory / "generation_config.json",
         {"bos_token_id": 2, "eos_token_id": [1, 107], "pad_token_id": 0, "do_sample": True},
     )
-    for name in _BESIDE if beside else ():
-        if (beside / name).exists():
-            shutil.copyfile(beside / name, directory / name)
+    if beside is not None:
+        for name in _BESIDE:
+            if (beside / name).exists():
+                (beside / name).copy(directory / name, overwrite=True)
     if tokenizer:
-        shutil.copyfile(tokenizer, directory / "tokenizer.model")
+        epath.Path(tokenizer).expanduser().copy(directory / "tokenizer.model", overwrite=True)
         settings = directory / "tokenizer_config.json"
         if not settings.exists():
             _write_json(settings, {"tokenizer_class": "GemmaTokenizer", "add_bos_token": True})
