@@ -450,9 +450,9 @@ def programs(site: Site) -> list[Program]:
         _is(
             "patched protocol",
             """
-            from pkpo_jax.tasks.code.sandboxed import wire
+            from pkpo_jax.tasks.code.sandboxed import protocol
             def double(x):
-                wire.encode = lambda value, opaque: {"__class__": "Same", "__eq__": True}
+                protocol.encode = lambda value, opaque: {"__class__": "Same", "__eq__": True}
             """,
         ),
         _is(

@@ -17,8 +17,8 @@ import pytest
 
 from pkpo_jax.tasks.code import sandbox, syscalls
 from pkpo_jax.tasks.code.sandbox import Limits, Sandbox
+from pkpo_jax.tasks.code.sandboxed import protocol
 from pkpo_jax.tasks.code.sandboxed import values as library
-from pkpo_jax.tasks.code.sandboxed import wire
 
 with contextlib.suppress(sandbox.Unavailable):
     sandbox.require()
@@ -142,11 +142,11 @@ def test_packages_are_hidden(monkeypatch):
         "if paths: found = True"
     )
     with running(listing, names=["found"]) as (_, told):
-        assert wire.decode(wire.receive(told), None) == {}
+        assert protocol.decode(protocol.receive(told), None) == {}
     # The base Python has pip at least.
     monkeypatch.setattr(sandbox, "_hidden", lambda: [])
     with running(listing, names=["found"]) as (_, told):
-        assert wire.decode(wire.receive(told), None) == {"found": []}
+        assert protocol.decode(protocol.receive(told), None) == {"found": []}
 
 
 @needs_sandbox
@@ -173,7 +173,7 @@ def test_a_user_namespace_takes_the_place_of_a_user(monkeypatch):
     sandbox._obstacle.cache_clear()
     assert sandbox._obstacle() == ""
     with running("sum(range(10 ** 7))\nfound = 1", names=["found"]) as (process, told):
-        assert "found" in wire.decode(wire.receive(told), None) and process.cpu() > 0.05
+        assert "found" in protocol.decode(protocol.receive(told), None) and process.cpu() > 0.05
 
 
 @needs_sandbox
@@ -190,7 +190,7 @@ def test_a_program_sees_next_to_nothing():
     holds = "\n".join(f"if {check}: {name} = True" for name, check in seen.items())
     source = f"import os, sys\nroot = sys.prefix.split('/')[1]\n{holds}"
     with running(source, names=[*seen, "unheard_of"]) as (_, told):
-        assert list(wire.decode(wire.receive(told), None)) == list(seen)
+        assert list(protocol.decode(protocol.receive(told), None)) == list(seen)
 
 
 @needs_sandbox
@@ -202,7 +202,7 @@ def test_limits_end_a_program():
         assert told.read() == b""
         assert process.ended_by() == signal.SIGSEGV
     with running("x = bytearray(100 << 20)", memory=100 << 20) as (process, told):
-        assert wire.decode(wire.receive(told), None) == "raised"
+        assert protocol.decode(protocol.receive(told), None) == "raised"
         assert process.ended_by() == 0  # It waits for requests.
 
 
@@ -211,7 +211,7 @@ def test_cpu_time_is_the_programs_own():
     spin = "import time\nwhile time.process_time() < {}: pass\nfound = time.process_time()"
     with running(spin.format(0.3) + "\ntime.sleep(0.3)", names=["found"]) as (process, told):
         before = process.cpu()
-        assert list(wire.decode(wire.receive(told), None)) == ["found"]
+        assert list(protocol.decode(protocol.receive(told), None)) == ["found"]
         # Start-up is not counted, nor is sleep.
         assert before < 0.3 and 0.2 < process.cpu() < 0.4
         taken = process.cpu()
@@ -249,7 +249,7 @@ assert fired
 done = True
 """
     with running(source, names=["done"]) as (_, told):
-        assert wire.decode(wire.receive(told), None) == {"done": []}
+        assert protocol.decode(protocol.receive(told), None) == {"done": []}
 
 
 @needs_sandbox
@@ -364,18 +364,18 @@ def same(a, b):
 @hypothesis.settings(max_examples=200)
 @hypothesis.given(values)
 def test_plain_values_arrive_as_they_are(value):
-    assert same(wire.decode(wire.encode(value, None), None), value)
+    assert same(protocol.decode(protocol.encode(value, None), None), value)
 
 
 def test_odd_values_arrive():
     point = collections.namedtuple("Point", "x y")(1, [2])
-    got = wire.decode(wire.encode(point, None), None)
+    got = protocol.decode(protocol.encode(point, None), None)
     assert got == point and got.y == [2] and repr(got) == "Point(x=1, y=[2])"
     views = [{1: 2}.keys(), {1: 2}.items()]
-    assert wire.decode(wire.encode(views, None), None) == views
+    assert protocol.decode(protocol.encode(views, None), None) == views
     for value in (10**5000, -(1 << 100), "\ud800", float("inf"), -0.0, {(): {}}, [[]] * 3):
-        assert same(wire.decode(wire.encode(value, None), None), value)
-    nan = wire.decode(wire.encode([float("nan"), complex("nan")], None), None)
+        assert same(protocol.decode(protocol.encode(value, None), None), value)
+    nan = protocol.decode(protocol.encode([float("nan"), complex("nan")], None), None)
     assert all(x != x for x in nan)
 
 
@@ -395,7 +395,7 @@ def test_subclasses_arrive_as_what_they_derive_from():
         __hash__ = tuple.__hash__
 
     sent = [Liar(7), Text("a"), Tuple((1,)), {Text("k"): Liar(1)}, True]
-    got = wire.decode(wire.encode(sent, None), None)
+    got = protocol.decode(protocol.encode(sent, None), None)
     assert got == [7, "a", (1,), {"k": 1}, True] and type(got[2]) is tuple
     assert [type(x) for x in got] == [int, str, tuple, dict, bool]
 
@@ -405,7 +405,9 @@ def test_subclasses_arrive_as_what_they_derive_from():
     class Day(datetime.date):
         __eq__, __hash__ = Liar.__eq__, datetime.date.__hash__
 
-    got = wire.decode(wire.encode([Half(1, 2), Day(2020, 1, 2), fractions.Fraction], None), None)
+    got = protocol.decode(
+        protocol.encode([Half(1, 2), Day(2020, 1, 2), fractions.Fraction], None), None
+    )
     assert [type(x) for x in got] == [fractions.Fraction, datetime.date, type(fractions.Fraction)]
     assert got[2] is fractions.Fraction
     assert got[0] != 7 and got[0] == 0.5 and got[1] == datetime.date(2020, 1, 2)
@@ -414,32 +416,36 @@ def test_subclasses_arrive_as_what_they_derive_from():
 def test_a_container_arrives_once():
     inner, shared = [1], []
     sent = [inner, {"a": inner}, (inner, bytearray(b"x"))]
-    got = wire.decode(wire.encode(sent, None, shared), None, received := [])
+    got = protocol.decode(protocol.encode(sent, None, shared), None, received := [])
     assert got == sent and got[0] is got[1]["a"] is got[2][0]
     assert [type(x) for x in shared] == [type(x) for x in received]
     # What both sides have is sent by its number.
-    again = wire.decode(wire.encode((inner, [2]), None, list(shared)), None, list(received))
+    again = protocol.decode(protocol.encode((inner, [2]), None, list(shared)), None, list(received))
     assert again == ([1], [2]) and again[0] is got[0]
     endless = []
     endless.append(endless)
-    got = wire.decode(wire.encode(endless, None), None)
+    got = protocol.decode(protocol.encode(endless, None), None)
     assert got[0] is got
 
 
 def test_objects_are_named():
     thing = object()
-    message = wire.encode([thing, 1, {"a": thing}], lambda value: "thing")
-    assert wire.decode(message, lambda name: (name, 7)) == [("thing", 7), 1, {"a": ("thing", 7)}]
+    message = protocol.encode([thing, 1, {"a": thing}], lambda value: "thing")
+    assert protocol.decode(message, lambda name: (name, 7)) == [
+        ("thing", 7),
+        1,
+        {"a": ("thing", 7)},
+    ]
 
 
 def test_too_much_is_not_sent():
     with pytest.raises(ValueError, match="more data"):
-        wire.encode("x" * wire.LONGEST, None)
+        protocol.encode("x" * protocol.LONGEST, None)
     with pytest.raises(RecursionError):
         deep = []
         for _ in range(100_000):
             deep = [deep]
-        wire.encode(deep, None)
+        protocol.encode(deep, None)
 
 
 @hypothesis.settings(max_examples=300)
@@ -459,16 +465,16 @@ def test_too_much_is_not_sent():
 )
 def test_forged_messages_hold_plain_values_or_nothing(message):
     try:
-        value = wire.decode(message, lambda name: None)
+        value = protocol.decode(message, lambda name: None)
     except Exception:
         return
-    assert wire.decode(wire.encode(value, None), None) is not NotImplemented
+    assert protocol.decode(protocol.encode(value, None), None) is not NotImplemented
 
 
 @pytest.mark.parametrize("data", [b"", b"\0\0\0", b"\0\0\0\5abcd", b"\xff\xff\xff\xff" + b"x" * 99])
 def test_the_end_of_messages_is_noticed(tmp_path, data):
     (tmp_path / "pipe").write_bytes(data)
-    with open(tmp_path / "pipe", "rb") as file, pytest.raises(wire.Lost):
-        wire.receive(file)
-    with open("/dev/full", "wb", buffering=0) as file, pytest.raises(wire.Lost):
-        wire.send(file, b"n;")
+    with open(tmp_path / "pipe", "rb") as file, pytest.raises(protocol.Lost):
+        protocol.receive(file)
+    with open("/dev/full", "wb", buffering=0) as file, pytest.raises(protocol.Lost):
+        protocol.send(file, b"n;")

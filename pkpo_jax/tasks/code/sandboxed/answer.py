@@ -10,7 +10,7 @@ import operator
 import os
 import sys
 
-from pkpo_jax.tasks.code.sandboxed import blocks, confine, peer, wire
+from pkpo_jax.tasks.code.sandboxed import blocks, lockdown, peer, protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Made:
 
 def main(job_fd: int) -> None:
     """Says first what of `names` there is, or "syntax" or "raised", and then serves."""
-    job = confine.start(job_fd)
+    job = lockdown.start(job_fd)
     os.close(job["report"])
     requests, replies = os.fdopen(job["requests"], "rb"), os.fdopen(job["replies"], "wb")
     module = sys.modules["answer"] = Module("answer")
@@ -78,7 +78,7 @@ def main(job_fd: int) -> None:
         for name in job["names"]
         if hasattr(module, name)
     }
-    wire.send(replies, wire.encode(found, id))
+    protocol.send(replies, protocol.encode(found, id))
     _serve(requests, replies, module, job["names"])
 
 
@@ -146,7 +146,7 @@ def _serve(requests: Any, replies: Any, module: Module, names: list[str]) -> Non
         ancestors = _ancestors(type(error), module, names)
         described = [ancestors, str(error), Made(error), tuple(error.args)]
         try:
-            wire.encode(described, id)
+            protocol.encode(described, id)
         except Exception:
             described[-1] = ()
         return described

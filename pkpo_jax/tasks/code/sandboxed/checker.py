@@ -8,7 +8,7 @@ from __future__ import annotations
 import builtins
 import os
 
-from pkpo_jax.tasks.code.sandboxed import confine, wire
+from pkpo_jax.tasks.code.sandboxed import lockdown, protocol
 from pkpo_jax.tasks.code.sandboxed.handles import Handle, Side
 
 TYPE_CHECKING = False
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 def main(job_fd: int) -> None:
     """Reports how it ended, and the numbers of the tests passed: a line each."""
-    job = confine.start(job_fd)
+    job = lockdown.start(job_fd)
     requests, replies = os.fdopen(job["requests"], "wb"), os.fdopen(job["replies"], "rb")
     side = Side(replies, requests, job["classes"], job["attributes"])
     passed: dict[int, bool] = {}
     try:
-        found = wire.decode(wire.receive(replies), side.find)
+        found = protocol.decode(protocol.receive(replies), side.find)
         end = _check(job, side, found, passed)
-    except wire.Lost:
+    except protocol.Lost:
         end = "lost"
     # Tests may catch everything: an answer that ends its process passes none of them.
     end = "lost" if side.lost else end

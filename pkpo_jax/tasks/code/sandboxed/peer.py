@@ -7,7 +7,7 @@ are a str or an int from 0 on, those of the tests a negative int.
 
 from __future__ import annotations
 
-from pkpo_jax.tasks.code.sandboxed import values, wire
+from pkpo_jax.tasks.code.sandboxed import protocol, values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Peer:
 
     Args:
       incoming, outgoing: the files of the pipes.
-      name: gives an object its name, for `wire.encode`.
+      name: gives an object its name, for `protocol.encode`.
       find: gives the object of a name, or what stands for it.
       serve: does an operation that the other side asks for.
       describe: says of an exception what the other side may know of it; plain data.
@@ -62,7 +62,7 @@ class Peer:
                 self._reply(message, allow_changes=False)
                 continue
             # A reply may refer to operands: each side has its own copy, of the same number.
-            value, states = wire.decode(message, self._find, list(shared) if changes else None)
+            value, states = protocol.decode(message, self._find, list(shared) if changes else None)
             if changes:
                 _restore(shared, states)
             if kind == RAISED:
@@ -82,13 +82,13 @@ class Peer:
         before: list[bytes] = []
         try:
             numbered: list = []
-            operation, changes, operands = wire.decode(message, self._find, numbered)
+            operation, changes, operands = protocol.decode(message, self._find, numbered)
             if changes and allow_changes:
                 shared = numbered
             before = self._states(shared)
             value = self._serve(operation, *operands)
             self._send(VALUE, (value, self._changed(shared, before)), shared)
-        except wire.Lost:
+        except protocol.Lost:
             raise
         except BaseException as e:
             try:
@@ -98,7 +98,7 @@ class Peer:
                 self._send(RAISED, (None, ()))
 
     def _states(self, shared: list | None) -> list[bytes]:
-        return [wire.encode(_contents(value), id) for value in shared or ()]
+        return [protocol.encode(_contents(value), id) for value in shared or ()]
 
     def _changed(self, shared: list | None, before: list[bytes]) -> tuple:
         """Returns the number and the state of each operand that is no longer what it was."""
@@ -112,18 +112,18 @@ class Peer:
     def _send(self, kind: bytes, value: Any, shared: list | None = None) -> None:
         # The numbers that a failed attempt gave are forgotten.
         numbered = list(shared or ())
-        message = kind + wire.encode(value, self._name, numbered)
+        message = kind + protocol.encode(value, self._name, numbered)
         if shared is not None:
             shared[:] = numbered
         try:
-            wire.send(self._outgoing, message)
-        except wire.Lost:
+            protocol.send(self._outgoing, message)
+        except protocol.Lost:
             self._lose()
 
     def _receive(self) -> tuple[bytes, bytes]:
         try:
-            message = wire.receive(self._incoming)
-        except wire.Lost:
+            message = protocol.receive(self._incoming)
+        except protocol.Lost:
             self._lose()
         if message[:1] not in (ASK, VALUE, RAISED):
             self._lose()
@@ -131,7 +131,7 @@ class Peer:
 
     def _lose(self) -> NoReturn:
         self.lost = True
-        raise wire.Lost
+        raise protocol.Lost
 
 
 def _contents(value: Any) -> Any:

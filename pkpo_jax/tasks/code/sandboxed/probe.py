@@ -11,12 +11,12 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from pkpo_jax.tasks.code.sandboxed import confine
+from pkpo_jax.tasks.code.sandboxed import lockdown
 
 
 def main(job_fd: int) -> None:
     """A line for each failing, and "probed"."""
-    job = confine.start(job_fd)
+    job = lockdown.start(job_fd)
     found = [name for name, attempt in ATTEMPTS.items() if _succeeds(attempt)]
     if set(os.environ) - {"PWD", "LC_CTYPE", "PYTHONHASHSEED"}:
         found.append("the environment is visible")
