@@ -277,7 +277,7 @@ def test_a_grader_that_always_ends_its_process_is_said(monkeypatch):
         grades = grader.grade([{"reward": 1.0}], [["exit", "exit", "exit", "ok"]])
         assert grades.statuses.tolist() == [[ERROR] * 3 + [OK]]
         with pytest.raises(
-            grading.StartError, match=r"4 answers in a row ended .*exit code 1.*mend"
+            grading.StartError, match=r"4 answers in a row ended .*exit code 1.*fix"
         ):
             grader.grade([{"reward": 1.0}], [["exit"] * 8])
         assert grader.grade([{"reward": 1.0}], [["ok"]]).rewards.tolist() == [[1.0]]
