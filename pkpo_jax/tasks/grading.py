@@ -320,7 +320,7 @@ def _inheritance() -> Iterator[None]:
 
 
 def _end(workers: list[_Worker]) -> None:
-    """Ends processes and those that they have started: by SIGTERM, then after `GRACE` by SIGKILL."""
+    """Ends workers and the processes they started: by SIGTERM, and after `GRACE` by SIGKILL."""
     for worker in workers:
         worker.process.terminate()
     end = time.monotonic() + GRACE

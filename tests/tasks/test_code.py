@@ -170,7 +170,7 @@ def test_where_to_get_the_problems_is_told(tmp_path, anywhere, monkeypatch):
         ({"test_list": []}, 'no assertion in "test_list"'),
         ({"test_list": ["assert True"]}, 'no assertion in "test_list"'),
         ({"test_list": ["assert add("]}, "'(' was never closed"),
-        ({"task_id": 600}, "stands there twice"),
+        ({"task_id": 600}, "occurs twice"),
     ],
 )
 def test_a_broken_line_is_named(tmp_path, anywhere, change, message):
