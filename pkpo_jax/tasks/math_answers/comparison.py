@@ -39,9 +39,10 @@ from pkpo_jax.tasks.math_answers.monomials import (
     shown,
     variables,
 )
-from pkpo_jax.tasks.math_answers.reading import Node, read
+from pkpo_jax.tasks.math_answers.reading import read
 from pkpo_jax.tasks.math_answers.structure import has_variable, is_label, named, point, simplified
 from pkpo_jax.tasks.math_answers.text import about, clean, label, squeezed
+from pkpo_jax.tasks.math_answers.tree import Node
 from pkpo_jax.tasks.math_answers.values import Arithmetic
 
 _FORMULA = re.compile(r"(?<!\\)\$\$?(.+?)(?<!\\)\$\$?|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL)

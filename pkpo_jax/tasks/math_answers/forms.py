@@ -15,7 +15,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from pkpo_jax.tasks.math_answers.monomials import Value, rational, variables
-from pkpo_jax.tasks.math_answers.reading import Node
+from pkpo_jax.tasks.math_answers.tree import Node
 from pkpo_jax.tasks.math_answers.values import Arithmetic
 
 Operations = collections.Counter[str]

@@ -2,7 +2,7 @@ r"""Gives one shape to what has several: intervals for inequalities, lists for \
 
 from __future__ import annotations
 
-from pkpo_jax.tasks.math_answers.reading import INTEGERS, Node
+from pkpo_jax.tasks.math_answers.tree import INTEGERS, Node
 
 _INFINITY = Node("symbol", ("infty",))
 _REALS = Node("group", ("(", ")", Node("neg", (_INFINITY,)), _INFINITY))

@@ -82,3 +82,50 @@ def _word(run: str, spaced: bool, counted: bool) -> list[Token]:
         if run.endswith(name):
             return [*(("char", c) for c in run[: -len(name)]), ("command", f"\\{name}")]
     return [("char", letter) for letter in run]
+
+
+class Unreadable(Exception):
+    """Tells that the text is not in the grammar."""
+
+
+class Cursor:
+    """A position in a list of tokens.
+
+    Attributes:
+      tokens: the tokens.
+      at: the index of the next token.
+    """
+
+    def __init__(self, tokens: list[Token]) -> None:
+        self.tokens, self.at = tokens, 0
+
+    def peek(self) -> Token:
+        return self.tokens[self.at] if self.at < len(self.tokens) else ("end", "")
+
+    def take(self, *values: str) -> str | None:
+        """Takes the next token if it is one of the values (any, without values)."""
+        kind, value = self.peek()
+        if kind == "end" or (values and (value not in values or kind in ("text", "number"))):
+            return None
+        self.at += 1
+        return value
+
+    def need(self, value: str) -> None:
+        if not self.take(value):
+            raise Unreadable(value)
+
+    def raw(self) -> str:
+        """Returns the text of one token, or of a group in braces."""
+        if not self.take("{"):
+            value = self.take()
+            if value is None or value in "{}":
+                raise Unreadable("subscript")
+            return value
+        depth, parts = 1, []
+        while depth:
+            value = self.take()
+            if value is None:
+                raise Unreadable("}")
+            depth += {"{": 1, "}": -1}.get(value, 0)
+            parts.append(value)
+        return "".join(parts[:-1])

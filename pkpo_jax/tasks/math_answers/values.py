@@ -30,7 +30,7 @@ from pkpo_jax.tasks.math_answers.monomials import (
     rational,
     variables,
 )
-from pkpo_jax.tasks.math_answers.reading import Node
+from pkpo_jax.tasks.math_answers.tree import Node
 
 # Products of two monomials, for an answer.
 STEPS = 2_000
