@@ -49,7 +49,7 @@ def obstacle():
 
 @contextlib.contextmanager
 def running(source, names=(), **limits):
-    """A sandbox that runs a program, and its end of the pipe of replies."""
+    """Yields a sandbox that runs a program, and the file of its replies."""
     requests, asks, tells, replies = *os.pipe(), *os.pipe()
     job = {"blocks": [source], "names": list(names), "head": "", "stub": ""}
     pipes = {"requests": requests, "replies": replies}
@@ -63,7 +63,7 @@ def running(source, names=(), **limits):
             os.close(asks)
 
 
-# -- where there is none --------------------------------------------------------------------------
+# -- machines without a sandbox -------------------------------------------------------------------
 
 
 def test_the_reason_for_a_refusal_is_told(tmp_path, monkeypatch):
@@ -102,7 +102,7 @@ def test_one_that_does_not_start_is_no_answers_fault(tmp_path, monkeypatch):
     assert os.listdir("/proc/self/fd") == before
 
 
-# -- where there is one ---------------------------------------------------------------------------
+# -- machines with a sandbox ----------------------------------------------------------------------
 
 
 @needs_sandbox
@@ -117,7 +117,7 @@ def test_one_that_does_not_start_is_no_answers_fault(tmp_path, monkeypatch):
 )
 def test_the_probe_finds_what_is_not_isolated(monkeypatch, argument, failing):
     arguments = sandbox._arguments()
-    # Behind --clearenv, or before the mounts are read-only.
+    # These come after --clearenv, or before the mounts become read-only.
     at = -1 if "TOKEN" in argument else arguments.index("/tmp") + 1
     arguments[at:at] = argument
     monkeypatch.setattr(sandbox, "_arguments", lambda: arguments)
@@ -126,7 +126,7 @@ def test_the_probe_finds_what_is_not_isolated(monkeypatch, argument, failing):
 
 @needs_sandbox
 def test_a_python_may_be_anywhere(monkeypatch, tmp_path):
-    """Its parents are in the sandbox then, and nothing beside it."""
+    """Checks that the sandbox then contains its parent directories, and nothing beside it."""
     visible = {**sandbox._visible(), str(tmp_path): "/home/somebody/python/lib"}
     monkeypatch.setattr(sandbox, "_visible", lambda: visible)
     sandbox._obstacle.cache_clear()
@@ -143,7 +143,7 @@ def test_packages_are_hidden(monkeypatch):
     )
     with running(listing, names=["found"]) as (_, told):
         assert protocol.decode(protocol.receive(told), None) == {}
-    # The base Python has pip at least.
+    # The base Python has at least pip.
     monkeypatch.setattr(sandbox, "_hidden", lambda: [])
     with running(listing, names=["found"]) as (_, told):
         assert protocol.decode(protocol.receive(told), None) == {"found": []}
@@ -151,7 +151,7 @@ def test_packages_are_hidden(monkeypatch):
 
 @needs_sandbox
 def test_the_probe_finds_missing_layers(monkeypatch):
-    # Without the filter of system calls, limits and mounts hold by themselves.
+    # The limits and mounts also hold without the filter of system calls.
     allow_all = struct.pack("HBBI", 0x06, 0, 0, 0x7FFF0000)
     with monkeypatch.context() as patch:
         patch.setattr(syscalls, "seccomp_filter", lambda: allow_all)
@@ -168,7 +168,7 @@ def test_the_probe_finds_missing_layers(monkeypatch):
 
 @needs_sandbox
 def test_a_user_namespace_takes_the_place_of_a_user(monkeypatch):
-    # As those do it that are not root.
+    # Users other than root start sandboxes like this.
     monkeypatch.setattr(sandbox, "_uid", lambda: 0)
     sandbox._obstacle.cache_clear()
     assert sandbox._obstacle() == ""
@@ -203,7 +203,7 @@ def test_limits_end_a_program():
         assert process.ended_by() == signal.SIGSEGV
     with running("x = bytearray(100 << 20)", memory=100 << 20) as (process, told):
         assert protocol.decode(protocol.receive(told), None) == "raised"
-        assert process.ended_by() == 0  # It waits for requests.
+        assert process.ended_by() == 0  # The process still waits for requests.
 
 
 @needs_sandbox
@@ -212,10 +212,10 @@ def test_cpu_time_is_the_programs_own():
     with running(spin.format(0.3) + "\ntime.sleep(0.3)", names=["found"]) as (process, told):
         before = process.cpu()
         assert list(protocol.decode(protocol.receive(told), None)) == ["found"]
-        # Start-up is not counted, nor is sleep.
+        # Neither the start nor sleep counts.
         assert before < 0.3 and 0.2 < process.cpu() < 0.4
         taken = process.cpu()
-    # What the program does to its clocks and timers changes nothing, nor does its end.
+    # Neither the program's own clocks and timers nor its end affects the reading.
     disarm = "import os, signal\nsignal.setitimer(signal.ITIMER_PROF, 0)\n"
     disarm += "os.posix_spawn = None\n"
     with running(disarm + spin.format(0.3) + "\nos._exit(0)") as (process, told):
@@ -228,7 +228,7 @@ def test_cpu_time_is_the_programs_own():
 
 @needs_sandbox
 def test_a_program_may_compute_as_it_likes():
-    # The list of system calls has what the standard library needs for that.
+    # The list of system calls contains those that the standard library needs for this.
     source = """
 import asyncio, datetime, decimal, fractions, glob, heapq, io, json, locale, platform, random
 import re, secrets, select, shutil, signal, sqlite3, statistics, tempfile, time, uuid, zlib
@@ -265,7 +265,8 @@ def test_closing_leaves_no_process_and_no_descriptor():
 
 def test_the_filter_allows_what_is_listed_and_nothing_else():
     names = {
-        # x86-64, aarch64: read, execve, futex; and socket, memfd_create, setxattr, add_key.
+        # These are read, execve and futex, then socket, memfd_create, setxattr and add_key, on
+        # x86-64 and on aarch64.
         "x86_64": ((0, 59, 202), (41, 319, 188, 248, 56, 101, 425), 72, 53),
         "aarch64": ((63, 221, 98), (198, 279, 5, 217, 220, 117, 425), 25, 199),
     }
@@ -277,7 +278,7 @@ def test_the_filter_allows_what_is_listed_and_nothing_else():
         audit, _ = syscalls.ARCHITECTURES[architecture]
         assert {*allowed} <= listed and not listed & {*refused, fcntl, socketpair}
         numbers = {number: verdict(program, audit, number) for number in range(600)}
-        # F_DUPFD is 0, and allowed.
+        # F_DUPFD is 0, which is allowed.
         listed |= {fcntl}
         assert {n for n, v in numbers.items() if v == ALLOW} == listed
         assert {n for n, v in numbers.items() if v == ENOSYS} == {*range(440, 600)} - listed
@@ -292,7 +293,7 @@ ALLOW, EPERM, ENOSYS = 0x7FFF0000, 0x00050001, 0x00050026
 
 
 def verdict(program, architecture, number, arguments=()):
-    """What the kernel would do with a call."""
+    """Returns the kernel's verdict on a call."""
     data = {0: number, 4: architecture} | {16 + 8 * i: a for i, a in enumerate(arguments)}
     at, value = 0, 0
     while True:
@@ -309,7 +310,7 @@ def verdict(program, architecture, number, arguments=()):
             at += if_true if holds else if_false
 
 
-# -- what passes between processes ----------------------------------------------------------------
+# -- messages between processes -------------------------------------------------------------------
 
 hashable = st.recursive(
     st.none()
@@ -419,7 +420,7 @@ def test_a_container_arrives_once():
     got = protocol.decode(protocol.encode(sent, None, shared), None, received := [])
     assert got == sent and got[0] is got[1]["a"] is got[2][0]
     assert [type(x) for x in shared] == [type(x) for x in received]
-    # What both sides have is sent by its number.
+    # Containers that both sides have are sent by their numbers.
     again = protocol.decode(protocol.encode((inner, [2]), None, list(shared)), None, list(received))
     assert again == ([1], [2]) and again[0] is got[0]
     endless = []

@@ -17,6 +17,10 @@ _BASES = {name: base for base, name in enumerate(NUMBERS) if base > 1}
 
 
 def number(cursor: Cursor, digits: str) -> Node:
+    r"""Reads what may follow the digits of a decimal (\overline{3} or dots); returns the number.
+
+    A number holds its value, and how many decimals it has, or -1 if they repeat.
+    """
     whole, _, decimals = digits.partition(".")
     repeated, dots = "", False
     if cursor.take(r"\overline"):
@@ -29,7 +33,7 @@ def number(cursor: Cursor, digits: str) -> Node:
         cursor.at += 3
         dots = True
     if dots:
-        # 0.333... repeats its last digit, if it has shown it three times.
+        # The decimal 0.333... repeats its last digit, which has to occur at least three times.
         repeated, shown = decimals[-1:], len(decimals) - len(decimals.rstrip(decimals[-1:]))
         if not repeated or shown < 3:
             raise Unreadable("dots")
@@ -41,6 +45,7 @@ def number(cursor: Cursor, digits: str) -> Node:
 
 
 def with_subscript(cursor: Cursor, node: Node) -> Node:
+    """Reads a subscript; returns the symbol with this subscript, or the numeral in this base."""
     name = cursor.raw().strip("()").removeprefix("base ")
     if node.kind == "symbol":
         return Node("symbol", (f"{node.args[0]}_{name}",))
@@ -57,11 +62,12 @@ def _is_numeral(node: Node) -> bool:
 
 
 def is_fraction(whole: Node, node: Node) -> bool:
+    """Returns whether `node` is a fraction of two integers, and `whole` an integer before it."""
     return _is_numeral(whole) and node.kind == "div" and all(map(_is_numeral, node.args))
 
 
 def mixed(whole: Node, node: Node) -> Node | None:
-    r"""Returns the mixed number of 3\frac{1}{2}; None if it is no such."""
+    r"""Returns the mixed number of an integer and a fraction, as in 3\frac{1}{2}; else None."""
     if not is_fraction(whole, node):
         return None
     over, under = (part.args[0] for part in node.args)

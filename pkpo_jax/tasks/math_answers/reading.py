@@ -1,8 +1,8 @@
-r"""Reads clean answer text into a tree: numbers, operations, tuples, sets, relations, words.
+r"""Parses clean answer text into a tree of numbers, operations, tuples, sets, relations and words.
 
-The grammar is the LaTeX of answers, and what is typed in its stead ("pi/2", "sqrt(2)"). Reading
-takes time in proportion to the text, and computes nothing. Two numerals side by side are no
-product.
+The grammar covers the LaTeX of answers, and what people type instead ("pi/2", "sqrt(2)"). Parsing
+takes time proportional to the text, and computes nothing. Two numerals side by side are not a
+product, but unreadable.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pkpo_jax.tasks.math_answers.tokens import (
 )
 from pkpo_jax.tasks.math_answers.tree import INTEGERS, Node, integer, product
 
-# Brackets and fractions inside one another.
+# Brackets and fractions may be nested this deep.
 _DEEPEST = 30
 
 _UNKNOWN_TEXT = "sum prod int iint iiint oint lim limsup liminf sup inf"
@@ -46,11 +46,9 @@ def read(text: str) -> Node | None:
     """
     if are_words(text):
         plain = re.sub("^(?:an?|the) ", "", words(text))
-        return (
-            integer(numerals.NUMBERS.index(plain))
-            if plain in numerals.NUMBERS
-            else Node("words", (plain,))
-        )
+        if plain in numerals.NUMBERS:
+            return integer(numerals.NUMBERS.index(plain))
+        return Node("words", (plain,))
     try:
         parser = _Parser(tokens(text))
         node = parser.sequence()
@@ -60,7 +58,7 @@ def read(text: str) -> Node | None:
 
 
 class _Parser(Cursor):
-    """Reads tokens by recursive descent; each method reads what it is named for."""
+    """A parser by recursive descent; each method reads the construct that it is named for."""
 
     def __init__(self, tokens: list[Token]) -> None:
         super().__init__(tokens)
@@ -81,7 +79,7 @@ class _Parser(Cursor):
         return found
 
     def item(self) -> Node:
-        """Reads a relation, or one side alone."""
+        """Reads a relation, or an expression without one."""
         sides, signs = [self.union()], []
         while self.peek()[0] in ("char", "command") and self.peek()[1] in _RELATIONS:
             sign = _RELATIONS[self.take() or ""]
@@ -98,7 +96,7 @@ class _Parser(Cursor):
         return parts[0] if len(parts) == 1 else Node("union", tuple(parts))
 
     def measured(self) -> Node:
-        """Reads a sum, and the unit behind it."""
+        """Reads a sum and the unit after it, if there is one."""
         node = self.sum()
         unit = ""
         while self.peek()[0] == "text" and self.peek()[1] not in ("or", "and"):
@@ -130,7 +128,7 @@ class _Parser(Cursor):
                 return terms[0] if len(terms) == 1 else Node("add", tuple(terms))
 
     def term(self) -> Node:
-        """Reads factors, with or without signs between them, from left to right."""
+        """Reads factors from left to right, with or without operators between them."""
         node = self.signed()
         factors = [node]
         while True:
@@ -165,7 +163,7 @@ class _Parser(Cursor):
             raise Unreadable("too deep")
 
     def _starts(self) -> bool:
-        """Returns whether a factor follows without a sign."""
+        """Returns whether a factor follows without an operator."""
         kind, value = self.peek()
         if kind == "number":
             return True
@@ -296,14 +294,14 @@ class _Parser(Cursor):
         raise Unreadable(name)
 
     def _such_that(self) -> None:
-        r"""Skips the head of a set such as \{x : 1 < x\} or \{x \in \mathbb{R} \mid 1 < x\}."""
+        r"""Skips the head of a set, as in \{x : 1 < x\} or \{x \in \mathbb{R} \mid 1 < x\}."""
         behind = " ".join(value for _, value in self.tokens[self.at : self.at + 8])
         head = re.match(r"[a-zA-Z] (\\in \\mathbb (?:R|{ R }) )?(\\vert|[|:]) ", behind)
         if head:
             self.at += head[0].count(" ")
 
     def _argument(self) -> Node:
-        """Reads a command's argument: a group in braces, or one token, of a numeral one digit."""
+        """Reads a command's argument: a group in braces, one token, or one digit of a numeral."""
         if self.peek()[0] == "number":
             digit, rest = self.peek()[1][0], self.peek()[1][1:]
             if digit == "." or "." in rest:
@@ -327,7 +325,7 @@ class _Parser(Cursor):
         return Node("root", (self.atom(), index))
 
     def _segment(self) -> Node:
-        """Reads a bar over the name of a segment; `_number` reads the one of decimals."""
+        """Reads a bar over the name of a segment; `numerals.number` reads one over decimals."""
         inner = self.atom()
         if inner.kind == "number":
             raise Unreadable("bar")
@@ -343,7 +341,7 @@ class _Parser(Cursor):
         return Node("group", ("(", ")", Node("neg", (infinite,)), infinite))
 
     def _function(self, name: str) -> Node:
-        """Reads a function's power and base, and its argument: in brackets, or what follows."""
+        """Reads a function's power and base, and its argument with or without brackets."""
         exponent = self._exponent() if self.take("^") else None
         base = self._argument() if self.take("_") else None
         exponent = self._exponent() if exponent is None and self.take("^") else exponent
@@ -368,7 +366,7 @@ class _Parser(Cursor):
         return Node("pow", (call, exponent)) if exponent else call
 
     def _unknown(self, name: str) -> Node:
-        """Reads a sum, an integral or a limit, which is never computed."""
+        """Reads a sum sign, an integral or a limit, which is never computed."""
         limits = []
         while sign := self.take("_", "^"):
             limits.append(sign + self.raw())

@@ -1,4 +1,4 @@
-"""The tree of an answer: its nodes, and functions that make common ones."""
+"""The nodes of the tree into which an answer is parsed."""
 
 from __future__ import annotations
 
@@ -7,25 +7,27 @@ from typing import Any, NamedTuple
 
 
 class Node(NamedTuple):
-    """Holds an operation or a leaf of what was read.
+    """An operation or a leaf of the tree.
 
     Attributes:
       kind: number, symbol, neg, add, mul, div, pow, root, mixed, percent, degree, base, quantity,
         scaled, call, pm; group, set, list, union, matrix, relation; words.
-      args: nodes, and for leaves their contents.
+      args: the operands, which are nodes, or the content of a leaf.
     """
 
     kind: str
     args: tuple[Any, ...]
 
 
-# Stands in answers only to say what values a variable takes.
+# Answers contain this set only to state which values a variable takes.
 INTEGERS = Node("symbol", ("mathbb Z",))
 
 
 def integer(value: Fraction | int) -> Node:
+    """Returns the leaf of a whole number."""
     return Node("number", (Fraction(value), 0))
 
 
 def product(factors: list[Node]) -> Node:
+    """Returns the product of one or more factors."""
     return factors[0] if len(factors) == 1 else Node("mul", tuple(factors))
