@@ -138,7 +138,7 @@ class Grader:
         return grades
 
     def _run(self, queue: collections.deque[_Job]) -> None:
-        """Distributes the jobs to the workers; unfinished answers keep the status they have."""
+        """Sends the jobs to the workers; unfinished answers keep the status they have."""
         end = time.monotonic() + self._batch_timeout
         self._failures = 0
         try:

@@ -226,7 +226,7 @@ def _splits(task: Puzzles) -> dict[str, list[Problem]]:
 
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seeds Python's shared generator, from which list_functions samples besides its own."""
+    """Sets the seed of Python's shared generator, which list_functions uses beside its own."""
     state = random.getstate()
     random.seed(seed)
     try:

@@ -375,6 +375,6 @@ def guard(): return Guard(True)
         "try:\n    with Guard(False):\n        raise Own\nexcept Own:\n    ok = 1\nassert ok == 1",
     ]
     assert grade(code, *tests).reward == 1
-    # A context manager that a function of the answer returned cannot suppress the tests' exceptions.
+    # A context manager that a function of the answer returns must not hide the tests' exceptions.
     hidden = "with guard():\n    raise ValueError\nassert guard() is not None"
     assert grade(code, hidden).reward == 0

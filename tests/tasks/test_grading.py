@@ -363,5 +363,5 @@ def test_no_worker_outlives_a_killed_parent():
         assert process.stdout.readline() == "hanging\n"
     finally:
         process.kill()
-    # The grader ends its workers once nothing refers to it.
+    # The pipe ends once no worker holds it open.
     process.communicate(timeout=30)

@@ -63,7 +63,7 @@ def running(source, names=(), **limits):
             os.close(asks)
 
 
-# -- machines without a sandbox -------------------------------------------------------------------
+# -- without a sandbox ----------------------------------------------------------------------------
 
 
 def test_the_reason_for_a_refusal_is_told(tmp_path, monkeypatch):
@@ -102,7 +102,7 @@ def test_one_that_does_not_start_is_no_answers_fault(tmp_path, monkeypatch):
     assert os.listdir("/proc/self/fd") == before
 
 
-# -- machines with a sandbox ----------------------------------------------------------------------
+# -- with a sandbox -------------------------------------------------------------------------------
 
 
 @needs_sandbox

@@ -33,7 +33,7 @@ _CALLS: dict[str, tuple[int, int | None]] = {
     # RLIMIT_AS counts the memory of these calls.
     "mmap": (9, 222), "mprotect": (10, 226), "munmap": (11, 215), "mremap": (25, 216),
     "brk": (12, 214), "madvise": (28, 233),
-    # Signals, and starting and ending: bubblewrap starts Python and waits for it under this filter.
+    # These handle signals, start and end: bubblewrap starts Python and waits for it while filtered.
     "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139),
     "rt_sigpending": (127, 136), "rt_sigsuspend": (130, 133), "rt_sigtimedwait": (128, 137),
     "sigaltstack": (131, 132), "kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131),
@@ -44,7 +44,7 @@ _CALLS: dict[str, tuple[int, int | None]] = {
     "nanosleep": (35, 101), "gettimeofday": (96, 169), "time": (201, None), "times": (100, 153),
     "alarm": (37, None), "setitimer": (38, 103), "getitimer": (36, 102), "getrusage": (98, 165),
     "select": (23, None), "pselect6": (270, 72), "poll": (7, None), "ppoll": (271, 73),
-    # These concern the process itself; `sandboxed.lockdown` needs the last six.
+    # These read or change the process itself; `sandboxed.lockdown` needs the last six.
     "getpid": (39, 172), "getppid": (110, 173), "gettid": (186, 178), "getuid": (102, 174),
     "geteuid": (107, 175), "getgid": (104, 176), "getegid": (108, 177), "getresuid": (118, 148),
     "getresgid": (120, 150), "getgroups": (115, 158), "getpgrp": (111, None),

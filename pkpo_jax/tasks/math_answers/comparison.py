@@ -5,7 +5,8 @@ The rules, for an answer a and the problem's own answer g:
 - Numbers are compared exactly: 0.5 is 1/2, and 0.333 is not 1/3. a is rounded to the places of g
   only if g is a decimal and a states that it is inexact ("\approx 3.1416" for 3.14).
 - a has to be evaluated (see `forms`), except for operations that g contains too: 10^6 is right if g
-  is 10^6, and wrong if g is 1000000. With variables, a has to be a product, sum or fraction if g is.
+  is 10^6, and wrong if g is 1000000. With variables, a has to be a product, sum or fraction just
+  as g is.
 - An answer states one value. A chain of equations may lead to it ("2 + 5 = 7") if all its sides
   that have a value have the same; "8 = 7" and "7 \approx 8" are wrong. The last side may be the
   rounded value, after \approx ("\pi \approx 3.14"). A variable that is set equal to the value is a

@@ -33,7 +33,7 @@ def number(cursor: Cursor, digits: str) -> Node:
         cursor.at += 3
         dots = True
     if dots:
-        # The decimal 0.333... repeats its last digit, which has to occur at least three times.
+        # Dots repeat the last digit (0.333...), which has to occur at least three times.
         repeated, shown = decimals[-1:], len(decimals) - len(decimals.rstrip(decimals[-1:]))
         if not repeated or shown < 3:
             raise Unreadable("dots")

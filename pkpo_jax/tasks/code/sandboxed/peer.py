@@ -47,7 +47,7 @@ class Peer:
         self.lost = False
 
     def ask(self, operation: str, *operands: Any, changes: bool = False) -> Any:
-        """Has the other side carry out an operation; returns its value or raises its exception.
+        """Lets the other side carry out an operation; returns its value or raises its exception.
 
         Args:
           operation: the name of the operation.
@@ -70,7 +70,7 @@ class Peer:
             return value
 
     def listen(self) -> None:
-        """Serves the other side's requests until `Lost` reports that it has ended."""
+        """Answers the other side's requests until `Lost` reports that it has ended."""
         while True:
             kind, message = self._receive()
             if kind != ASK:
