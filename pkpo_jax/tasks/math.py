@@ -60,7 +60,7 @@ class Math(Task):
             raise ValueError(
                 f"task.data_dir={self.data_dir!r} {wrong}; expected "
                 f"{split}/<subject>/*.json (the MATH release, see github.com/hendrycks/math) or "
-                f"a {split}.jsonl of your own; set task.data_dir to their directory."
+                f"your own {split}.jsonl; set task.data_dir to their directory."
             )
         # This reports a missing library before anything is compiled.
         math_answers.library()

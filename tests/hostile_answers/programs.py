@@ -148,7 +148,7 @@ def programs(site: Site) -> list[Program]:
             "many files of 1 MB",
             "for i in range(100): open(f'/tmp/{i}', 'wb').write(bytes(1 << 20))",
         ),
-        # Memory of the kernel.
+        # Kernel memory.
         _does(
             "attributes of files",
             """

@@ -105,7 +105,7 @@ def test_own_exceptions_are_caught(code, test):
     test = f"got = None\ntry:\n    f()\nexcept E as e:\n    got = {test}\nassert got"
     exec(f"{code}\n{test}", {})
     if "json" in test or "JSON" in code:
-        # Its own class is unknown to the tests, so its base class is built.
+        # The class is the library's, so the test does not rely on its attribute.
         test = test.replace("e.pos == 1", "True")
     assert grade(code, test).reward == 1.0
 
