@@ -49,7 +49,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         target = ELSEWHERE.get(target, target.removeprefix("docs/"))
         if match[1].startswith("src"):
             # MkDocs leaves HTML as it is, so the path has to be that of the built page.
-            return match[1] + posixpath.relpath(target, page.file.dest_uri.rpartition("/")[0] or ".")
+            return match[1] + posixpath.relpath(
+                target, page.file.dest_uri.rpartition("/")[0] or "."
+            )
         return match[1] + posixpath.relpath(target, posixpath.dirname(uri) or ".")
 
     return _TARGET.sub(site_link, markdown)
@@ -64,7 +66,7 @@ class Docstrings(griffe.Extension):
             paragraphs = re.split(r"\n{2,}", obj.docstring.value)
             obj.docstring.value = "\n\n".join(map(_fenced, paragraphs))
 
-    def on_class_instance(self, *, cls: griffe.Class, **kwargs: Any) -> None:
+    def on_class_members(self, *, cls: griffe.Class, **kwargs: Any) -> None:
         """Gives the fields of a dataclass the comments above them as docstrings.
 
         A field without a comment shares that of the field before, unless it is a section.
@@ -80,14 +82,22 @@ class Docstrings(griffe.Extension):
             is_section = str(attribute.value).startswith(f"{attribute.annotation}(")
             text = " ".join(comment) or ("" if is_section else text)
             if text and not attribute.docstring:
-                attribute.docstring = griffe.Docstring(text, parent=attribute)
+                attribute.docstring = griffe.Docstring(_escaped(text), parent=attribute)
 
 
 def _fenced(paragraph: str) -> str:
+    """Returns a paragraph of a docstring with fences, if it is a formula or an example."""
     lines = paragraph.splitlines()
     if lines[0].startswith(">>> "):
         return "\n".join(["```pycon", *lines, "```"])
     if not all(line.startswith("  ") for line in lines):
-        return paragraph
+        return _escaped(paragraph)
     text = textwrap.dedent(paragraph)
-    return text if text.startswith("- ") else f"```text\n{text}\n```"
+    return _escaped(text) if text.startswith("- ") else f"```text\n{text}\n```"
+
+
+def _escaped(text: str) -> str:
+    """Returns text in which <step> is no HTML, outside of code spans."""
+    parts = text.split("`")
+    parts[::2] = [re.sub("<(?=[A-Za-z/])", "&lt;", part) for part in parts[::2]]
+    return "`".join(parts)
