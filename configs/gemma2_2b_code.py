@@ -4,9 +4,9 @@
         --config.model.checkpoint=CHECKPOINT --config.task.data_dir=MBPP \
         --config.task.allow_code_execution=True
 
-with CHECKPOINT and MBPP as the README's "The papers' experiments" says. The last flag is for you to
-set: the policy's programs are run on the hosts, each in a sandbox
-(pkpo_jax/tasks/code/sandbox.py). The rows of the experiment are those of gemma2_2b_math.
+with CHECKPOINT and MBPP as docs/gemma.md says. The last flag is for you to set: the policy's
+programs are run on the hosts, each in a sandbox (pkpo_jax/tasks/code/sandbox.py). The rows of the
+experiment are those of gemma2_2b_math.
 
 Official weights could not be reached where this was written, so there is no measured result. Memory
 is that of gemma2_2b_math.

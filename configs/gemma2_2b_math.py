@@ -3,7 +3,7 @@
     python -m pkpo_jax.main --config=configs/gemma2_2b_math.py --workdir=DIR \
         --config.model.checkpoint=CHECKPOINT --config.task.data_dir=MATH
 
-with CHECKPOINT and MATH as the README's "The papers' experiments" says. On several hosts add
+with CHECKPOINT and MATH as docs/gemma.md says. On several hosts add
 --distributed, and give paths that all of them see. Its rows are `:k=1`, `:k=2`, `:k=4`, `:k=8`,
 `:tang`, `:entropy=.001` to `:entropy=.1`, and `:k=8,anneal`; see recipes.py.
 

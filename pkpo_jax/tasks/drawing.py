@@ -1,4 +1,4 @@
-"""Problems and responses as text: on matplotlib axes, and printable anywhere."""
+"""Shows problems and responses as text, on matplotlib axes or in a printable form."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-# Characters that are shown of a problem, and of the end of a response.
+# The figure shows this many characters from the start of a problem and the end of a response.
 _PROBLEM, _RESPONSE = 600, 240
 _RESPONSES = 3
 
@@ -18,7 +18,7 @@ def draw_text(
     rewards: Sequence[float],
     answer: str | None = None,
 ) -> None:
-    """A problem, its answer if given, and the rewards and ends of the first responses."""
+    """Draws a problem, its answer if given, and the rewards and ends of the first responses."""
     ends = [
         r if len(r) <= _RESPONSE else "\N{HORIZONTAL ELLIPSIS}" + r[-_RESPONSE:]
         for r in responses[:_RESPONSES]
@@ -30,7 +30,7 @@ def draw_text(
         "\n".join(textwrap.fill(printable(line), 60) for line in paragraph.split("\n"))
         for paragraph in paragraphs
     )
-    # Dollars are shown as they stand: sampled LaTeX is seldom such that matplotlib reads it.
+    # Dollars are shown literally, since matplotlib can seldom parse sampled LaTeX.
     axes.text(
         0.02,
         0.98,
@@ -46,7 +46,8 @@ def draw_text(
 
 
 def printable(text: str, newline: str = "\n") -> str:
-    r"""Returns `text` with what does not print as escapes, as in \x1b, and with `newline`.
+    r"""Returns `text` with unprintable characters as escapes such as \x1b, and its line ends as
+    `newline`.
 
     Terminals, fonts and HTML each fail on some of the characters that a policy can write.
 

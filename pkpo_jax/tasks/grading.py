@@ -1,4 +1,4 @@
-"""Grading in worker processes, so that an answer can hang, crash or fail at its own cost alone."""
+"""Grades in worker processes, so that an answer that hangs or crashes affects no other answer."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from absl import logging
 
 from pkpo_jax.tasks.base import Grade, Problem, Status, Task
 
-# A worker is replaced after this many answers, against what graders and their libraries leak.
+# A worker is replaced after this many answers, since graders and their libraries may leak memory.
 RECYCLE = 10_000
-# Seconds for a worker to start and import the task, or to read the answers that it is sent.
+# A worker has this many seconds to start and import the task, or to read the answers it is sent.
 START_TIMEOUT = 300.0
-# Seconds that a worker has to clean up after SIGTERM, before it is killed.
+# A worker has this many seconds to clean up after SIGTERM, before it is killed.
 GRACE = 0.5
-# So many workers in a row that end before they are ready are taken for the task's fault.
+# If this many workers in a row end before they are ready, the task is taken to be at fault.
 FAILED_STARTS = 3
-# A grader that ends its worker on this many answers in a row is taken to be at fault: it would
+# If this many answers in a row end their worker, the task is taken to be at fault: it would
 # otherwise cost a new process for every answer of the run.
 FAILED_ANSWERS = 32
 
@@ -39,11 +39,11 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 class StartError(RuntimeError):
-    """Grading workers cannot start, or end on every answer."""
+    """The grading workers cannot start, or every answer ends its worker."""
 
 
 class Grades(NamedTuple):
-    """The rewards of P problems with n responses each, and how each was come by.
+    """The rewards of P problems with n responses each, and the status of each.
 
     Attributes:
       rewards: [P, n] float32; NaN for a response that could not be graded.
@@ -57,16 +57,16 @@ class Grades(NamedTuple):
 class Grader:
     """Grades groups of responses; a context manager, for one thread at a time.
 
-    Without workers, answers are graded in the calling thread: for tasks that cannot hang or crash,
-    since no deadline applies. Workers are spawned processes, each of which grades in its main
-    thread: the task has to be picklable, and a script needs `if __name__ == "__main__":`. On Linux
-    they end with the thread that started them, and the next `grade` starts others.
+    Without workers, answers are graded in the calling thread. This suits tasks that cannot hang or
+    crash, since no deadline applies. Workers are spawned processes, each of which grades in its
+    main thread: the task has to be picklable, and a script needs `if __name__ == "__main__":`. On
+    Linux they end with the thread that started them, and the next `grade` starts new ones.
 
     Args:
-      task: an answer is ERROR if `task.grade` raises, ends its process, or gives no finite number.
-      workers: how many; they start at once, and the first `grade` waits for them.
-      timeout: seconds for an answer, from when its worker begins it; then it is TIMEOUT.
-      batch_timeout: seconds for a call of `grade`; what is unfinished then is TIMEOUT.
+      task: an answer is ERROR if `task.grade` raises, ends its process or returns no finite number.
+      workers: the number of workers; they start immediately, and the first `grade` waits for them.
+      timeout: seconds for an answer, counted from when its worker begins it; then it is TIMEOUT.
+      batch_timeout: seconds for a call of `grade`; answers that are unfinished then are TIMEOUT.
     """
 
     def __init__(
@@ -83,8 +83,9 @@ class Grader:
         self._said: set[str] = set()
         self._closed = False
         self._workers: list[_Worker] = []
-        # Runs also when the grader is dropped, and at Python's exit before multiprocessing waits
-        # there, for ever if a worker ignores SIGTERM.
+        # The finaliser also runs when the grader is garbage-collected, and at Python's exit. There
+        # it runs before multiprocessing waits, which would last forever if a worker ignores
+        # SIGTERM.
         self._end_workers = util.Finalize(self, _end, [self._workers], exitpriority=10)
         if workers:
             try:
@@ -103,15 +104,17 @@ class Grader:
         self.close()
 
     def close(self) -> None:
-        """Ends the workers, whatever they are at."""
+        """Ends the workers, whatever they are doing."""
         self._closed = True
         self._end_workers()
 
     def grade(self, problems: Sequence[Problem], responses: Sequence[Sequence[str]]) -> Grades:
         """Grades n responses to each of P problems.
 
-        Raises StartError if workers cannot start, or end on `FAILED_ANSWERS` answers in a row. The
-        grader can be used again after this and any other exception, Ctrl-C among them.
+        The grader can be used again after any exception, including StartError and Ctrl-C.
+
+        Raises:
+          StartError: workers cannot start, or `FAILED_ANSWERS` answers in a row ended theirs.
         """
         if self._closed:
             raise ValueError("the grader is closed.")
@@ -119,13 +122,13 @@ class Grader:
         if len(responses) != len(problems) or len(sizes) > 1:
             raise ValueError(
                 f"{len(problems)} problems, and {len(responses)} groups of {sorted(sizes)} "
-                "responses; expected a group to each problem, all of one size."
+                "responses; expected a group for each problem, all of one size."
             )
         shape = len(problems), *sizes
         grades = Grades(np.full(shape, np.nan, np.float32), np.full(shape, Status.TIMEOUT, np.int8))
         groups = [_Job(*group) for group in zip(problems, responses, *grades, strict=True)]
         if self._count:
-            # Parts of groups, where whole ones are too few to keep all workers busy.
+            # Groups are split into parts if there are too few of them to keep all workers busy.
             size = max(1, grades.rewards.size // (4 * self._count))
             self._run(collections.deque(part for group in groups for part in group.split(size)))
         else:
@@ -135,7 +138,7 @@ class Grader:
         return grades
 
     def _run(self, queue: collections.deque[_Job]) -> None:
-        """Has the workers do the jobs; what is not done in time keeps the status it has."""
+        """Sends the jobs to the workers; unfinished answers keep the status they have."""
         end = time.monotonic() + self._batch_timeout
         self._failures = 0
         try:
@@ -149,17 +152,17 @@ class Grader:
         self._fill()
 
     def _receive(self, queue: collections.deque[_Job], end: float) -> None:
-        """Takes in a message of each worker that has one, and gives up those that are late."""
+        """Receives a message from each worker that has one, and gives up those that are late."""
         wake = min(end, *(w.deadline for w in self._workers))
         if queue and self._idle():
-            wake = 0.0  # There is work to send: only find out who is dead.
+            wake = 0.0  # There is work to send, so this only detects dead workers.
         workers: dict[Any, _Worker] = {w.pipe: w for w in self._workers}
-        # At most an hour: poll cannot count the milliseconds of a very large timeout.
+        # The wait is at most an hour, for poll() overflows on the milliseconds of larger timeouts.
         for pipe in connection.wait(workers, min(max(0.0, wake - time.monotonic()), 3600.0)):
             worker = workers[pipe]
             try:
                 message = worker.pipe.recv()
-            except Exception:  # The end, or a message that a crash broke off.
+            except Exception:  # The pipe has ended, or a crash truncated the message.
                 message = ""
             if isinstance(message, str):
                 self._lose(worker, queue, Status.ERROR, message)
@@ -176,14 +179,14 @@ class Grader:
             if worker.graded >= RECYCLE and not worker.job:
                 self._discard([worker])
         now = time.monotonic()
-        # Not late if its message waits to be read, as it does when this process was kept busy.
+        # A worker is not late if its message waits to be read: this process may have been busy.
         for worker in [w for w in self._workers if w.deadline <= now and not w.pipe.poll()]:
             self._lose(worker, queue, Status.TIMEOUT, "no sign of life")
 
     def _lose(
         self, worker: _Worker, queue: collections.deque[_Job], status: Status, reason: str
     ) -> None:
-        """Discards a worker: the answer it was at gets the status, others grade the rest."""
+        """Discards a worker: its current answer gets the status, other workers grade the rest."""
         terminated = False
         if status is Status.ERROR:
             worker.process.join(GRACE)
@@ -191,11 +194,12 @@ class Grader:
         self._discard([worker])
         reason = reason or f"exit code {worker.process.exitcode}"
         if worker.job:
-            # One by one, for such answers seldom come alone.
+            # The remaining answers become one job each, for such answers seldom come alone.
             rest = worker.job.split(1)[worker.done :]
-            if terminated and not worker.job.again:
-                # Not by us: the whole job was told to end, and the answer is not to blame.
-                queue.append(rest.pop(0)._replace(again=True))
+            if terminated and not worker.job.retried:
+                # Somebody else sent SIGTERM, probably to the whole run, and the answer is not to
+                # blame: it is graded once more.
+                queue.append(rest.pop(0)._replace(retried=True))
             else:
                 rest.pop(0).statuses[0] = status
             queue.extend(rest)
@@ -205,7 +209,7 @@ class Grader:
                 if self._deaths >= FAILED_ANSWERS:
                     raise StartError(
                         f"{self._deaths} answers in a row ended their grading worker ({reason}), "
-                        "and none was graded; mend task.grade, which has to return."
+                        "and none was graded; fix task.grade, which has to return."
                     )
         elif not worker.ready:
             self._failures += 1
@@ -236,21 +240,25 @@ class Grader:
         self._workers[:] = [w for w in self._workers if w not in workers]
 
     def _fill(self) -> None:
-        """Starts workers for those that are missing, and waits for none."""
-        # Some ended but were not forgotten, if Ctrl-C came between.
+        """Starts workers in place of the missing ones, without waiting for them."""
+        # If Ctrl-C interrupted `_discard`, some workers have ended but are still in the list.
         self._workers[:] = [w for w in self._workers if not w.pipe.closed]
         while len(self._workers) < self._count:
             self._workers.append(_Worker(self._pickled))
 
 
 class _Job(NamedTuple):
-    """Responses to one problem, and the rows of the grades that they fill."""
+    """Responses to one problem, and views of the grades that they fill.
+
+    Attributes:
+      retried: whether its worker was terminated from outside once already.
+    """
 
     problem: Problem
     responses: Sequence[str]
     rewards: np.ndarray
     statuses: np.ndarray
-    again: bool = False
+    retried: bool = False
 
     def split(self, size: int) -> list[_Job]:
         parts = [slice(i, i + size) for i in range(0, len(self.responses), size)]
@@ -260,13 +268,13 @@ class _Job(NamedTuple):
 
 
 class _Worker:
-    """A process that grades, as its parent knows it.
+    """A process that grades, seen from its parent.
 
     Attributes:
-      job: what it was sent, until all results are here; `done` of them are.
-      ready: whether it has started, and said so.
-      deadline: when its next message is due.
-      graded: all its answers so far.
+      job: the job that it was sent, until all results have arrived; `done` counts those that have.
+      ready: whether it has reported that it has started.
+      deadline: the time at which its next message is due.
+      graded: the number of answers that it has graded so far.
     """
 
     def __init__(self, task: bytes) -> None:
@@ -282,19 +290,23 @@ class _Worker:
         self.deadline = time.monotonic() + START_TIMEOUT
 
     def send(self, job: _Job) -> None:
-        """To an idle worker alone: it reads and has nothing left to write, so neither is stuck."""
+        """Sends a job to the worker, which has to be idle.
+
+        An idle worker reads and has nothing left to write, so neither side can block the other.
+        """
         self.job, self.done = job, 0
         self.deadline = time.monotonic() + START_TIMEOUT
-        with contextlib.suppress(OSError):  # It is dead, as the next look at its pipe will show.
+        # An error means that the worker is dead, which `_receive` detects.
+        with contextlib.suppress(OSError):
             self.pipe.send((job.problem, list(job.responses)))
 
 
 @contextlib.contextmanager
 def _inheritance() -> Iterator[None]:
-    """What a worker starts with: no accelerator, for its parent has that, and deaf to Ctrl-C."""
-    # By the environment, for a worker imports jax before it comes to any code of ours.
+    """Sets what a worker inherits: no accelerator, which its parent uses, and no Ctrl-C."""
+    # The environment is the only way, for a worker imports jax before it runs our own code.
     platforms = os.environ.get("JAX_PLATFORMS")
-    # Else the first worker starts it, which lets Ctrl-C through again.
+    # Otherwise the first worker would start the tracker, which unblocks Ctrl-C again.
     resource_tracker.ensure_running()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     os.environ["JAX_PLATFORMS"] = "cpu"
@@ -308,16 +320,18 @@ def _inheritance() -> Iterator[None]:
 
 
 def _end(workers: list[_Worker]) -> None:
-    """Ends processes and what they have started: asks, waits a moment, then kills."""
+    """Ends workers and the processes they started: by SIGTERM, and after `GRACE` by SIGKILL."""
     for worker in workers:
         worker.process.terminate()
     end = time.monotonic() + GRACE
-    # Not by join, which trusts a pipe that a grader may have closed.
+    # `join` does not serve here: it relies on a pipe that a grader may have closed.
     while any(w.process.is_alive() for w in workers) and time.monotonic() < end:
         time.sleep(0.002)
     for worker in workers:
         if worker.process.pid:
-            with contextlib.suppress(OSError):  # Its group is gone, as a rule, or not yet made.
+            with contextlib.suppress(
+                OSError
+            ):  # Its group has usually ended, or does not exist yet.
                 os.killpg(worker.process.pid, signal.SIGKILL)
         worker.process.kill()
         worker.process.join()
@@ -325,15 +339,15 @@ def _end(workers: list[_Worker]) -> None:
 
 
 def _work(pipe: connection.Connection, pickled: bytes) -> None:
-    """A worker's life: it sends None when it is ready, then for each job None and its results.
+    """Runs a worker, which sends None when it is ready, then None and the results for each job.
 
-    None starts the clock. If the worker cannot go on, it sends a string that says why.
+    None starts the clock. If the worker cannot continue, it sends a string with the reason.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # A group of its own, so that what a grader starts can be killed with it.
+    # The worker leads a process group, so that processes a grader starts can be killed with it.
     os.setpgrp()
-    # An idle worker sees the pipe end with its parent; a hung one has to be killed.
+    # An idle worker notices that the pipe ends with its parent; a hung one has to be killed.
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
@@ -357,7 +371,7 @@ def _work(pipe: connection.Connection, pickled: bytes) -> None:
 def _grade(
     task: Task, problem: Problem, response: str, caught: type[BaseException]
 ) -> tuple[float, int, str]:
-    """The reward, NaN for none, the status, and what went wrong, if anything is worth telling."""
+    """Returns the reward (NaN for none), the status, and a description of the error or ""."""
     try:
         grade = task.grade(problem, response)
         if not isinstance(grade, Grade):
@@ -369,7 +383,7 @@ def _grade(
         reward, status = float(reward), Status(status)
     except caught as e:
         return math.nan, Status.ERROR, _describe(e)
-    # A larger one is not finite in float32.
+    # A larger reward would not be finite in float32.
     if not abs(reward) <= _LARGEST:
         ungraded = status if status is Status.TIMEOUT else Status.ERROR
         return math.nan, ungraded, ""
@@ -377,5 +391,5 @@ def _grade(
 
 
 def _describe(error: BaseException) -> str:
-    """The error and its last line of code; short, and safe from an __str__ that fails."""
+    """Describes an error and its last line of code in short, even if its __str__ fails."""
     return "".join(traceback.format_exception(error, limit=-1, chain=False))[-2000:].strip()

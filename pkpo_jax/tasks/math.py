@@ -1,8 +1,9 @@
-r"""Grades word problems with one answer, given in \boxed{}: MATH, GSM8K, or a file of one's own.
+r"""Grades word problems with one answer, given in \boxed{}: MATH, GSM8K, or the user's own file.
 
-Answers are read and compared by `math_answers`: exactly, and in steps that are counted instead of
+`math_answers` reads and compares the answers. It compares exactly, and counts steps instead of
 seconds, so that a verdict does not depend on how busy the machine is. An answer has to be
-evaluated: a formula of the question is none. The rules are those of `math_answers.comparison`.
+evaluated: a formula copied from the question is no answer. `math_answers.comparison` states the
+rules.
 """
 
 from __future__ import annotations
@@ -19,29 +20,30 @@ from pkpo_jax.tasks import drawing, math_answers
 from pkpo_jax.tasks.base import Grade, Problem, Status, Task, require
 from pkpo_jax.tasks.boxed import INSTRUCTION, boxed
 
-# Seconds, about, that the arithmetic of a comparison may take, counted as steps of a slow core: an
-# answer that needs more is TIMEOUT on any machine, as one too large to write out is at once.
+# The arithmetic of a comparison may take about this many seconds, counted as steps of a slow core.
+# An answer that needs more is TIMEOUT on any machine; one too large to write out is so at once.
 TIMEOUT, STEPS_A_SECOND = 1, 20_000
-# Longer answers are wrong unread, but for the problem's own text; in MATH-500 none takes more than
-# 63 characters.
+# Longer answers are wrong without being read, unless they equal the problem's own. No answer of
+# MATH-500 has more than 63 characters.
 LONGEST_ANSWER = 500
 
 
 @dataclasses.dataclass(frozen=True)
 class Math(Task):
-    r"""Reads problems from a directory; the last box of a response has to hold the answer.
+    r"""Problems from a directory; the last box of a response has to hold the answer.
 
     Attributes:
-      data_dir: a directory in one of two layouts. The MATH release (github.com/hendrycks/math):
-        {train,test}/<subject>/*.json, each with "problem" and "solution", whose last \boxed or
-        \fbox holds the answer. Or, where no such file is: {train,test}.jsonl, each line with
-        "problem" or "question", and "answer" or "solution". An answer is used as it is, or from
-        its last #### on, as GSM8K writes it; without one, the solution's last box is.
+      data_dir: a directory in one of two layouts. The first is the MATH release
+        (github.com/hendrycks/math): {train,test}/<subject>/*.json, each with "problem" and
+        "solution", whose last \boxed or \fbox holds the answer. The second, read if no such file
+        exists, is {train,test}.jsonl, each line with "problem" or "question", and "answer" or
+        "solution". An "answer" is used as it is, or from its last #### on, as GSM8K writes it;
+        without an "answer", the last box of the solution is used.
     """
 
     data_dir: str = ""
 
-    # For the tiny character policy, which raises on any other character; Gemma-2 reads them all.
+    # This limits the tiny character policy, which rejects other characters; Gemma-2 reads any.
     alphabet = string.printable
 
     def __post_init__(self) -> None:
@@ -58,9 +60,9 @@ class Math(Task):
             raise ValueError(
                 f"task.data_dir={self.data_dir!r} {wrong}; expected "
                 f"{split}/<subject>/*.json (the MATH release, see github.com/hendrycks/math) or "
-                f"a {split}.jsonl of your own; set task.data_dir to their directory."
+                f"your own {split}.jsonl; set task.data_dir to their directory."
             )
-        # So that a missing library is told before anything is compiled.
+        # This reports a missing library before anything is compiled.
         math_answers.library()
         return [
             {"id": i, "prompt": f"{row['problem']}\n\n{INSTRUCTION}\n", **row}
@@ -73,8 +75,9 @@ class Math(Task):
     def grade(self, problem: Problem, response: str) -> float | Grade:
         """Returns 1 iff the last box is right; TIMEOUT if that takes too much arithmetic.
 
-        Any text is graded, in any thread, within about `TIMEOUT` seconds. Where the problem has its
-        text in "problem", its formulas are no answers (see `math_answers.right`).
+        It grades any text, in any thread, within about `TIMEOUT` seconds. If the problem has its
+        text in "problem", the formulas of this text do not count as answers (see
+        `math_answers.right`).
         """
         answer, own = boxed(response), problem["answer"]
         if answer == own:
@@ -90,9 +93,9 @@ class Math(Task):
             return Grade(0.0, Status.TIMEOUT)
 
     def answer(self, response: str) -> str | None:
-        r"""Extracts the last box in a canonical form, which spellings of one value share.
+        r"""Extracts the last box, in a canonical form that all spellings of a value share.
 
-        \frac12, 0.5 and \dfrac{1}{2} are all "1/2". Takes some milliseconds at most.
+        \frac12, 0.5 and \dfrac{1}{2} all become "1/2". This takes a few milliseconds at most.
         """
         answer = boxed(response)
         if not answer or len(answer) > LONGEST_ANSWER:
@@ -100,7 +103,7 @@ class Math(Task):
         return math_answers.canonical(answer)
 
     def demonstration(self, problem: Problem, rng: random.Random) -> str:
-        """Returns the problem's own solution, which ends on its boxed answer, or that alone."""
+        """Returns the problem's own solution, which ends with its boxed answer, or only that."""
         return problem["solution"]
 
     def draw(
@@ -111,7 +114,7 @@ class Math(Task):
 
 
 def _entries(data_dir: str, split: str) -> Iterator[tuple[str, bytes]]:
-    """Yields the JSON texts of a split's problems, each behind the place where it stands."""
+    """Yields the place (file and line) and the JSON text of each problem of a split."""
     if not data_dir:
         return
     directory = pathlib.Path(data_dir).expanduser()
@@ -126,7 +129,7 @@ def _entries(data_dir: str, split: str) -> Iterator[tuple[str, bytes]]:
 
 
 def _row(place: str, text: bytes) -> dict[str, str]:
-    """Returns the problem, answer and solution of a JSON text."""
+    """Returns the problem, answer and solution of a JSON text found at `place`."""
     try:
         row = json.loads(text)
     except ValueError as e:

@@ -1,9 +1,9 @@
 """Square text mazes: S start, E goal, * wall, . free; the answer is a walk of the letters L R U D.
 
-The task of "Pass@k Training for Adaptively Balancing Exploration and Exploitation of Large
-Reasoning Models" (arXiv 2508.10751), with one option more: `fog` hides a share of the cells from
-the prompt, so that no single answer is always right, and the policies that maximise pass@1 and
-pass@k differ by construction.
+This is the task of "Pass@k Training for Adaptively Balancing Exploration and Exploitation of Large
+Reasoning Models" (arXiv 2508.10751), with one additional option: `fog` hides a share of the cells
+from the prompt, so that no single answer is always right, and the policies that maximise pass@1
+and pass@k differ by construction.
 """
 
 from __future__ import annotations
@@ -35,23 +35,25 @@ letters of the whole walk in \boxed{}, as in \boxed{RRDL}.
 
 @dataclasses.dataclass(frozen=True)
 class Maze(Task):
-    """Mazes drawn at random; those without a path of the asked length are drawn again.
+    """Random mazes whose shortest path has a length within the given bounds.
 
     Attributes:
-      min_side, max_side: the side of the square, uniform between the two.
-      wall_density: chance of a wall, for every cell but S and E.
+      min_side, max_side: bounds on the side of the square, which is uniform between the two.
+      wall_density: the probability of a wall, for every cell but S and E.
       min_path, max_path: bounds on the length of the shortest path from S to E; 0 for no maximum.
-      fog: share of the cells, S and E apart, that the prompt shows as `?`.
-      reward: "solved", 1 iff the walk stays on free cells and ends on E; or "progress", one minus
-        the remaining shortest-path distance over the start's, at least 0, and 0 for illegal walks.
-      train_problems, test_problems: sizes of the splits. No prompt of the test split stands in the
-        train split.
-      seed: of the mazes; independent of a run's seed.
-      demonstration_noise: a demonstration is a shortest path with each letter replaced by a random
-        one with a probability drawn from these.
-      instruct: whether the prompt explains the task, and asks for the walk in \\boxed{}: for
-        language models.
-      data_dir: where the mazes are kept; TFDS's default (~/tensorflow_datasets) if empty.
+      fog: the share of the cells other than S and E that the prompt shows as `?`.
+      reward: "solved" is 1 iff the walk stays on free cells and ends on E. "progress" is one minus
+        the ratio of the shortest distances to E from the end of the walk and from S, at least 0,
+        and 0 for illegal walks.
+      train_problems, test_problems: sizes of the splits. The train split contains no prompt of the
+        test split.
+      seed: the seed of the mazes, independent of the run's seed.
+      demonstration_noise: probabilities, of which one is sampled for each demonstration. The
+        demonstration is a shortest path, with each letter replaced by a random letter with this
+        probability.
+      instruct: whether the prompt explains the task and asks for the walk in \\boxed{}, as language
+        models need it.
+      data_dir: the directory that stores the mazes, by default TFDS's (~/tensorflow_datasets).
     """
 
     min_side: int = 4
@@ -95,19 +97,19 @@ class Maze(Task):
         return string.printable if self.instruct else grids
 
     def problems(self, split: str) -> Sequence[Problem]:
-        """TFDS problems of the split "train" or "test", prepared on first use in a few seconds."""
+        """Returns the problems of "train" or "test"; TFDS prepares them on first use in seconds."""
         builder = _builder(self)
         try:
             builder.download_and_prepare()
         except OSError:
-            # Another process prepared the same mazes and was first to put them in place.
+            # Another process may have prepared the same mazes and put them in place first.
             if not os.path.exists(os.path.join(builder.data_path, "dataset_info.json")):
                 raise
             builder = _builder(self)
         return _Problems(builder.as_data_source(split=split), INSTRUCTION if self.instruct else "")
 
     def grade(self, problem: Problem, response: str) -> float:
-        """The reward of an answer in the letters L R U D; anything else in it makes it illegal."""
+        """Returns the reward of a walk; any character other than L R U D makes it illegal."""
         moves = self.answer(response)
         end = None if moves is None else walk(problem["grid"], moves)
         if end is None:
@@ -118,7 +120,7 @@ class Maze(Task):
         return max(0.0, 1.0 - distance[end] / distance[problem["grid"].index(START)])
 
     def answer(self, response: str) -> str | None:
-        """The walk: all of the response, or its last box; None if there are other letters in it."""
+        """Returns the response, or its last box with `instruct`, if it is a walk; else None."""
         moves = self._moves(response)
         return moves if moves is not None and set(moves) <= set(MOVES) else None
 
@@ -126,7 +128,7 @@ class Maze(Task):
         return boxed(response) if self.instruct else response
 
     def demonstration(self, problem: Problem, rng: random.Random) -> str:
-        """A shortest path, some of its letters replaced at random."""
+        """Returns a shortest path with some of its letters replaced at random."""
         noise = rng.choice(self.demonstration_noise)
         letters = list(MOVES)
         path = shortest_path(problem["grid"], rng)
@@ -136,9 +138,10 @@ class Maze(Task):
     def draw(
         self, axes: Any, problem: Problem, responses: Sequence[str], rewards: Sequence[float]
     ) -> None:
-        """The whole maze, `?` where the prompt hides a cell, and the walks, wider if more frequent.
+        """Draws the whole maze, with `?` where the prompt hides a cell, and the walks.
 
-        A walk ends where it makes its first illegal move; green ones end on E.
+        The width of a walk shows how frequent it is. A walk ends before its first illegal move;
+        green walks end on E.
         """
         rows = problem["grid"].split("\n")
         shown = problem["prompt"].removeprefix(INSTRUCTION).split("\n")
@@ -155,7 +158,7 @@ class Maze(Task):
         reward_of = dict(zip(walks, rewards, strict=True))
         answers = collections.Counter(walks).most_common()
         for i, (answer, count) in enumerate(answers):
-            # Walks are drawn a little apart, so that none hides another.
+            # Each walk is shifted a little, so that none hides another.
             shift = 0.5 * ((i + 1) / (len(answers) + 1) - 0.5)
             cells = [divmod(at, side + 1) for at in _cells(problem["grid"], answer)]
             color = "tab:green" if reward_of[answer] >= 1.0 else "tab:red"
@@ -166,7 +169,7 @@ class Maze(Task):
 
 
 def walk(grid: str, moves: str) -> int | None:
-    """The index in `grid` where a walk from S ends; None if it leaves the grid or hits a wall.
+    """Returns the index in `grid` where a walk from S ends; None if it hits a wall or an edge.
 
     >>> grid = "S.\\n*E"
     >>> grid[walk(grid, "RD")], walk(grid, "DR"), walk(grid, "RDD"), walk(grid, "go right")
@@ -178,20 +181,20 @@ def walk(grid: str, moves: str) -> int | None:
 
 @functools.lru_cache(maxsize=4096)
 def distances(grid: str) -> dict[int, int]:
-    """Steps to E from every cell of `grid` that reaches it, by index."""
+    """Returns the number of steps to E from every cell of `grid` that reaches it, by index."""
     queue = collections.deque([grid.index(GOAL)])
-    found = {queue[0]: 0}
+    steps = {queue[0]: 0}
     while queue:
         at = queue.popleft()
         for _, cell in _neighbours(grid, at):
-            if cell not in found:
-                found[cell] = found[at] + 1
+            if cell not in steps:
+                steps[cell] = steps[at] + 1
                 queue.append(cell)
-    return found
+    return steps
 
 
 def shortest_path(grid: str, rng: random.Random) -> str:
-    """One of the shortest paths from S to E, each step drawn at random from the best ones."""
+    """Returns a shortest path from S to E, each step chosen at random among the best ones."""
     distance, at, path = distances(grid), grid.index(START), ""
     while distance[at]:
         best = [(m, c) for m, c in _neighbours(grid, at) if distance[c] < distance[at]]
@@ -201,7 +204,10 @@ def shortest_path(grid: str, rng: random.Random) -> str:
 
 
 def _neighbours(grid: str, at: int) -> Iterator[tuple[str, int]]:
-    """Free cells beside `at`. Rows are joined by newlines, so a step off a row's end hits one."""
+    """Yields the moves to free cells beside `at`, and the cells.
+
+    Newlines join the rows, so that a step off the end of a row meets one, which is not free.
+    """
     width = (grid + "\n").index("\n") + 1
     for move, (dy, dx) in MOVES.items():
         cell = at + dy * width + dx
@@ -210,7 +216,7 @@ def _neighbours(grid: str, at: int) -> Iterator[tuple[str, int]]:
 
 
 def _cells(grid: str, moves: str) -> list[int]:
-    """The cells a walk visits, S first, up to its first illegal move."""
+    """Returns the cells that a walk visits, S first, up to its first illegal move."""
     cells = [grid.index(START)]
     for move in moves:
         cell = dict(_neighbours(grid, cells[-1])).get(move)
@@ -221,13 +227,13 @@ def _cells(grid: str, moves: str) -> list[int]:
 
 
 def generate(task: Maze, split: str) -> Iterator[dict[str, Any]]:
-    """The mazes of a split, in order; those of "train" repeat no prompt of "test"."""
+    """Yields the mazes of a split, in order; those of "train" repeat no prompt of "test"."""
     rng = random.Random(f"{task.seed} {split}")
     count = task.train_problems if split == "train" else task.test_problems
     taken = {m["prompt"] for m in generate(task, "test")} if split == "train" else set()
     for i in range(count):
         for _ in range(10_000):
-            maze = _draw_maze(task, rng)
+            maze = _sample_maze(task, rng)
             if maze and maze["prompt"] not in taken:
                 break
         else:
@@ -238,7 +244,8 @@ def generate(task: Maze, split: str) -> Iterator[dict[str, Any]]:
         yield {"id": i, **maze}
 
 
-def _draw_maze(task: Maze, rng: random.Random) -> dict[str, str] | None:
+def _sample_maze(task: Maze, rng: random.Random) -> dict[str, str] | None:
+    """Returns a random maze, or None if its shortest path is too short, too long or missing."""
     side = rng.randint(task.min_side, task.max_side)
     start, goal = rng.sample(range(side * side), 2)
     cells = [WALL if rng.random() < task.wall_density else FREE for _ in range(side * side)]
@@ -253,7 +260,7 @@ def _draw_maze(task: Maze, rng: random.Random) -> dict[str, str] | None:
     )
     for i in hidden:
         cells[i] = HIDDEN
-    # A prompt ends with a newline, so that an answer starts on a line of its own.
+    # A prompt ends with a newline, so that the answer starts on a new line.
     return {"grid": grid, "prompt": _join(cells, side) + "\n"}
 
 
@@ -262,7 +269,7 @@ def _join(cells: Sequence[str], side: int) -> str:
 
 
 class _Problems(Sequence):
-    """Rows of a TFDS data source, text decoded."""
+    """The rows of a TFDS data source as problems, with decoded text."""
 
     def __init__(self, source: Sequence[Any], instruction: str) -> None:
         self._source, self._instruction = source, instruction
@@ -282,8 +289,8 @@ class _Problems(Sequence):
 
 
 def _builder(task: Maze) -> Any:
-    """The TFDS builder of these mazes; its config's name states what they depend on."""
-    # Imported here, for TFDS takes half a second to import.
+    """Returns the TFDS builder of these mazes, whose config name holds all that they depend on."""
+    # The import is local because TFDS takes half a second to import.
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import registered
 
@@ -293,7 +300,7 @@ def _builder(task: Maze) -> Any:
         f"_train{task.train_problems}_test{task.test_problems}_seed{task.seed}"
     )
 
-    # Not registered for `tfds.load`: the class belongs to this one configuration.
+    # The class belongs to one configuration, so it is not registered for `tfds.load`.
     with registered.skip_registration():
 
         class MazeBuilder(tfds.core.GeneratorBasedBuilder):

@@ -1,19 +1,21 @@
 """Any generator of reasoning-gym (`pip install -e ".[puzzles]"`), scored by its own scorer.
 
-Its scorers, as read in 0.1.25, are not made for text that a policy is rewarded for:
-- The one that generators inherit gives partial credit to any text that contains the answer. Where a
-  generator has no scorer of its own, an answer is right if it equals the puzzle's, or worth 0.
-- Some call eval() on it, or sympy's parse_expr, which does: it would run as code. They see only
-  what is spelled in the characters and names of `_READABLE`, or are replaced, as `_EQUAL` says.
-- Some take for right what is wrong: those of `_EQUAL` are replaced, as is puzzle24's, for which any
-  four numbers do, by countdown's.
-- Some raise. That is worth 0, and counted as an error.
-Sympy can be kept busy for ever with what is spelled in these characters: set grading.workers for
+The library's scorers (version 0.1.25) are not meant for text that a policy is rewarded for:
+- The scorer that generators inherit gives partial credit to any text that contains the answer. If
+  a generator has no scorer of its own, an answer earns 1 if it equals the puzzle's, else 0.
+- Some scorers call eval() on the answer, or sympy's parse_expr, which does the same, so that the
+  answer would run as code. They see only answers that consist of the characters and names of
+  `_READABLE`, or are replaced, as `_EQUAL` states.
+- Some accept wrong answers. The scorers of `_EQUAL` are replaced by equality; puzzle24's, which
+  accepts any four numbers, is replaced by countdown's.
+- Some raise exceptions. The answer then earns 0, and counts as an error.
+Even with these characters an answer can keep sympy busy forever: set grading.workers for
 simple_integration, intermediate_integration and polynomial_multiplication. No other scorer takes
 more than seconds for the worst text that was tried on it.
 
-To make its puzzles, codeio runs code that comes with it; a few of them are random, and so cannot be
-answered. composite is left out, for it mixes others by objects that options cannot hold.
+To make its puzzles, codeio runs code that comes with it; a few of these puzzles are random, and so
+cannot be answered. composite is left out because it mixes other generators, given as objects that
+options cannot express.
 """
 
 from __future__ import annotations
@@ -36,16 +38,18 @@ from pkpo_jax.tasks.base import Grade, Problem, Status, Task, require
 INSTRUCTION = "Reason step by step, and give your final answer within <answer> and </answer>."
 OPEN, CLOSE = "<answer>", "</answer>"
 
-# Answers longer than 4 times the puzzle's own and so many characters more are wrong unread.
+# Answers longer than 4 times the puzzle's own plus this many characters are wrong without being
+# scored.
 SLACK = 2_000
-# So many puzzles are drawn, at most, for one that is asked for; word_ladder has 20,000.
+# At most this many puzzles are generated per requested problem; word_ladder has 20,000 in all.
 DRAWS = 8
 
-# Scored by equality, whatever their scorers do.
+# These generators are scored by equality, whatever their own scorers do.
 _EQUAL = {
-    # eval() of answers, for a tenth of the reward at most.
+    # These scorers call eval() on answers, for at most a tenth of the reward.
     *("binary_matrix", "spiral_matrix", "string_insertion"),
-    # Any text is right; "0" is; any whose first number is; any text that starts right is.
+    # These scorers accept wrong answers: any text, "0", any text whose first number is right, or
+    # any text that starts with the answer.
     *(
         "game_of_life_halting",
         "coin_flip",
@@ -55,47 +59,47 @@ _EQUAL = {
         "word_sorting",
     ),
 }
-# Their own partial credit for text that contains the answer is taken away.
+# These scorers give partial credit to text that contains the answer, which is not granted here.
 _CONTAINING = {"chain_sum", "circuit_logic", "codeio", "manipulate_matrix", "products", "tsumego"}
 
-# They draw from sets of strings, which Python orders anew in each process.
+# These generators sample from sets of strings, whose order differs from process to process.
 _UNORDERED = {"isomorphic_strings", "polynomial_multiplication", "ransom_note"}
 
-# No name, no attribute and no call; no power, nor //, which the puzzles do not allow.
+# The pattern allows no name, attribute or call, and neither ** nor //, which the puzzles forbid.
 _ARITHMETIC = r"(?:[-+() 0-9]|\*(?!\*)|/(?!/))*"
 _ALGEBRA = (
     r"(?:[-+*/() ]|[0-9]+(?:\.[0-9]+)?(?![.\w])"
     r"|\b(?:a?(?:sin|cos|tan)h?|exp|log|ln|sqrt|pi|[A-Za-z])\b)*"
 )
 _READABLE = {
-    "complex_arithmetic": r"[-+.0-9ij() ]*",  # The distance from nan is none.
+    "complex_arithmetic": r"[-+.0-9ij() ]*",  # The scorer would accept nan.
     "countdown": _ARITHMETIC,
     "intermediate_integration": _ALGEBRA,
     "n_queens": r"[_Q\s]*",
     "polynomial_multiplication": _ALGEBRA,
     "puzzle24": _ARITHMETIC,
-    "rubiks_cube": r"(?:\D|\d(?!\d\d))*",  # R999999999 takes all memory.
+    "rubiks_cube": r"(?:\D|\d(?!\d\d))*",  # R999999999 would exhaust the memory.
     "simple_integration": _ALGEBRA,
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Puzzles(Task):
-    """Puzzles of one generator.
+    """The puzzles of one generator.
 
     Attributes:
       puzzle: the generator's name: one of `reasoning_gym.factory.DATASETS`.
-      options: the generator's own, where they are not to be its defaults, as in
+      options: options of the generator that differ from its defaults, as in
         "min_numbers=3, max_numbers=3"; values are Python literals.
-      template: the prompt, with the fields {question} and what the puzzles' metadata hold: a tiny
-        policy learns "{target}:{numbers}" sooner than a page of English.
-      reward: "threshold", 1 iff the score is at least `threshold`, else 0; or "score".
-      threshold: of the score, more than 0 and at most 1.
-      train_problems, test_problems: sizes of the splits. No prompt of the test split stands in the
-        train split.
-      seed: of the puzzles; independent of a run's seed.
-      instruct: whether the prompt asks for reasoning and an answer in <answer></answer>; else all
-        of a response is its answer.
+      template: the prompt, with the fields {question} and the entries of the puzzles' metadata. A
+        tiny policy learns "{target}:{numbers}" sooner than a page of English.
+      reward: "threshold" is 1 iff the score is at least `threshold`, else 0; "score" is the score.
+      threshold: the score that "threshold" requires, more than 0 and at most 1.
+      train_problems, test_problems: sizes of the splits. The train split contains no prompt of the
+        test split.
+      seed: the seed of the puzzles, independent of the run's seed.
+      instruct: whether the prompt asks for reasoning and an answer in <answer></answer>; otherwise
+        the whole response is the answer.
     """
 
     puzzle: str = "countdown"
@@ -121,17 +125,19 @@ class Puzzles(Task):
         )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # In a worker, before the clock of its first answer runs.
+        # A worker loads the scorer while it starts, before the clock of its first answer runs.
         self.__dict__.update(state)
         _scorer(self.puzzle, self.options)
 
     def problems(self, split: str) -> Sequence[Problem]:
-        """Puzzles of the split "train" or "test", made on first use: mostly milliseconds each."""
+        """Returns the puzzles of "train" or "test", made on first use, in milliseconds each."""
         return _splits(self)[split]
 
     def grade(self, problem: Problem, response: str) -> float | Grade:
-        """The score of the answer, at least 0 and at most 1, or whether it reaches the threshold;
-        1 in any case if it equals the puzzle's own answer."""
+        """Returns the score of the answer, between 0 and 1, or whether it reaches the threshold.
+
+        An answer that equals the puzzle's own earns 1 in any case.
+        """
         answer, own = self.answer(response), problem.get("answer", "")
         if answer is None:
             return 0.0
@@ -154,7 +160,7 @@ class Puzzles(Task):
         return min(1.0, max(0.0, score))
 
     def answer(self, response: str) -> str | None:
-        """All of the response, or what its last answer tags hold, without the space around it."""
+        """Returns the response, or the content of its last answer tags, without outer spaces."""
         if not self.instruct:
             return response.strip() or None
         end = response.rfind(CLOSE)
@@ -162,25 +168,28 @@ class Puzzles(Task):
         return response[start + len(OPEN) : end].strip() or None if start >= 0 else None
 
     def demonstration(self, problem: Problem, rng: random.Random) -> str:
-        """The puzzle's own answer; raises ValueError if it has none."""
+        """Returns the puzzle's own answer; raises ValueError if it has none."""
         answer = super().demonstration(problem, rng)
         return f"{OPEN}{answer}{CLOSE}" if self.instruct else answer
 
     def draw(
         self, axes: Any, problem: Problem, responses: Sequence[str], rewards: Sequence[float]
     ) -> None:
-        """The puzzle, its own answer if it has one, and the first responses, as text."""
+        """Draws the puzzle, its own answer if it has one, and the first responses, as text."""
         drawing.draw_text(axes, problem["prompt"], responses, rewards, problem.get("answer"))
 
 
 @functools.lru_cache(maxsize=2)
 def _splits(task: Puzzles) -> dict[str, list[Problem]]:
-    """Both splits, from one generator, which seeds its puzzles with its seed plus their number:
-    those of two seeds that are close would be the same."""
+    """Returns both splits, made by one generator.
+
+    A generator seeds each puzzle with its own seed plus the puzzle's number, so that generators
+    with nearby seeds would make the same puzzles.
+    """
     if task.puzzle in _UNORDERED and not os.environ.get("PYTHONHASHSEED", "random").isdigit():
         raise ValueError(
-            f"task.puzzle={task.puzzle!r} makes other puzzles in each process, whatever the seed; "
-            "set the environment variable PYTHONHASHSEED=0."
+            f"task.puzzle={task.puzzle!r} makes different puzzles in each process, whatever the "
+            "seed; set the environment variable PYTHONHASHSEED=0."
         )
     counts = {"test": task.test_problems, "train": task.train_problems}
     draws = DRAWS * sum(counts.values())
@@ -195,20 +204,20 @@ def _splits(task: Puzzles) -> dict[str, list[Problem]]:
             if number is None:
                 raise ValueError(
                     f"task.{split}_problems={count}, but {len(splits[split])} are found in {draws} "
-                    f"draws that are no prompts of the test split{last}; lower it or "
+                    f"draws whose prompts are not in the test split{last}; lower it or "
                     "task.test_problems, or widen task.options."
                 )
             try:
                 with _seeded(seed + number):
                     entry = dataset[number]
-            # Of options that few puzzles satisfy: the generator gives up on some.
+            # If few puzzles satisfy the options, the generator gives up on some numbers.
             except Exception as e:
                 last = f" ({task.puzzle} says: {e})"
                 continue
             prompt = _prompt(task, entry)
             if prompt not in held_out:
                 problem = {"id": len(splits[split]), "prompt": prompt, "entry": entry}
-                # Some puzzles have no answer of their own, only a scorer.
+                # Some puzzles have only a scorer and no answer.
                 own = str(entry["answer"] or "").strip()
                 splits[split].append(problem | ({"answer": own} if own else {}))
         held_out = {problem["prompt"] for problem in splits["test"]}
@@ -217,7 +226,7 @@ def _splits(task: Puzzles) -> dict[str, list[Problem]]:
 
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """For list_functions, which draws from Python's shared generator besides its own."""
+    """Sets the seed of Python's shared generator, which list_functions uses beside its own."""
     state = random.getstate()
     random.seed(seed)
     try:
@@ -240,7 +249,7 @@ def _prompt(task: Puzzles, entry: dict[str, Any]) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _scorer(puzzle: str, options: str) -> Callable[[str, dict[str, Any]], float] | None:
-    """What scores answers that do not equal the puzzle's own; None if these are wrong."""
+    """Returns the scorer of answers that differ from the puzzle's own; None if all are wrong."""
     dataset = _dataset(puzzle, options, seed=0, size=1)
     if puzzle == "puzzle24":
         score = _dataset("countdown", "", seed=0, size=1).score_answer
@@ -252,7 +261,7 @@ def _scorer(puzzle: str, options: str) -> Callable[[str, dict[str, Any]], float]
 
 
 def _dataset(puzzle: str, options: str, *, seed: int, size: int) -> Any:
-    """The generator; ValueError if there is none, or if it does not take the options."""
+    """Makes the generator; ValueError if it does not exist, or does not accept the options."""
     datasets = _reasoning_gym().factory.DATASETS
     names = sorted(set(datasets) - {"composite"})
     if puzzle not in names:
@@ -277,7 +286,7 @@ def _dataset(puzzle: str, options: str, *, seed: int, size: int) -> Any:
 
 
 def _literals(options: str) -> dict[str, Any] | None:
-    """The values of "name=value, name=value", as Python reads literals; None if it is not that."""
+    """Parses "name=value, name=value" with Python literals as values; None if that fails."""
     try:
         call = ast.parse(f"f({options})", mode="eval").body
         if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)) or call.args:
@@ -290,7 +299,7 @@ def _literals(options: str) -> dict[str, Any] | None:
 
 @functools.cache
 def _reasoning_gym() -> Any:
-    """The library, imported here, for it takes a second or two and one task needs it."""
+    """Imports the library on first use, since that takes a second or two and one task needs it."""
     try:
         import reasoning_gym
     except ImportError as e:

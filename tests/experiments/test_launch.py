@@ -12,6 +12,7 @@ import time
 import pytest
 
 from experiments.launch import commands, slurm, sweeps, tpu_vm, watching, xpk
+from tests import pages
 from tests.experiments import fake_gcloud
 
 HERE = pathlib.Path(__file__).parent
@@ -500,37 +501,27 @@ def test_what_is_not_in_the_bucket_is_told_before_a_slice_is_asked_for(cloud, ca
 
 
 def documented():
-    """Returns the shell blocks of the README and of the launchers' docstrings, unchanged."""
-    texts = {"README": (commands.ROOT / "README.md").read_text()}
-    texts |= {module.__name__.rpartition(".")[2]: module.__doc__ for module in (tpu_vm, xpk, slurm)}
+    """Returns the shell blocks of the documentation and of the launchers' docstrings."""
+    texts = {str(path.stem): pages.blocks(path, "bash") for path in pages.PAGES}
+    for module in (tpu_vm, xpk, slurm):
+        indented = re.findall(r"(?:^    .*\n)+", module.__doc__, re.MULTILINE)
+        texts[module.__name__.rpartition(".")[2]] = indented
     return [
         pytest.param(block, id=f"{name}-{i}")
-        for name, text in texts.items()
-        for i, block in enumerate(re.findall(r"(?:^    .*\n)+", text, re.MULTILINE))
+        for name, blocks in texts.items()
+        for i, block in enumerate(blocks)
         if "experiments.launch" in block or "gcloud" in block
     ]
 
 
-def commands_of(text):
-    """Returns the words of each command of a script, as bash parses them, without its input."""
-    show = "".join(
-        f"{name}() {{ printf '%s\\0' {name} \"$@\" $'\\n'; }}\n"
-        for name in ("python", "gcloud", "xpk", "git", "mkdir", "tar", "sbatch")
-    )
-    script = show + re.sub(r"^until .*$", "", text, flags=re.MULTILINE)
-    # With -u, using a variable that no earlier line sets is an error.
-    run = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=True)
-    return [words.split("\0")[:-1] for words in run.stdout.split("\n\0") if words]
-
-
 def test_there_are_documented_commands():
     named = "".join(parameter.id for parameter in documented())
-    assert all(name in named for name in ("README", "tpu_vm", "xpk", "slurm"))
+    assert all(name in named for name in ("clusters", "tpu_vm", "xpk", "slurm"))
 
 
 @pytest.mark.parametrize("block", documented())
 def test_what_is_documented_runs_as_it_stands(block, a_commit, capfd):
-    for name, *argv in commands_of(block):
+    for name, *argv in pages.commands(block):
         if name == "gcloud":
             fake_gcloud.parse(argv)
             continue
@@ -538,7 +529,7 @@ def test_what_is_documented_runs_as_it_stands(block, a_commit, capfd):
         launcher = {module.__name__: module for module in (tpu_vm, xpk, slurm)}[argv[1]]
         code, out, err = run(launcher, argv[2:], capfd)
         assert code == 0, err
-        for other, *words in commands_of(out):
+        for other, *words in pages.commands(out):
             if other == "gcloud":
                 fake_gcloud.parse(words)
 

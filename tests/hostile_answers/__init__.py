@@ -2,5 +2,5 @@
 
 python -m tests.hostile_answers
 
-prints the table: each is graded by a worker of a real pool, and gets a reward of 0, or none at all.
+prints the table. A worker of a real pool grades each answer, with a reward of 0 or none at all.
 """

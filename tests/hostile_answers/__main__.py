@@ -1,4 +1,4 @@
-"""Prints the table of hostile answers and what each was graded."""
+"""Prints the table of hostile answers and their grades."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def main() -> None:
     console.print(
         f"{harmless} of {len(results)} have a reward of 0, or none; files, sockets and secrets "
         f"outside were not reached. {sum(r.seconds for r in results):.0f} s. "
-        "* passes where nothing confines it, and the tests run in its own process.",
+        "* passes without a sandbox, if the tests run in its own process.",
         highlight=False,
     )
     console.print(experiments.machine(), highlight=False)

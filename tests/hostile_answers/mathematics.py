@@ -1,4 +1,4 @@
-"""Answers that attack the grader of `math`. The right one is 7."""
+"""Answers that attack the grader of `math`. The right answer is 7."""
 
 MATHEMATICS = {
     "tower of powers": r"\boxed{10^{10^{10}}}",
@@ -31,7 +31,7 @@ MATHEMATICS = {
     "format": r"\boxed{%s %n {0} {7!r} \\ \}",
     "input": r"\boxed{\input{/etc/passwd}}",
     "definition": r"\def\a{\a\a}\boxed{\a}",
-    # Copies of a question: the value is 7, and nobody has computed it.
+    # These copy a question: their value is 7, but nobody has computed it.
     "sum left undone": r"\boxed{3 + 4}",
     "product left undone": r"\boxed{\frac{1}{2} \cdot 14}",
     "quotient left undone": r"\boxed{\frac{84}{12}}",
@@ -53,7 +53,7 @@ MATHEMATICS = {
     "equation that ends undone": r"\boxed{7 = 3 + 4}",
     "radicals left undone": r"\boxed{\sqrt{7} \cdot \sqrt{7}}",
     "powers of i": r"\boxed{-7i^2}",
-    # More answers than one.
+    # These give several answers.
     "either": r"\boxed{7 \text{ or } 8}",
     "both": r"\boxed{7, 8}",
     "about another": r"\boxed{7 \approx 8}",
@@ -62,7 +62,7 @@ MATHEMATICS = {
     "plus or minus": r"\boxed{\pm 7}",
     "two variables": r"\boxed{x = 7, y = 8}",
     "a bound": r"\boxed{x \le 7}",
-    # Near it, in digits or in letters.
+    # These are close to the right answer in digits or in letters.
     "side by side": r"\boxed{3 4}",
     "percent": r"\boxed{7\%}",
     "hundreds of percent": r"\boxed{700\%}",

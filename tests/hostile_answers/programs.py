@@ -1,8 +1,8 @@
-"""Programs that attack: each would return what the tests want if its attack came off.
+"""Programs that attack the grader: each would return the right value if its attack succeeded.
 
-So an attack that is graded 0, or left out for it sleeps, did not succeed. The tests are those of
-`double`, or of `secret`, which has to know what only the trainer does; `protocol` has attacks on
-other tests.
+So an attack with a reward of 0, or without a reward because it sleeps, has failed. The tests are
+those of `double`, or of `secret`, which has to know something that only the trainer knows.
+`protocol` contains attacks on other tests.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class Program(NamedTuple):
     """An attack.
 
     Attributes:
-      works: passes the tests of a grader that runs them beside it, in one process that nothing
-        confines; of those that may do so without harm.
+      works: whether it passes the tests of a grader that runs them in the same process, without a
+        sandbox; known only for attacks that are harmless to try.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Program(NamedTuple):
 
 
 class Site(NamedTuple):
-    """What there is to attack: in this process, and on this machine."""
+    """The targets of attacks: on this machine and in this process."""
 
     directory: str
     port: int
@@ -37,7 +37,7 @@ class Site(NamedTuple):
 
 
 def _does(name: str, attack: str, imports: str = "os, sys", works: bool = False) -> Program:
-    """Right if the attack raises nothing."""
+    """Returns a program that returns right values if the attack raises nothing."""
     body = textwrap.indent(textwrap.dedent(attack).strip(), "        ")
     return Program(
         name,
@@ -52,7 +52,7 @@ def _is(name: str, text: str, works: bool = False) -> Program:
 
 
 def programs(site: Site) -> list[Program]:
-    """All attacks on `double`."""
+    """Returns all attacks on `double`."""
     directory, port, address, pid = site
     return [
         # Time.
@@ -148,7 +148,7 @@ def programs(site: Site) -> list[Program]:
             "many files of 1 MB",
             "for i in range(100): open(f'/tmp/{i}', 'wb').write(bytes(1 << 20))",
         ),
-        # Memory that the kernel holds.
+        # Kernel memory.
         _does(
             "attributes of files",
             """
@@ -450,9 +450,9 @@ def programs(site: Site) -> list[Program]:
         _is(
             "patched protocol",
             """
-            from pkpo_jax.tasks.code.sandboxed import wire
+            from pkpo_jax.tasks.code.sandboxed import protocol
             def double(x):
-                wire.encode = lambda value, opaque: {"__class__": "Same", "__eq__": True}
+                protocol.encode = lambda value, opaque: {"__class__": "Same", "__eq__": True}
             """,
         ),
         _is(
@@ -474,7 +474,7 @@ def programs(site: Site) -> list[Program]:
             def double(x): raise Error
             """,
         ),
-        # Crashes, and text that is hardly a program.
+        # Crashes, and odd texts.
         _is("segmentation fault", "import ctypes\ndef double(x): ctypes.string_at(0)"),
         _is("abort", "import os\ndef double(x): os.abort()"),
         _is(
@@ -505,7 +505,7 @@ def programs(site: Site) -> list[Program]:
 
 
 def thefts(site: Site, secret_name: str) -> list[Program]:
-    """Attacks on `secret`, whose right answer is in the trainer's environment, and in a file."""
+    """Returns attacks on `secret`, whose value is in the trainer's environment and in a file."""
     path = site.directory + "/secret"
     return [
         _is(

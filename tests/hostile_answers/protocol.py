@@ -1,6 +1,6 @@
-"""Programs that attack by what they return, raise and do to their arguments, and by their markdown.
+"""Programs that attack by their return values, exceptions, changed arguments, and markdown.
 
-Each stands beside a right solution and the tests that it attacks.
+Each comes with a right solution and the tests that it attacks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ MAPPED = [
     "assert all(map(lambda c: double(c) == 2 * c, [1, 2]))",
     "assert not any(map(lambda c: double(c) != 2 * c, [1, 2]))",
 ]
-# An object that agrees to whatever it is asked.
+# An object of this class answers every question with yes.
 YES = """
 class Yes(BASE):
     def yes(self, *others): return self
@@ -27,11 +27,11 @@ class Yes(BASE):
 
 
 class Attack(NamedTuple):
-    """An attack on tests of its own.
+    """An attack on its own tests.
 
     Attributes:
-      text: the program; or the response that holds it, if `instruct`.
-      works: passes the tests in one process that nothing confines.
+      text: the program, or with `instruct` the response that contains it.
+      works: whether it passes if the tests run in the same process, without a sandbox.
     """
 
     name: str
@@ -59,7 +59,7 @@ def _is(name: str, solution: str, test: str, text: str, works: bool = True) -> A
 
 
 def attacks() -> list[Attack]:
-    """Returns them all."""
+    """Returns all attacks."""
     own = "class Own(StopIteration): pass\n"
     return [
         _raises("StopIteration"),

@@ -1,4 +1,4 @@
-"""Grades the table of hostile answers by a real pool, beside what they might harm."""
+"""Grades the table of hostile answers by a real pool, next to targets that they might harm."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from tests.hostile_answers import programs, protocol
 from tests.hostile_answers.mathematics import MATHEMATICS
 
 SECRET_NAME, SECRET = "PKPO_JAX_SECRET", "s3cret of the trainer"
-# Of the code of an answer, in seconds; and of a worker for one.
+# These are seconds for the code of an answer, and for a worker with one answer.
 CODE_TIMEOUT, TIMEOUT = 1.5, 12.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Either(Task):
-    """Has each problem graded by its own task, so that one pool grades all of them."""
+    """A task that passes each problem to the task it belongs to, so that one pool grades all."""
 
     def __post_init__(self) -> None:
         chat = Code(**{**OPTIONS, "instruct": True})
@@ -68,7 +68,7 @@ SEVEN = {"task": "math", "answer": "7"}
 
 
 def answers(site: programs.Site) -> list[Answer]:
-    """The whole table."""
+    """Returns the whole table."""
     return [
         *(Answer("code", p.name, DOUBLE, p.text, p.works) for p in programs.programs(site)),
         *(
@@ -91,8 +91,10 @@ def answers(site: programs.Site) -> list[Answer]:
 
 @contextlib.contextmanager
 def bait(reached: bool = False) -> Iterator[programs.Site]:
-    """Files, sockets and a secret that answers try to reach; fails if they could, unless `reached`
-    allows it."""
+    """Provides files, sockets and a secret that answers try to reach.
+
+    At the end it asserts that no answer reached them, unless `reached` allows it.
+    """
     with contextlib.ExitStack() as stack:
         directory = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         directory.chmod(0o777)
@@ -106,7 +108,7 @@ def bait(reached: bool = False) -> Iterator[programs.Site]:
         local.listen()
         os.environ[SECRET_NAME] = SECRET
         stack.callback(os.environ.pop, SECRET_NAME)
-        # A descriptor that would be inherited, were it not for the sandbox.
+        # This descriptor would be inherited without the sandbox.
         inherited = os.open(directory / "secret", os.O_RDONLY)
         stack.callback(os.close, inherited)
         os.set_inheritable(inherited, True)
@@ -123,9 +125,9 @@ def bait(reached: bool = False) -> Iterator[programs.Site]:
 
 
 def works_unconfined(answer: Answer) -> bool:
-    """Whether it passes where tests run beside it, in one process that nothing confines."""
+    """Returns whether an answer passes if the tests run in its process, without a sandbox."""
     grader = "import sys\nspace = {}\nexec(sys.argv[1], space)\ntests = sys.argv[2]\n"
-    # As a harness that reads tests from a file would hold them.
+    # A harness that reads tests from a file would keep them in memory like this.
     grader += "held = {'tests': tests}\nexec(tests, space)"
     tests = "\n".join(answer.problem["shown"])
     command = [sys.executable, "-c", grader, answer.text, tests]
@@ -133,7 +135,7 @@ def works_unconfined(answer: Answer) -> bool:
 
 
 def descendants(pid: int) -> list[int]:
-    """Processes that a process has started, and those that they have."""
+    """Returns the ids of all processes that a process has started, directly or indirectly."""
     with contextlib.suppress(OSError):
         text = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text()
         return [d for child in map(int, text.split()) for d in (child, *descendants(child))]
@@ -148,7 +150,7 @@ class Result(NamedTuple):
 
 
 def grade_one_by_one() -> Iterator[Result]:
-    """Grades the table, an answer at a time by one worker."""
+    """Grades the table, one answer at a time by one worker."""
     with bait() as site, Grader(Either(), workers=1, timeout=TIMEOUT) as grader:
         grader.grade([DOUBLE, SEVEN], [[programs.RIGHT], [r"\boxed{7.0}"]])
         for answer in answers(site):

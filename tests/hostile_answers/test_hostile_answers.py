@@ -16,12 +16,12 @@ try:
 except sandbox.Unavailable as e:
     pytest.skip(str(e), allow_module_level=True)
 
-# Seconds for the whole table on two workers, of which two thirds are waited for by loops.
+# Two workers have this many seconds for the whole table; endless loops take two thirds of the time.
 DEADLINE = 600
 
 
 def surroundings():
-    """What of this process an answer might change."""
+    """Returns the state of this process that an answer might change."""
     return (
         dict(os.environ),
         os.getcwd(),
@@ -38,7 +38,7 @@ def test_every_hostile_answer_is_graded_0_or_refused():
         grades = grader.grade([a.problem for a in answers], [[a.text] for a in answers])
         taken = time.monotonic() - started
         left = [run.descendants(worker.process.pid) for worker in grader._workers]
-        # And on it goes, for those that deserve it.
+        # The pool still grades right answers.
         right = [[programs.RIGHT], [r"\boxed{7.0}"]]
         after = grader.grade([run.DOUBLE, run.SEVEN], right)
     rewarded = {

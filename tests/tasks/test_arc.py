@@ -27,7 +27,7 @@ def lines(rows, separator=""):
 
 
 def grids(prompt):
-    """Every grid of a prompt without words, in order."""
+    """Returns every grid of a prompt without words, in order."""
     parts = re.split(r"\n>\n|\n\n", prompt.removesuffix("\n>\n"))
     return [[[int(c) for c in row] for row in part.split("\n")] for part in parts]
 
@@ -45,7 +45,7 @@ def test_grids_are_read_back(rows, separator, fence):
 def test_rewards_follow_the_cells(right, given, data):
     problem = {"answer": lines(right)}
     if given is None:
-        # Of the right shape, with some cells changed.
+        # The answer has the right shape, with some cells changed.
         given = [[data.draw(st.sampled_from([cell, 9])) for cell in row] for row in right]
     exact = Arc().grade(problem, lines(given))
     share = Arc(reward="cells").grade(problem, lines(given))
@@ -92,7 +92,7 @@ def test_any_text_is_graded(response):
 def test_megabytes_are_read_soon(unit):
     start = time.process_time()
     assert Arc().grade({"answer": "77"}, unit * 1_000_000) == 0.0
-    # Quadratic time would be hours.
+    # Quadratic time would take hours.
     assert time.process_time() - start < 30
 
 

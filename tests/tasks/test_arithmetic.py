@@ -47,7 +47,7 @@ def test_answers_are_python_s_own(task):
 
 
 def test_problems_are_distinct_and_no_prompt_leaks():
-    # All the problems that there are: 10 x 10 operands, one operator.
+    # These are all possible problems: 10 x 10 operands, one operator.
     task = Arithmetic(operators="+", digits=1, **SMALL)
     train, test = task.problems("train"), task.problems("test")
     assert [p["id"] for p in train] == list(range(60)) and len(test) == 40
@@ -108,7 +108,8 @@ def test_demonstrations_are_of_mixed_quality_and_well_formed(instruct):
     shown = [mixed.demonstration(problem, rng) for _ in range(900)]
     assert all(len(mixed.answer(text)) == 4 for text in shown)
     share = sum(mixed.grade(problem, text) for text in shown) / len(shown)
-    # A third is clean; of a third each digit is replaced with chance .3, and 0 never by itself.
+    # A third of them is clean. In another third each digit is replaced with probability 0.3; a 0 is
+    # never replaced by itself.
     assert share == pytest.approx((1 + (0.7 + 0.3 / 9) ** 2 * 0.7) / 3, abs=0.05)
 
 

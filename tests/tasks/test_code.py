@@ -46,7 +46,7 @@ def problem(code, *tests, **more):
 
 
 def grade(code, *tests, answer=None, **more):
-    """All tests are shown, so all count."""
+    """Grades code against tests that the prompt all shows, so that all of them count."""
     task = Code(**BARE, timeout=3.0, shown_tests=99)
     return task.grade(problem(code, *tests, **more), code if answer is None else answer)
 
@@ -74,7 +74,7 @@ def test_nothing_runs_where_nothing_isolates(tmp_path, monkeypatch):
     task = Code(data_dir=write(tmp_path, ROW), **BARE)
     with pytest.raises(ValueError, match="cannot be isolated here: there is no such thing"):
         task.problems("train")
-    # A worker says so too, before it grades.
+    # A worker reports it too, before it grades.
     with pytest.raises(sandbox.Unavailable):
         pickle.loads(pickle.dumps(task))
 
@@ -170,7 +170,7 @@ def test_where_to_get_the_problems_is_told(tmp_path, anywhere, monkeypatch):
         ({"test_list": []}, 'no assertion in "test_list"'),
         ({"test_list": ["assert True"]}, 'no assertion in "test_list"'),
         ({"test_list": ["assert add("]}, "'(' was never closed"),
-        ({"task_id": 600}, "stands there twice"),
+        ({"task_id": 600}, "occurs twice"),
     ],
 )
 def test_a_broken_line_is_named(tmp_path, anywhere, change, message):
@@ -303,7 +303,7 @@ def test_the_answer_is_the_last_block_that_defines_something(response, answer):
 def test_reading_any_response_is_quick(response):
     started = time.process_time()
     Code().answer(response)
-    # Quadratic time would be minutes.
+    # Quadratic time would take minutes.
     assert time.process_time() - started < 30
 
 
@@ -327,7 +327,7 @@ def test_prompts_ask_for_what_is_read(tmp_path, anywhere):
         assert (
             plain["prompt"] == plain["stub"] and f"```python\n{plain['stub']}```" in asked["prompt"]
         )
-        # The character policy can read it.
+        # The character policy can read the prompt.
         assert set(asked["prompt"] + plain["prompt"]) <= set(task.alphabet)
         solution = task.answer(task.demonstration(asked, RNG))
         assert run(asked, solution) == [asked["head"], solution]
@@ -366,7 +366,7 @@ def test_human_eval_grades_its_own_solutions_as_right():
         with Grader(task, workers=2, timeout=20) as grader:
             rewards, statuses = grader.grade(mine, pairs)
         assert [p["task_id"] for p, r in zip(mine, rewards, strict=True) if r[0] != 1] == []
-        # For some tests, None is right.
+        # None is the right value for some tests.
         assert (rewards[:, 1] < 1).all() and (rewards[:, 1] == 0).mean() > 0.9
         assert (statuses == OK).all()
 
@@ -406,16 +406,16 @@ def test_the_reward_is_the_share_of_hidden_tests():
         (["f(1) == [1]", "[1.0] == f(2)", "f(3) == [2]"], {0, 1}, 0),
         (["f(1)", "f(2) != False", "f(3) is not True"], {0, 1}, 0),
         (["f(1) is None", "f(2) == None", "f(3) == 1"], {0, 1}, 0),
-        # A test that says less than the shown one is passed by other values too.
+        # A test that is weaker than the shown one is passed by other values too.
         (["f(1) == 2", "f(2) != 2", "f(3) < 2"], {0, 1, 2}, 1),
-        # Nor does one that fails it.
+        # A constant that fails the shown test earns nothing either.
         (["f(1)", "not f(2)", "not f(3)"], {1, 2}, 0),
-        # Where all tests expect the same, it is a right program.
+        # If all tests expect the same value, the constant is a right program.
         (["f(1)", "f(2)", "f(3)"], {0, 1, 2}, 1),
         (["f(1)", "f(2)", "f(3)"], {0, 1}, 1 / 2),
-        # Nothing is hidden.
+        # The prompt shows all tests.
         (["f(1) == 1"], {0}, 1),
-        # One entry may hold several.
+        # One entry may contain several tests.
         (["f(1) == 1; assert f(2) == 2", "f(3) == 3", "f(4) == 4"], {0, 1, 2}, 1 / 2),
         (["f(1) == 1; assert f(2) == 2", "f(3) == 3", "f(4) == 4"], {0, 2, 3}, 0),
     ],
@@ -453,7 +453,7 @@ def test_how_it_ended_is_told(answer, expected):
 
 @needs_sandbox
 def test_time_is_the_programs_own(monkeypatch):
-    # What sleeps is given up without a reward: a busy machine looks the same.
+    # An answer that sleeps is given up without a reward, for a busy machine looks the same.
     monkeypatch.setattr(code, "PATIENCE", 2.0)
     task, row = Code(**BARE, timeout=0.5), problem(ROW["code"], *ROW["test_list"])
     started = time.monotonic()
@@ -462,8 +462,8 @@ def test_time_is_the_programs_own(monkeypatch):
     assert 0.9 < time.monotonic() - started < 30
     nap = "import time\ndef add(a, b):\n    time.sleep(0.2)\n    return a + b"
     assert task.grade(row, nap) == (1.0, OK)
-    # A loop of the tests' own over what the answer gives is the answer's fault. Both sides compute
-    # in turn, so that each takes about twice its time on the clock.
+    # If a loop in the tests over the answer's values does not end, that is the answer's fault. Both
+    # sides compute in turn, so that each takes about twice its CPU time on the clock.
     monkeypatch.undo()
     loop = problem("def f(): return [1]", "assert sum(f()) == 1")
     assert task.grade(loop, "def f():\n    while True: yield 1") == (0.0, TIMEOUT)
@@ -483,17 +483,17 @@ def test_a_busy_machine_changes_no_verdict():
 
 @needs_sandbox
 def test_tests_have_their_own_names():
-    # A test in a loop is one, a constant none; what raises ends the rest.
+    # A test in a loop counts once, a constant does not count, and an exception skips the rest.
     body = "def check():\n    for i in range(3):\n        assert f(i) < 2\n    assert f(0) == 0\n"
     tests = [body + "check()", "assert True, 'printed'", "f(0) + None", "assert f(1) == 1"]
     assert problem("def f(x): return x", *tests)["count"] == 3
     assert grade("def f(x): return x", *tests).reward == pytest.approx(1 / 3)
-    # The answer's names are not those of tests, but for what the solution defines (MBPP's 126).
+    # Tests do not see the answer's names, except those that the solution defines (MBPP's 126).
     cheat = "def f(x): return 7\ndef set(x): return 0\ndef len(x): return 0"
     assert grade("def f(x): return [x]", "assert set(f(1)) == set([1])", answer=cheat).reward == 0
     shadow = ("def sum(a, b): return a * b", "assert sum(2, 3) == 6")
     assert grade(*shadow).reward == 1.0
-    # What the solution imports is there for tests (596), and what tests import for the answer.
+    # Tests see what the solution imports (596), and the answer sees what the tests import.
     imports = (
         "import sys\ndef size(x): return sys.getsizeof(x)",
         "assert size(1) == sys.getsizeof(1)",
@@ -506,7 +506,7 @@ def test_tests_have_their_own_names():
 
 @needs_sandbox
 def test_helpers_of_a_prompt_are_not_the_answers():
-    # HumanEval/32: its tests evaluate a polynomial at the answer's root, by the prompt's `poly`.
+    # The tests of HumanEval/32 evaluate a polynomial at the answer's root by the prompt's `poly`.
     (row,) = (p for p in code_problems.human_eval() if p["task_id"] == "HumanEval/32")
     cheat = "def poly(xs, x): return 0.0\ndef find_zero(xs): return 1.0"
     task = Code(**BARE)
@@ -516,7 +516,7 @@ def test_helpers_of_a_prompt_are_not_the_answers():
 
 @needs_sandbox
 def test_an_answer_is_graded_alike_every_time():
-    # The order of a set of strings depends on a seed.
+    # The order of a set of strings depends on the hash seed.
     code = "def first(x): return ''.join({'a', 'b', 'c', 'd', 'e'})"
     tests = [f"assert first(0)[:1] == {c!r}" for c in "abcde"]
     assert {grade(code, *tests) for _ in range(3)} == {(1 / 5, OK)}

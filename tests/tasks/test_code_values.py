@@ -1,4 +1,4 @@
-"""What passes between the tests and the answer: values, objects, exceptions, changes and calls."""
+"""Tests of the exchange between tests and answer: values, objects, exceptions, changes, calls."""
 
 import pytest
 
@@ -36,7 +36,7 @@ def test_values_pass_both_ways():
 
 @needs_sandbox
 def test_objects_stay_with_the_answer():
-    # As MBPP's problems 367, 601 and 927 do it.
+    # MBPP's problems 367, 601 and 927 do this.
     code = """
 class Node:
     def __init__(self, data):
@@ -105,7 +105,7 @@ def test_own_exceptions_are_caught(code, test):
     test = f"got = None\ntry:\n    f()\nexcept E as e:\n    got = {test}\nassert got"
     exec(f"{code}\n{test}", {})
     if "json" in test or "JSON" in code:
-        # Its own class is not an answer's, and is made by its base.
+        # The class is the library's, so the test does not rely on its attribute.
         test = test.replace("e.pos == 1", "True")
     assert grade(code, test).reward == 1.0
 
@@ -131,11 +131,11 @@ def test_no_exception_ends_a_loop_of_the_tests():
     for error in errors:
         answer = own + f"def f(x): raise {error}\ndef g(x): return iter(())"
         assert grade(right, *tests, answer=answer).reward == 0, error
-    # The end of an answer's iterator is one where the tests ask for the next value.
+    # An answer's iterator ends an iteration only where the tests ask for its next value.
     test = "it = g(1)\nassert next(it) == 1\nassert next(it, 7) == 7\n"
     test += "try:\n    next(it)\nexcept StopIteration:\n    ok = 1\nassert ok"
     assert grade(right, test).reward == 1
-    # Tests that catch everything catch an answer's end too, and it passes none.
+    # Tests that catch everything also catch the end of an answer's process; it passes no test.
     catch = "try:\n    f(1)\nexcept:\n    pass\nassert True == True"
     assert grade(right, catch, answer="import os\ndef f(x): os._exit(0)") == (0.0, ERROR)
 
@@ -303,7 +303,7 @@ def test_functions_of_the_tests_are_called():
         "seen = []\nf(seen.append, 1, 2)\nassert seen == [1, 2]",
     ]
     assert grade(code, *tests).reward == 1.0
-    # It may call them with anything, and as often as it likes.
+    # The answer may call them with any arguments, and any number of times.
     answer = (
         "def f(g, *xs):\n    while True:\n        try: g(lambda x: g)\n"
         "        except TypeError: pass\n"
@@ -375,6 +375,6 @@ def guard(): return Guard(True)
         "try:\n    with Guard(False):\n        raise Own\nexcept Own:\n    ok = 1\nassert ok == 1",
     ]
     assert grade(code, *tests).reward == 1
-    # One that a function of the answer gave may not hide what the tests raise.
+    # A context manager that a function of the answer returns must not hide the tests' exceptions.
     hidden = "with guard():\n    raise ValueError\nassert guard() is not None"
     assert grade(code, hidden).reward == 0

@@ -16,12 +16,12 @@ from pkpo_jax.tasks import Grade, Math, Maze, Task, grading, maze
 from pkpo_jax.tasks.grading import Grader, Status
 
 OK, WRONG_FORMAT, TIMEOUT, ERROR = Status
-# Long enough for any answer that does end, on a busy machine too.
+# This is long enough for any answer that ends, even on a busy machine.
 TIMEOUT_S = 3.0
 
 
 class Hostile(Task):
-    """Does to its grader what the first word of the response says."""
+    """A task whose `grade` misbehaves in the way that the first word of the response names."""
 
     def grade(self, problem, response):
         return getattr(self, response.split(" ", 1)[0])(problem, response)
@@ -112,7 +112,7 @@ class Unprintable(Exception):
 
 
 class Unreadable(Hostile):
-    """Cannot be unpickled."""
+    """A task that cannot be unpickled."""
 
     def __setstate__(self, state):
         raise LookupError("nowhere to be found")
@@ -122,7 +122,7 @@ class Unreadable(Hostile):
 
 
 class Deadly(Unreadable):
-    """Ends who unpickles it."""
+    """A task that ends the process that unpickles it."""
 
     def __setstate__(self, state):
         os._exit(7)
@@ -214,7 +214,7 @@ def test_hostile_answers_cost_only_themselves(pool, warnings):
     assert not before & pids(pool)
     assert len([said for said in warnings if said.startswith("task.grade failed")]) == 1
     assert len([said for said in warnings if said.startswith("a worker died")]) == 1
-    # And on it goes, every reward in its place.
+    # The next call works, with every reward in its place.
     grades = pool.grade(problems(5), [["ok", "none", "ok"]] * 5)
     np.testing.assert_array_equal(grades.statuses, [[OK, ERROR, OK]] * 5)
     np.testing.assert_array_equal(grades.rewards[:, ::2], [[i, i] for i in range(1, 6)])
@@ -235,7 +235,7 @@ def test_groups_may_be_empty_but_not_ragged(pool):
 
 
 def test_megabytes_pass(pool):
-    # And any text: half a surrogate pair.
+    # Any text can be graded, even half a surrogate pair.
     responses = ["length " + text for text in ("", "\ud800", "x" * 5_000_000, "x")]
     grades = pool.grade(problems(4), [responses] * 4)
     np.testing.assert_array_equal(grades.rewards, [[len(r) for r in responses]] * 4)
@@ -273,11 +273,11 @@ def test_a_worker_that_dies_idle_blames_no_answer(pool):
 def test_a_grader_that_always_ends_its_process_is_said(monkeypatch):
     monkeypatch.setattr(grading, "FAILED_ANSWERS", 4)
     with Grader(Hostile(), workers=2, timeout=TIMEOUT_S) as grader:
-        # Three of four: the one that was graded starts the count anew.
+        # Three of four end their worker; the one that is graded resets the count.
         grades = grader.grade([{"reward": 1.0}], [["exit", "exit", "exit", "ok"]])
         assert grades.statuses.tolist() == [[ERROR] * 3 + [OK]]
         with pytest.raises(
-            grading.StartError, match=r"4 answers in a row ended .*exit code 1.*mend"
+            grading.StartError, match=r"4 answers in a row ended .*exit code 1.*fix"
         ):
             grader.grade([{"reward": 1.0}], [["exit"] * 8])
         assert grader.grade([{"reward": 1.0}], [["ok"]]).rewards.tolist() == [[1.0]]
@@ -289,7 +289,7 @@ def test_workers_are_recycled_and_end_with_what_they_started(monkeypatch, tmp_pa
     fifo = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
     with Grader(Hostile(), workers=1) as grader:
         (first,) = pids(grader)
-        os.kill(first, signal.SIGINT)  # It takes no notice, not even as it starts.
+        os.kill(first, signal.SIGINT)  # Workers ignore it, even while they start.
         rewards = grader.grade(problems(2), [["pid"] * 4] * 2).rewards
         assert (rewards[0] == first).all() and (rewards[1] == rewards[1, 0]).all()
         assert first != rewards[1, 0]
@@ -363,5 +363,5 @@ def test_no_worker_outlives_a_killed_parent():
         assert process.stdout.readline() == "hanging\n"
     finally:
         process.kill()
-    # At its end once nobody holds it.
+    # The pipe ends once no worker holds it open.
     process.communicate(timeout=30)

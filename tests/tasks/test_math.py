@@ -126,7 +126,7 @@ def test_what_cannot_be_read_is_a_value_error(tmp_path):
         Math(data_dir=None)
 
 
-# Text whose braces close, but for \{ which is a letter.
+# In these texts the braces close, except for \{, which is a symbol.
 braced = st.recursive(
     st.text(alphabet="ab \\$1", max_size=4).filter(lambda s: not s.endswith("\\")),
     lambda inner: st.lists(inner, max_size=3).map(lambda parts: "{" + "".join(parts) + r"\{}"),
@@ -163,7 +163,7 @@ def test_boxes_are_balanced(content, before, name):
         (r"15\mbox{ cm}^2", "15"),
         (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix} 1 \\ 2.0 \end{pmatrix}"),
         ("3", r"\boxed{3}"),
-        # Not an expression: right in the words of the problem only.
+        # These are no expressions, so they are right only in the words of the problem's own answer.
         ("}{ @ ??", "}{ @ ??"),
     ],
 )
@@ -239,7 +239,7 @@ def test_hostile_text_is_wrong_and_soon(name):
     started = time.process_time()
     assert grade("7", HOSTILE[name]) == (name == "boxed long ago")
     answer = Math().answer(HOSTILE[name])
-    # Quadratic time would be minutes.
+    # Quadratic time would take minutes.
     assert time.process_time() - started < 30
     assert answer is None or len(answer) <= len(HOSTILE[name])
 
@@ -276,7 +276,7 @@ def test_other_threads_grade_alike():
     ["9^{9^{9^{9}}}", "10^{10^{10}}", "(10^8)!", r"\binom{10^9}{5 \cdot 10^8}", "(a+b+c+d)^{60}"],
 )
 def test_too_much_arithmetic_is_a_timeout_that_no_clock_decides(text):
-    # Whoever computes one of these to its end never returns.
+    # No program could compute these to the end.
     assert Math().grade({"answer": "7"}, f"\\boxed{{{text}}}") == (0.0, Status.TIMEOUT)
 
 
@@ -292,7 +292,7 @@ def test_a_formula_of_the_problem_is_no_answer():
     assert Math().grade(problem, r"\boxed{3/20}") == 0.0
     assert Math().grade(problem, r"\boxed{0.15}") == 1.0
     assert Math().grade({**problem, "answer": "0.5"}, r"\boxed{\dfrac{1}{2}}") == 0.0
-    # But for the answer itself, and integers.
+    # The answer itself and integers are exceptions.
     assert Math().grade({**problem, "answer": r"\frac{3}{20}"}, r"\boxed{3/20}") == 1.0
     assert Math().grade({**problem, "answer": "7.0"}, r"\boxed{7}") == 1.0
 
@@ -311,7 +311,7 @@ def test_a_vote_counts_values():
     assert votes("1,2", r"\{2, 1\}", "2 and 1") == {"1, 2"}
     assert votes("[1,2)", r"1 \le x < 2") == {"[1, 2)"}
     assert votes("East", r"\text{east}") == {"east"}
-    # An operation that is left undone is another answer, as is another base.
+    # An answer with an undone operation is a different answer, and so is one in another base.
     assert votes("7", "3+4") == {"7", "3+4"} and votes("52_8", "52") == {"52_8", "52"}
     assert Math().answer("no box") is None and Math().answer(r"\boxed{ }") is None
 

@@ -1,6 +1,6 @@
-r"""Answers that are right for another text, or wrong, by kind; and exact arithmetic against floats.
+r"""Tests of right and wrong answers, by kind, and of exact arithmetic against floats.
 
-Some answers of problems are MATH's (github.com/hendrycks/math, MIT licence).
+Some of the problems' answers are MATH's (github.com/hendrycks/math, MIT licence).
 """
 
 import cmath
@@ -14,7 +14,7 @@ import pytest
 from pkpo_jax.tasks import Grade, Math
 from pkpo_jax.tasks.math_answers import numerics, reading, text, values
 
-# Answers of problems, and behind them answers of responses that are right.
+# Each row has the answer of a problem, and then right answers of responses.
 RIGHT = r"""
 # Units, and a sentence around it.
 12 | 12 apples | 12. | 12 cm | 12\text{ cm} | 12 \,\text{cm}^3 | 12 km/h | 12\ \mathrm{m/s} | $12
@@ -279,7 +279,7 @@ e^{2x} | \exp(2x)
 \frac16 | 0.1\dot{6}
 """
 
-# Answers of problems, and behind them others that are wrong.
+# Each row has the answer of a problem, and then wrong answers of responses.
 WRONG = r"""
 # Operations that are left undone.
 56088 | 123*456 | 123 × 456
@@ -509,7 +509,7 @@ def test_a_rational_number_has_one_value_in_all_spellings(number, other, factor)
     assert {Math().answer(rf"\boxed{{{s}}}") for s in spellings} == {f"{over}/{under}"}
     wrong = rf"\frac{{{other.numerator}}}{{{other.denominator}}}"
     assert grade(spellings[0], wrong) == float(number == other)
-    # Nor is a product its value.
+    # A product does not count as its value either.
     assert grade(spellings[0], rf"{sign}{size} \cdot \frac{{1}}{{{under}}}") == 0.0
 
 
@@ -527,7 +527,7 @@ def test_decimals_are_exact(digits, places, change):
     assert grade(decimal(digits), decimal(digits + change)) == 0.0
 
 
-# Expressions as LaTeX, and their values by Python's own arithmetic.
+# Each expression is LaTeX, with its value by Python's own arithmetic.
 leaves = st.integers(0, 20).map(lambda n: (str(n), complex(n))) | st.sampled_from(
     [(r"\pi", complex(math.pi)), ("i", 1j), ("e", complex(math.e)), ("0.25", 0.25 + 0j)]
 )
@@ -545,7 +545,7 @@ def grown(inner):
         st.tuples(inner, st.integers(0, 4)).map(
             lambda p: (f"({p[0][0]})^{{{p[1]}}}", p[0][1] ** p[1])
         ),
-        # Of other numbers, two roots are in use.
+        # For other numbers, two conventions for the root are in use.
         inner.filter(lambda p: p[1].imag == 0 and p[1].real > 1e-6).map(
             lambda p: (rf"\sqrt{{{p[0]}}}", cmath.sqrt(p[1]))
         ),
@@ -562,6 +562,6 @@ def test_values_are_those_of_floats(expression):
         value = compute.of(reading.read(text.clean(latex)))
         got = complex(numerics.number(value, compute.spend))
     except (values.Unknown, values.TooLarge):
-        # 0^0, or a denominator that floats do not find to be 0.
+        # The expression contains 0^0, or a denominator that is 0, but not exactly so in floats.
         hypothesis.reject()
     assert cmath.isclose(got, expected, rel_tol=1e-6, abs_tol=1e-5)

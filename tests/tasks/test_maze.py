@@ -14,7 +14,7 @@ STEPS = {"L": (0, -1), "R": (0, 1), "U": (-1, 0), "D": (1, 0)}
 
 
 def reaches(grid, moves):
-    """Where a walk ends, as (row, column), or None: on rows and columns, by the rules."""
+    """Returns where a walk ends, as (row, column), by the rules on rows and columns; or None."""
     rows = grid.split("\n")
     y, x = next((y, row.index("S")) for y, row in enumerate(rows) if "S" in row)
     for move in moves:
@@ -134,7 +134,8 @@ def test_demonstrations_are_of_mixed_quality():
     assert all(clean.grade(problem, clean.demonstration(problem, rng)) for _ in range(20))
     mixed = Maze()
     share = sum(mixed.grade(problem, mixed.demonstration(problem, rng)) for _ in range(600)) / 600
-    # A third is clean, a third keeps its 5 letters with chance (.7 + .3/4)^5, a third with 4^-5.
+    # A third is clean; a third keeps its 5 letters with probability (.7 + .3/4)^5, a third with
+    # probability 4^-5.
     assert share == pytest.approx((1 + 0.775**5 + 4**-5) / 3, abs=0.06)
 
 

@@ -17,8 +17,8 @@ from pkpo_jax.tasks.puzzles import Puzzles
 pytest.importorskip("reasoning_gym")
 
 FEW = dict(train_problems=3, test_problems=2)
-# Of each way to score: inherited, by equality, evaluated, lenient, graded in steps, without an
-# answer of the puzzle's own.
+# There is one generator for each way to score: inherited, by equality, evaluated, lenient, graded
+# in steps, and without an answer of the puzzle's own.
 NAMES = [
     *("aiw", "basic_arithmetic", "boxnet", "caesar_cipher", "calendar_arithmetic", "chain_sum"),
     *("coin_flip", "complex_arithmetic", "countdown", "cryptarithm", "game_of_life_halting", "gcd"),
@@ -84,7 +84,7 @@ def test_any_text_is_graded(name, text):
 def test_answers_are_not_run(name, tmp_path):
     puzzle, trace = problem(name), tmp_path / "trace"
     code = f"__import__('pathlib').Path({str(trace)!r}).touch()"
-    # The library's own scorer, to know that this text would do it.
+    # The library's own scorer confirms that this text would succeed.
     puzzles._dataset(name, "", seed=0, size=1).score_answer(code, puzzle["entry"])
     assert trace.exists()
     trace.unlink()
@@ -131,7 +131,7 @@ def test_scores_are_cut_at_the_threshold_or_kept():
     entry = {"metadata": {"solution": [[1, 2], [2, 1]]}, "answer": "1 2\n2 1"}
     puzzle = {"entry": entry, "answer": entry["answer"]}
     options = dict(puzzle="mini_sudoku")
-    # Three of four cells, times the .9 of what is not quite the puzzle's own.
+    # Three of four cells are right, times the factor 0.9 for an imperfect answer.
     expected = 0.75 * 0.9
     assert Puzzles(reward="score", **options).grade(puzzle, "1 2\n2 2") == pytest.approx(expected)
     assert Puzzles(threshold=0.6, **options).grade(puzzle, "1 2\n2 2") == 1.0
@@ -175,7 +175,7 @@ def test_the_seed_decides_the_puzzles_and_neighbours_share_none():
     train = task.problems("train")
     puzzles._splits.cache_clear()
     assert task.problems("train") == train
-    # reasoning-gym's item 1 of seed 0 is item 0 of seed 1.
+    # In reasoning-gym, item 1 of seed 0 equals item 0 of seed 1.
     other = dataclasses.replace(task, seed=1)
     prompts = [
         {p["prompt"] for s in ("train", "test") for p in t.problems(s)} for t in (task, other)

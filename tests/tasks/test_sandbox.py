@@ -17,8 +17,8 @@ import pytest
 
 from pkpo_jax.tasks.code import sandbox, syscalls
 from pkpo_jax.tasks.code.sandbox import Limits, Sandbox
+from pkpo_jax.tasks.code.sandboxed import protocol
 from pkpo_jax.tasks.code.sandboxed import values as library
-from pkpo_jax.tasks.code.sandboxed import wire
 
 with contextlib.suppress(sandbox.Unavailable):
     sandbox.require()
@@ -49,7 +49,7 @@ def obstacle():
 
 @contextlib.contextmanager
 def running(source, names=(), **limits):
-    """A sandbox that runs a program, and its end of the pipe of replies."""
+    """Yields a sandbox that runs a program, and the file of its replies."""
     requests, asks, tells, replies = *os.pipe(), *os.pipe()
     job = {"blocks": [source], "names": list(names), "head": "", "stub": ""}
     pipes = {"requests": requests, "replies": replies}
@@ -63,7 +63,7 @@ def running(source, names=(), **limits):
             os.close(asks)
 
 
-# -- where there is none --------------------------------------------------------------------------
+# -- without a sandbox ----------------------------------------------------------------------------
 
 
 def test_the_reason_for_a_refusal_is_told(tmp_path, monkeypatch):
@@ -102,7 +102,7 @@ def test_one_that_does_not_start_is_no_answers_fault(tmp_path, monkeypatch):
     assert os.listdir("/proc/self/fd") == before
 
 
-# -- where there is one ---------------------------------------------------------------------------
+# -- with a sandbox -------------------------------------------------------------------------------
 
 
 @needs_sandbox
@@ -117,7 +117,7 @@ def test_one_that_does_not_start_is_no_answers_fault(tmp_path, monkeypatch):
 )
 def test_the_probe_finds_what_is_not_isolated(monkeypatch, argument, failing):
     arguments = sandbox._arguments()
-    # Behind --clearenv, or before the mounts are read-only.
+    # These come after --clearenv, or before the mounts become read-only.
     at = -1 if "TOKEN" in argument else arguments.index("/tmp") + 1
     arguments[at:at] = argument
     monkeypatch.setattr(sandbox, "_arguments", lambda: arguments)
@@ -126,7 +126,7 @@ def test_the_probe_finds_what_is_not_isolated(monkeypatch, argument, failing):
 
 @needs_sandbox
 def test_a_python_may_be_anywhere(monkeypatch, tmp_path):
-    """Its parents are in the sandbox then, and nothing beside it."""
+    """Checks that the sandbox then contains its parent directories, and nothing beside it."""
     visible = {**sandbox._visible(), str(tmp_path): "/home/somebody/python/lib"}
     monkeypatch.setattr(sandbox, "_visible", lambda: visible)
     sandbox._obstacle.cache_clear()
@@ -142,16 +142,16 @@ def test_packages_are_hidden(monkeypatch):
         "if paths: found = True"
     )
     with running(listing, names=["found"]) as (_, told):
-        assert wire.decode(wire.receive(told), None) == {}
-    # The base Python has pip at least.
+        assert protocol.decode(protocol.receive(told), None) == {}
+    # The base Python has at least pip.
     monkeypatch.setattr(sandbox, "_hidden", lambda: [])
     with running(listing, names=["found"]) as (_, told):
-        assert wire.decode(wire.receive(told), None) == {"found": []}
+        assert protocol.decode(protocol.receive(told), None) == {"found": []}
 
 
 @needs_sandbox
 def test_the_probe_finds_missing_layers(monkeypatch):
-    # Without the filter of system calls, limits and mounts hold by themselves.
+    # The limits and mounts also hold without the filter of system calls.
     allow_all = struct.pack("HBBI", 0x06, 0, 0, 0x7FFF0000)
     with monkeypatch.context() as patch:
         patch.setattr(syscalls, "seccomp_filter", lambda: allow_all)
@@ -168,12 +168,12 @@ def test_the_probe_finds_missing_layers(monkeypatch):
 
 @needs_sandbox
 def test_a_user_namespace_takes_the_place_of_a_user(monkeypatch):
-    # As those do it that are not root.
+    # Users other than root start sandboxes like this.
     monkeypatch.setattr(sandbox, "_uid", lambda: 0)
     sandbox._obstacle.cache_clear()
     assert sandbox._obstacle() == ""
     with running("sum(range(10 ** 7))\nfound = 1", names=["found"]) as (process, told):
-        assert "found" in wire.decode(wire.receive(told), None) and process.cpu() > 0.05
+        assert "found" in protocol.decode(protocol.receive(told), None) and process.cpu() > 0.05
 
 
 @needs_sandbox
@@ -190,7 +190,7 @@ def test_a_program_sees_next_to_nothing():
     holds = "\n".join(f"if {check}: {name} = True" for name, check in seen.items())
     source = f"import os, sys\nroot = sys.prefix.split('/')[1]\n{holds}"
     with running(source, names=[*seen, "unheard_of"]) as (_, told):
-        assert list(wire.decode(wire.receive(told), None)) == list(seen)
+        assert list(protocol.decode(protocol.receive(told), None)) == list(seen)
 
 
 @needs_sandbox
@@ -202,8 +202,8 @@ def test_limits_end_a_program():
         assert told.read() == b""
         assert process.ended_by() == signal.SIGSEGV
     with running("x = bytearray(100 << 20)", memory=100 << 20) as (process, told):
-        assert wire.decode(wire.receive(told), None) == "raised"
-        assert process.ended_by() == 0  # It waits for requests.
+        assert protocol.decode(protocol.receive(told), None) == "raised"
+        assert process.ended_by() == 0  # The process still waits for requests.
 
 
 @needs_sandbox
@@ -211,11 +211,11 @@ def test_cpu_time_is_the_programs_own():
     spin = "import time\nwhile time.process_time() < {}: pass\nfound = time.process_time()"
     with running(spin.format(0.3) + "\ntime.sleep(0.3)", names=["found"]) as (process, told):
         before = process.cpu()
-        assert list(wire.decode(wire.receive(told), None)) == ["found"]
-        # Start-up is not counted, nor is sleep.
+        assert list(protocol.decode(protocol.receive(told), None)) == ["found"]
+        # Neither the start nor sleep counts.
         assert before < 0.3 and 0.2 < process.cpu() < 0.4
         taken = process.cpu()
-    # What the program does to its clocks and timers changes nothing, nor does its end.
+    # Neither the program's own clocks and timers nor its end affects the reading.
     disarm = "import os, signal\nsignal.setitimer(signal.ITIMER_PROF, 0)\n"
     disarm += "os.posix_spawn = None\n"
     with running(disarm + spin.format(0.3) + "\nos._exit(0)") as (process, told):
@@ -228,7 +228,7 @@ def test_cpu_time_is_the_programs_own():
 
 @needs_sandbox
 def test_a_program_may_compute_as_it_likes():
-    # The list of system calls has what the standard library needs for that.
+    # The list of system calls contains those that the standard library needs for this.
     source = """
 import asyncio, datetime, decimal, fractions, glob, heapq, io, json, locale, platform, random
 import re, secrets, select, shutil, signal, sqlite3, statistics, tempfile, time, uuid, zlib
@@ -249,7 +249,7 @@ assert fired
 done = True
 """
     with running(source, names=["done"]) as (_, told):
-        assert wire.decode(wire.receive(told), None) == {"done": []}
+        assert protocol.decode(protocol.receive(told), None) == {"done": []}
 
 
 @needs_sandbox
@@ -265,7 +265,8 @@ def test_closing_leaves_no_process_and_no_descriptor():
 
 def test_the_filter_allows_what_is_listed_and_nothing_else():
     names = {
-        # x86-64, aarch64: read, execve, futex; and socket, memfd_create, setxattr, add_key.
+        # These are read, execve and futex, then socket, memfd_create, setxattr and add_key, on
+        # x86-64 and on aarch64.
         "x86_64": ((0, 59, 202), (41, 319, 188, 248, 56, 101, 425), 72, 53),
         "aarch64": ((63, 221, 98), (198, 279, 5, 217, 220, 117, 425), 25, 199),
     }
@@ -277,7 +278,7 @@ def test_the_filter_allows_what_is_listed_and_nothing_else():
         audit, _ = syscalls.ARCHITECTURES[architecture]
         assert {*allowed} <= listed and not listed & {*refused, fcntl, socketpair}
         numbers = {number: verdict(program, audit, number) for number in range(600)}
-        # F_DUPFD is 0, and allowed.
+        # F_DUPFD is 0, which is allowed.
         listed |= {fcntl}
         assert {n for n, v in numbers.items() if v == ALLOW} == listed
         assert {n for n, v in numbers.items() if v == ENOSYS} == {*range(440, 600)} - listed
@@ -292,7 +293,7 @@ ALLOW, EPERM, ENOSYS = 0x7FFF0000, 0x00050001, 0x00050026
 
 
 def verdict(program, architecture, number, arguments=()):
-    """What the kernel would do with a call."""
+    """Returns the kernel's verdict on a call."""
     data = {0: number, 4: architecture} | {16 + 8 * i: a for i, a in enumerate(arguments)}
     at, value = 0, 0
     while True:
@@ -309,7 +310,7 @@ def verdict(program, architecture, number, arguments=()):
             at += if_true if holds else if_false
 
 
-# -- what passes between processes ----------------------------------------------------------------
+# -- messages between processes -------------------------------------------------------------------
 
 hashable = st.recursive(
     st.none()
@@ -364,18 +365,18 @@ def same(a, b):
 @hypothesis.settings(max_examples=200)
 @hypothesis.given(values)
 def test_plain_values_arrive_as_they_are(value):
-    assert same(wire.decode(wire.encode(value, None), None), value)
+    assert same(protocol.decode(protocol.encode(value, None), None), value)
 
 
 def test_odd_values_arrive():
     point = collections.namedtuple("Point", "x y")(1, [2])
-    got = wire.decode(wire.encode(point, None), None)
+    got = protocol.decode(protocol.encode(point, None), None)
     assert got == point and got.y == [2] and repr(got) == "Point(x=1, y=[2])"
     views = [{1: 2}.keys(), {1: 2}.items()]
-    assert wire.decode(wire.encode(views, None), None) == views
+    assert protocol.decode(protocol.encode(views, None), None) == views
     for value in (10**5000, -(1 << 100), "\ud800", float("inf"), -0.0, {(): {}}, [[]] * 3):
-        assert same(wire.decode(wire.encode(value, None), None), value)
-    nan = wire.decode(wire.encode([float("nan"), complex("nan")], None), None)
+        assert same(protocol.decode(protocol.encode(value, None), None), value)
+    nan = protocol.decode(protocol.encode([float("nan"), complex("nan")], None), None)
     assert all(x != x for x in nan)
 
 
@@ -395,7 +396,7 @@ def test_subclasses_arrive_as_what_they_derive_from():
         __hash__ = tuple.__hash__
 
     sent = [Liar(7), Text("a"), Tuple((1,)), {Text("k"): Liar(1)}, True]
-    got = wire.decode(wire.encode(sent, None), None)
+    got = protocol.decode(protocol.encode(sent, None), None)
     assert got == [7, "a", (1,), {"k": 1}, True] and type(got[2]) is tuple
     assert [type(x) for x in got] == [int, str, tuple, dict, bool]
 
@@ -405,7 +406,9 @@ def test_subclasses_arrive_as_what_they_derive_from():
     class Day(datetime.date):
         __eq__, __hash__ = Liar.__eq__, datetime.date.__hash__
 
-    got = wire.decode(wire.encode([Half(1, 2), Day(2020, 1, 2), fractions.Fraction], None), None)
+    got = protocol.decode(
+        protocol.encode([Half(1, 2), Day(2020, 1, 2), fractions.Fraction], None), None
+    )
     assert [type(x) for x in got] == [fractions.Fraction, datetime.date, type(fractions.Fraction)]
     assert got[2] is fractions.Fraction
     assert got[0] != 7 and got[0] == 0.5 and got[1] == datetime.date(2020, 1, 2)
@@ -414,32 +417,36 @@ def test_subclasses_arrive_as_what_they_derive_from():
 def test_a_container_arrives_once():
     inner, shared = [1], []
     sent = [inner, {"a": inner}, (inner, bytearray(b"x"))]
-    got = wire.decode(wire.encode(sent, None, shared), None, received := [])
+    got = protocol.decode(protocol.encode(sent, None, shared), None, received := [])
     assert got == sent and got[0] is got[1]["a"] is got[2][0]
     assert [type(x) for x in shared] == [type(x) for x in received]
-    # What both sides have is sent by its number.
-    again = wire.decode(wire.encode((inner, [2]), None, list(shared)), None, list(received))
+    # Containers that both sides have are sent by their numbers.
+    again = protocol.decode(protocol.encode((inner, [2]), None, list(shared)), None, list(received))
     assert again == ([1], [2]) and again[0] is got[0]
     endless = []
     endless.append(endless)
-    got = wire.decode(wire.encode(endless, None), None)
+    got = protocol.decode(protocol.encode(endless, None), None)
     assert got[0] is got
 
 
 def test_objects_are_named():
     thing = object()
-    message = wire.encode([thing, 1, {"a": thing}], lambda value: "thing")
-    assert wire.decode(message, lambda name: (name, 7)) == [("thing", 7), 1, {"a": ("thing", 7)}]
+    message = protocol.encode([thing, 1, {"a": thing}], lambda value: "thing")
+    assert protocol.decode(message, lambda name: (name, 7)) == [
+        ("thing", 7),
+        1,
+        {"a": ("thing", 7)},
+    ]
 
 
 def test_too_much_is_not_sent():
     with pytest.raises(ValueError, match="more data"):
-        wire.encode("x" * wire.LONGEST, None)
+        protocol.encode("x" * protocol.LONGEST, None)
     with pytest.raises(RecursionError):
         deep = []
         for _ in range(100_000):
             deep = [deep]
-        wire.encode(deep, None)
+        protocol.encode(deep, None)
 
 
 @hypothesis.settings(max_examples=300)
@@ -459,16 +466,16 @@ def test_too_much_is_not_sent():
 )
 def test_forged_messages_hold_plain_values_or_nothing(message):
     try:
-        value = wire.decode(message, lambda name: None)
+        value = protocol.decode(message, lambda name: None)
     except Exception:
         return
-    assert wire.decode(wire.encode(value, None), None) is not NotImplemented
+    assert protocol.decode(protocol.encode(value, None), None) is not NotImplemented
 
 
 @pytest.mark.parametrize("data", [b"", b"\0\0\0", b"\0\0\0\5abcd", b"\xff\xff\xff\xff" + b"x" * 99])
 def test_the_end_of_messages_is_noticed(tmp_path, data):
     (tmp_path / "pipe").write_bytes(data)
-    with open(tmp_path / "pipe", "rb") as file, pytest.raises(wire.Lost):
-        wire.receive(file)
-    with open("/dev/full", "wb", buffering=0) as file, pytest.raises(wire.Lost):
-        wire.send(file, b"n;")
+    with open(tmp_path / "pipe", "rb") as file, pytest.raises(protocol.Lost):
+        protocol.receive(file)
+    with open("/dev/full", "wb", buffering=0) as file, pytest.raises(protocol.Lost):
+        protocol.send(file, b"n;")

@@ -1,4 +1,4 @@
-"""The task code: problems with tests, and the sandbox that answers and tests run in."""
+"""The task code: programming problems with tests, and the sandbox that runs answers and tests."""
 
 from pkpo_jax.tasks.code.task import PATIENCE as PATIENCE
 from pkpo_jax.tasks.code.task import Code as Code

@@ -1,4 +1,4 @@
-"""The code blocks of a response, as CommonMark reads them (markdown-it-py)."""
+"""Extracts the code blocks of a response, parsed as CommonMark by markdown-it-py."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
 
-# Characters of a response that are read, from its end: some 12,000 tokens of a policy.
+# Only this many characters at the end of a response are read: about 12,000 tokens.
 LONGEST = 50_000
-# A fence says its language first: python, py, python3, Python, {.python} and so on.
+# A fence starts with its language: python, py, python3, Python, {.python} and so on.
 _PYTHON = re.compile(r"\W*(python|py)[\d.]*(?![a-z])(?!-)", re.IGNORECASE)
 _DEFINITION = re.compile(r"^(async def|def|class|@|[^\W\d]\w* *=)", re.MULTILINE)
 
 
 @functools.cache
 def _parsers() -> tuple[MarkdownIt, MarkdownIt, MarkdownIt]:
-    """Returns parsers of blocks: one that takes indentation as it comes, and two of CommonMark's.
+    """Returns three parsers of blocks, the first the most tolerant of indentation.
 
-    Only the last takes indented code for a block, so that a fence may be indented by any amount.
-    HTML is none, for a line such as <answer> would hide a fence that follows.
+    The first recognises no lists or quotations. Only the third treats indented code as a block, so
+    that the first two accept fences with any indentation. None parses HTML, for a line such as
+    <answer> would hide the fence that follows.
     """
     try:
         from markdown_it import MarkdownIt
@@ -39,17 +40,17 @@ def _parsers() -> tuple[MarkdownIt, MarkdownIt, MarkdownIt]:
 
 
 def require() -> None:
-    """Raises ImportError if there is no parser."""
+    """Raises ImportError if markdown-it-py is not installed."""
     _parsers()
 
 
 def blocks(response: str) -> list[str]:
     """Returns the code blocks of a response that may be its program, the likeliest last.
 
-    Fences in another language are less likely than those in Python or in none that is named, and
-    blocks of a list or quotation whose lines are not indented as CommonMark wants them less than
-    those that are. Interactive sessions, with their prompts, are no programs. Indented code counts
-    only where there is no fence.
+    A fence that names another language is less likely than one that names Python or no language.
+    A block in a list or quotation is less likely if its lines lack the indentation that CommonMark
+    requires. Interactive sessions, which start with >>>, are not programs. Indented code counts
+    only if there is no fence.
     """
     *of_fences, of_all = _parsers()
     found: dict[bool, list[str]] = {False: [], True: []}

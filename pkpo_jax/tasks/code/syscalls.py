@@ -1,10 +1,11 @@
 """The system calls that a sandboxed program may make, as a seccomp filter.
 
-The list says what is allowed, so that a call nobody thought of is refused. It has what Python needs
-to compute, to read files, and for asyncio; nothing that starts processes or threads, reaches other
-ones, opens sockets to the outside, writes files, or has the kernel hold memory for the program that
-no limit counts: extended attributes, pipes, memory files, inotify, keys, timers, locks of files,
-System V and POSIX queues, io_uring. What is left is bounded by the limit on open files.
+This is a list of allowed calls, so that a call nobody thought of is refused. It contains the calls
+that Python needs to compute, to read files, and to run asyncio. It contains no call that starts
+processes or threads, reaches other processes, opens sockets to the outside, or writes files. Nor
+does it contain calls that allocate kernel memory which no limit counts: extended attributes, pipes,
+memory files, inotify, keys, timers, file locks, System V and POSIX queues, io_uring. The limit on
+open files bounds the kernel memory of the remaining calls.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ import functools
 import platform
 import struct
 
-# Audit numbers of the architectures, and the column of each in the table of calls.
+# The audit number of each architecture, and its column in the table of calls.
 ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 
-# The numbers on x86_64 and aarch64; None where an architecture lacks the call.
+# Each call has its numbers on x86_64 and aarch64; None if the architecture lacks the call.
 _CALLS: dict[str, tuple[int, int | None]] = {
-    # Files: every mount is read-only.
+    # File calls are harmless, since every mount is read-only.
     "read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66), "pread64": (17, 67),
     "pwrite64": (18, 68), "lseek": (8, 62), "open": (2, None), "openat": (257, 56),
     "close": (3, 57), "close_range": (436, 436), "stat": (4, None), "fstat": (5, 80),
@@ -29,10 +30,10 @@ _CALLS: dict[str, tuple[int, int | None]] = {
     "fchdir": (81, 50), "statfs": (137, 43), "fstatfs": (138, 44), "dup": (32, 23),
     "dup2": (33, None), "dup3": (292, 24), "ioctl": (16, 29), "umask": (95, 166),
     "fadvise64": (221, 223),
-    # Memory, which RLIMIT_AS counts.
+    # RLIMIT_AS counts the memory of these calls.
     "mmap": (9, 222), "mprotect": (10, 226), "munmap": (11, 215), "mremap": (25, 216),
     "brk": (12, 214), "madvise": (28, 233),
-    # Signals and the end; bubblewrap starts Python and waits for it under this filter.
+    # These handle signals, start and end: bubblewrap starts Python and waits for it while filtered.
     "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139),
     "rt_sigpending": (127, 136), "rt_sigsuspend": (130, 133), "rt_sigtimedwait": (128, 137),
     "sigaltstack": (131, 132), "kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131),
@@ -43,7 +44,7 @@ _CALLS: dict[str, tuple[int, int | None]] = {
     "nanosleep": (35, 101), "gettimeofday": (96, 169), "time": (201, None), "times": (100, 153),
     "alarm": (37, None), "setitimer": (38, 103), "getitimer": (36, 102), "getrusage": (98, 165),
     "select": (23, None), "pselect6": (270, 72), "poll": (7, None), "ppoll": (271, 73),
-    # The process itself; the last six are how the sandbox confines it.
+    # These read or change the process itself; `sandboxed.lockdown` needs the last six.
     "getpid": (39, 172), "getppid": (110, 173), "gettid": (186, 178), "getuid": (102, 174),
     "geteuid": (107, 175), "getgid": (104, 176), "getegid": (108, 177), "getresuid": (118, 148),
     "getresgid": (120, 150), "getgroups": (115, 158), "getpgrp": (111, None),
@@ -52,7 +53,7 @@ _CALLS: dict[str, tuple[int, int | None]] = {
     "sched_getaffinity": (204, 123), "getpriority": (140, 141), "getrlimit": (97, 163),
     "setrlimit": (160, 164), "prlimit64": (302, 261), "setgroups": (116, 159),
     "setresuid": (117, 147), "setresgid": (119, 149),
-    # The C library's own.
+    # The C library calls these.
     "arch_prctl": (158, None), "set_tid_address": (218, 96), "set_robust_list": (273, 99),
     "get_robust_list": (274, 100), "rseq": (334, 293), "futex": (202, 98),
     "membarrier": (324, 283),
@@ -61,21 +62,21 @@ _CALLS: dict[str, tuple[int, int | None]] = {
     "epoll_pwait": (281, 22), "sendto": (44, 206), "recvfrom": (45, 207),
     "getsockname": (51, 204), "shutdown": (48, 210),
 }  # fmt: skip
-# Calls that are allowed for some values of one argument: their numbers, the argument, the values.
-# fcntl duplicates descriptors and reads or sets their flags, and locks nothing; AF_UNIX is 1.
+# These calls are allowed for some values of one argument: each has its numbers, the argument's
+# index and the values. fcntl may duplicate descriptors and read or set their flags, but lock
+# nothing; 1 is AF_UNIX.
 _CALLS_FOR: dict[str, tuple[tuple[int, int], int, tuple[int, ...]]] = {
     "fcntl": ((72, 25), 1, (0, 1, 2, 3, 4, 1030)),
     "socketpair": ((53, 199), 0, (1,)),
 }
-# Calls from this number on are answered as by an older kernel, so that newer C libraries do without
-# them.
+# Calls from this number on fail as on an older kernel, so that newer C libraries do without them.
 _NEWER = 440
 _LOAD, _EQUAL, _AT_LEAST, _JUMP, _GIVE = 0x20, 0x15, 0x35, 0x05, 0x06
 _ALLOW, _ERROR = 0x7FFF0000, 0x00050000
 
 
 def allowed(machine: str) -> set[int]:
-    """Returns the numbers of the calls that are allowed whatever their arguments."""
+    """Returns the numbers of the calls that are allowed with any arguments."""
     column = ARCHITECTURES[machine][1]
     numbers = (call[column] for call in _CALLS.values())
     return {number for number in numbers if number is not None}
@@ -83,20 +84,20 @@ def allowed(machine: str) -> set[int]:
 
 @functools.cache
 def seccomp_filter() -> bytes:
-    """Returns the BPF program: other calls fail with EPERM, and so do all of other ABIs."""
+    """Returns the BPF program: all other calls and all calls of other ABIs fail with EPERM."""
     audit, column = ARCHITECTURES[platform.machine()]
     # A jump names "allow", "refuse" or "newer", or is a number of instructions.
     program: list[tuple[int, str | int, str | int, str | int]] = [
         (_LOAD, 0, 0, 4),
         (_EQUAL, 0, "refuse", audit),
         (_LOAD, 0, 0, 0),
-        # The x32 ABI has numbers of its own for the same calls.
+        # The x32 ABI has different numbers for the same calls.
         (_AT_LEAST, "refuse", 0, 0x40000000),
         *((_EQUAL, "allow", 0, number) for number in sorted(allowed(platform.machine()))),
     ]
     for numbers, argument, values in _CALLS_FOR.values():
         program.append((_EQUAL, 0, len(values) + 2, numbers[column]))
-        # The lower half of the argument: these are ints.
+        # Only the lower half of the argument counts, for these arguments are ints.
         program.append((_LOAD, 0, 0, 16 + 8 * argument))
         program += [(_EQUAL, "allow", 0, value) for value in values]
         program.append((_JUMP, 0, 0, "refuse"))

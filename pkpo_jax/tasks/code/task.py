@@ -1,22 +1,22 @@
-r"""Python functions from a description, right if they pass the problem's tests: MBPP, HumanEval.
+r"""The task code: write a Python function that passes the problem's tests (MBPP, HumanEval).
 
-An answer and the tests run in two sandboxed processes (see `sandbox`): the tests call the answer's
+An answer and the tests run in two sandboxed processes (see `sandbox`). The tests call the answer's
 functions through a pipe that carries plain data, so that nothing an answer does to its own process
 can pass a test; it has to return the right values. It follows that only the standard library can be
 imported, and that tests cannot compare everything:
 
-  - Plain data and the standard library's numbers, dates and containers are sent by value, and what
-    derives from them as what it derives from. Other objects stay with the answer, and are compared
-    as `sandboxed.handles` says. Tests that change a list in an attribute of one
-    change a copy, and what an answer prints is not seen.
-  - Arguments are copies. A call changes the tests' own if the solution's function changes its
-    arguments too, or if the call is a statement of its own. Otherwise an answer could change what
-    it is compared with: `f(xs) == sorted(xs)`.
-  - Functions and iterators of the tests can be arguments, objects of their own classes cannot.
-  - Exceptions arrive as the first class of theirs that is Python's own or that the tests name. One
-    that would end a loop of the tests, or the process, is a RuntimeError.
-  - Coroutines cannot be awaited by tests, and the class of an object that stays is not seen,
-    except by isinstance with a class of the answer's.
+  - Plain data and the standard library's numbers, dates and containers are sent by value, and
+    instances of their subclasses arrive as instances of the base class. Other objects stay in the
+    answer's process, and are compared as `sandboxed.handles` describes. A test that changes a list
+    in an attribute of such an object changes a copy. Tests do not see what an answer prints.
+  - Arguments are copies. A call changes the tests' own objects if the solution's function changes
+    its arguments too, or if the call is a whole statement. Otherwise an answer could change the
+    value that it is compared with: `f(xs) == sorted(xs)`.
+  - Functions and iterators of the tests can be arguments; objects of classes of the tests cannot.
+  - An exception arrives as the first of its classes that is Python's own or that the tests name. If
+    it would end a loop of the tests, or the process, it arrives as a RuntimeError.
+  - Tests cannot await coroutines. They do not see the class of an object that stays with the
+    answer, except by isinstance with a class of the answer's.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from typing import Any, NamedTuple
 from pkpo_jax.tasks.base import Grade, Problem, Status, Task, require
 from pkpo_jax.tasks.code import blocks, problems, sandbox
 
-# MBPP's own test split; its tasks from 511 on are for training, the 90 that it validates on too.
+# MBPP's own test split. Its tasks from 511 on, its 90 validation tasks included, are for training.
 MBPP_TEST, MBPP_TRAIN = range(11, 511), 511
-# An answer is given up, ungraded, after so many times its CPU time: enough for three workers on
-# each processor, and a reserve.
+# An answer is given up, ungraded, after this multiple of its CPU time has passed on the clock. It
+# suffices for three workers on each processor, with a reserve.
 PATIENCE = 5.0
 INSTRUCTION = "Answer with one Python code block, from ```python to ```."
 
@@ -48,25 +48,27 @@ class Code(Task):
     """Trains on MBPP and evaluates on HumanEval or on MBPP's test split.
 
     Attributes:
-      data_dir: the directory of mbpp.jsonl, or of sanitized-mbpp.json; any problems in that form.
-      allow_code_execution: has to be True, for grading runs what the policy writes.
-      evaluate_on: "humaneval", and all of the file is trained on; or "mbpp", where the test split
-        is tasks 11-510, and those from 511 on are trained on.
-      instruct: ask for a code block, for chat models. Otherwise a prompt is the description and
-        tests (MBPP), or the head of the function (HumanEval), and the whole response is code.
-      shown_tests: how many tests a prompt of MBPP shows, at least 1, for they name the function.
-        The MBPP paper shows all three, which rewards a policy that learns them by heart.
-      reward: "fraction" of the hidden tests that pass, or "all", 1 iff all tests do, as the papers
-        have it. The fraction counts no test that the prompt shows: an answer that fails one earns
-        nothing, and what the shown test's constant earns on the hidden ones (the value that the
-        shown test expects, returned whatever the argument) is taken off. So no constant earns
-        anything, unless all tests expect the same value. Where the prompt shows all tests, all
-        count, and a constant earns its share of them. A program that tells the shown argument
-        from others can still earn a share, and with few tests even all of it.
+      data_dir: the directory of mbpp.jsonl or sanitized-mbpp.json, or of other problems in one of
+        these files' formats.
+      allow_code_execution: has to be True, for grading runs the programs that the policy writes.
+      evaluate_on: "humaneval", where all of the file is for training; or "mbpp", where the test
+        split is tasks 11-510, and the tasks from 511 on are for training.
+      instruct: whether the prompt asks for a code block, for chat models. Otherwise a prompt is the
+        description and tests (MBPP), or the head of the function (HumanEval), and the whole
+        response is code.
+      shown_tests: how many tests a prompt of MBPP shows. At least 1, for they name the function.
+        The MBPP paper shows all three, which rewards a policy that memorises them.
+      reward: "fraction" is the share of the hidden tests that pass; "all" is 1 iff all tests pass,
+        as in the papers. The fraction counts no test that the prompt shows, but an answer that
+        fails one of these earns nothing. Consider the constant function that returns the value
+        which the shown test expects: the hidden tests that it passes are subtracted. So no constant
+        earns anything, unless all tests expect the same value. If the prompt shows all tests, all
+        count, and a constant earns its share of them. A program that distinguishes the shown
+        argument from others can still earn a share, and with few tests even the full reward.
       timeout: seconds of CPU time for all tests of an answer; the slowest reference of MBPP, task
         123, uses 4 to 4.5. `PATIENCE` times as much may pass on the clock, and grading.timeout has
-        to leave room for that and `sandbox.START_TIMEOUT`.
-      memory_mb: address space for an answer.
+        to allow for that plus `sandbox.START_TIMEOUT`.
+      memory_mb: MiB of address space for an answer.
     """
 
     data_dir: str = ""
@@ -78,8 +80,8 @@ class Code(Task):
     timeout: float = 6.0
     memory_mb: int = 512
 
-    # For the tiny character policy, which raises on any other character; Gemma-2 reads them all.
-    # The last two are HumanEval's.
+    # This limits the tiny character policy, which rejects other characters; Gemma-2 reads any. The
+    # last two occur in HumanEval.
     alphabet = (
         string.printable + "\N{LESS-THAN OR EQUAL TO}\N{HEAVY TRIANGLE-HEADED RIGHTWARDS ARROW}"
     )
@@ -97,10 +99,11 @@ class Code(Task):
         require(self, 64 <= self.memory_mb <= 1 << 20, "memory_mb", "64 or more")
 
     def problems(self, split: str) -> Sequence[Problem]:
-        """Problems of the split "train" or "test".
+        """Returns the problems of the split "train" or "test".
 
-        Raises ValueError where code may not run, cannot be isolated (`sandbox.Unavailable`), or
-        the files are missing or wrong.
+        Raises:
+          ValueError: code may not run, cannot be isolated (`sandbox.Unavailable`), or the files are
+            missing or invalid.
         """
         self._require_permission()
         self._require()
@@ -121,15 +124,16 @@ class Code(Task):
         return [{"id": i, "prompt": self._prompt(row), **row} for i, row in enumerate(rows)]
 
     def grade(self, problem: Problem, response: str) -> Grade:
-        """Returns the reward of the code of a response.
+        """Returns the reward and the status of the code of a response.
 
-        No code, or no program, or not what the tests call, is WRONG_FORMAT. CPU time that runs out
-        is a TIMEOUT, and a process that ends otherwise an ERROR: both wrong, with a reward of 0. An
-        answer that is given up with CPU time left is a TIMEOUT without a reward: one that sleeps
-        or waits for what never comes, or a machine far too busy.
+        A response is WRONG_FORMAT if it has no code, its code is no program, or the program does
+        not define the functions that the tests call. It is a TIMEOUT if its CPU time runs out, and
+        an ERROR if its process ends otherwise; both are wrong, with a reward of 0. An answer that
+        is given up with CPU time left is a TIMEOUT without a reward: it may sleep or wait forever,
+        or the machine may be far too busy.
 
         Raises:
-          sandbox.Failed: no sandbox starts, which is no fault of the answer's.
+          sandbox.Failed: a sandbox does not start, which is not the answer's fault.
         """
         self._require_permission()
         programs = self._blocks(response)
@@ -144,8 +148,8 @@ class Code(Task):
     def answer(self, response: str) -> str | None:
         """Returns the last code block that defines something, else the last; None without blocks.
 
-        It stands for the answer where responses are counted. Grading looks at all blocks, for it
-        knows what has to be defined. All of the response is the answer if no block was asked for.
+        This is the answer when responses are counted as votes. Grading looks at all blocks, for it
+        knows which names have to be defined. Without `instruct` the whole response is the answer.
         """
         if not self.instruct:
             return response if response.strip() else None
@@ -157,7 +161,7 @@ class Code(Task):
         return [response] if response.strip() else []
 
     def _reward(self, problem: Problem, passed: frozenset[int]) -> float:
-        """Returns the reward for the tests that were passed, by their numbers."""
+        """Returns the reward for the tests that passed, given by their numbers."""
         count = problem["count"]
         if self.reward == "all":
             return float(len(passed) == count)
@@ -167,7 +171,7 @@ class Code(Task):
             return len(passed) / count
         if not shown <= passed:
             return 0.0
-        # Tests of this form would pay a constant that passes the shown ones, if there is one.
+        # If one constant passes all shown tests, it also passes the hidden tests of the same form.
         forms = {problem["forms"][i] for i in shown}
         free = {i for i in hidden if {problem["forms"][i]} == forms}
         if free == hidden:
@@ -208,14 +212,14 @@ class Code(Task):
         return f"{row['text']}\nIt has to pass tests such as\n\n{tests}\n\n{INSTRUCTION}\n"
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # In a worker, before the clock of its first answer runs.
+        # A worker checks the requirements as it starts, before the clock of its first answer runs.
         self.__dict__.update(state)
         if self.allow_code_execution:
             self._require()
 
 
 class Verdict(NamedTuple):
-    """The numbers of the tests that were passed, and how it ended."""
+    """The numbers of the tests that an answer passed, and the status of its grading."""
 
     passed: frozenset[int] = frozenset()
     status: Status = Status.OK
@@ -224,11 +228,11 @@ class Verdict(NamedTuple):
 def judge(problem: Problem, blocks: Sequence[str], limits: sandbox.Limits) -> Verdict | None:
     """Runs the tests of a problem against a response's code, in two sandboxes.
 
-    Each may use `limits.cpu` seconds of CPU time, whatever time passes meanwhile on the clock; None
-    if `PATIENCE` times as much passes and it is not used up.
+    Each may use `limits.cpu` seconds of CPU time, however much time passes on the clock. Returns
+    None if `PATIENCE` times as much passes before one of them has used up its CPU time.
 
     Raises:
-      sandbox.Failed, OSError: they do not start.
+      sandbox.Failed, OSError: a sandbox does not start.
     """
     with contextlib.ExitStack() as stack:
         answer, checker = _start(stack, problem, blocks, limits)
@@ -246,7 +250,7 @@ def judge(problem: Problem, blocks: Sequence[str], limits: sandbox.Limits) -> Ve
             return Verdict(frozenset(map(int, passed.split())))
         if end in ("syntax", "missing"):
             return Verdict(status=Status.WRONG_FORMAT)
-        # One of them is gone. SIGKILL is for the processor's time that it used.
+        # One of the processes has ended. SIGKILL means that it exceeded its CPU time.
         killed = signal.SIGKILL in (answer.ended_by(), checker.ended_by())
         return Verdict(status=Status.TIMEOUT if killed else Status.ERROR)
 
@@ -259,18 +263,18 @@ def _start(
     with contextlib.ExitStack() as ends:
         for end in pipes:
             ends.callback(os.close, end)
-        asked, ask, told, tell = pipes
+        request_out, request_in, reply_out, reply_in = pipes
         jobs = {
             "answer": (
                 {
                     "blocks": list(blocks),
                     **{key: problem[key] for key in ("names", "head", "stub")},
                 },
-                {"requests": asked, "replies": tell},
+                {"requests": request_out, "replies": reply_in},
             ),
             "checker": (
-                {key: problem[key] for key in _TOLD_TO_CHECKER},
-                {"requests": ask, "replies": told},
+                {key: problem[key] for key in _CHECKER_KEYS},
+                {"requests": request_in, "replies": reply_out},
             ),
         }
         answer, checker = (
@@ -280,14 +284,15 @@ def _start(
     return answer, checker
 
 
-_TOLD_TO_CHECKER = ("names", "classes", "attributes", "changing", "setup", "tests")
+# The parts of a problem that the checker needs.
+_CHECKER_KEYS = ("names", "classes", "attributes", "changing", "setup", "tests")
 
 
 def _report(answer: sandbox.Sandbox, checker: sandbox.Sandbox, cpu: float) -> str | None:
-    """Returns what the checker reports; None if one of them uses up its CPU time.
+    """Returns the checker's report; None if one of the two processes uses up its CPU time.
 
     Raises:
-      TimeoutError: too much time passes before either.
+      TimeoutError: `PATIENCE` times as much passes on the clock before either happens.
     """
     end = time.monotonic() + PATIENCE * cpu
     while True:
@@ -297,6 +302,6 @@ def _report(answer: sandbox.Sandbox, checker: sandbox.Sandbox, cpu: float) -> st
         now = time.monotonic()
         if now >= end:
             raise TimeoutError
-        # Two processes of one thread each need at least this long to use up what is left.
+        # Each process has one thread, so it needs at least this long to use up the remaining time.
         with contextlib.suppress(TimeoutError):
             return checker.report(min(end, now + max(left, 0.01)))

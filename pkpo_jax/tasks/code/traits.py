@@ -1,6 +1,6 @@
-"""Reads off a problem's solution and tests how its answers are to be tested.
+"""Infers from a problem's solution and tests how its answers have to be tested.
 
-Only the syntax is looked at: nothing is run.
+It analyses the syntax only and runs nothing.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any, TypeGuard
 
 _EQUALITIES = (ast.Eq, ast.NotEq, ast.Is, ast.IsNot)
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-# Calls that make a class.
+# Calls of these names make a class.
 _CLASS_MAKERS = {"namedtuple", "NamedTuple", "make_dataclass", "Enum", "IntEnum", "Flag", "type"}
-# Methods that change their object, and functions that change an argument.
+# These methods change their object, and the functions below change an argument.
 _CHANGING_METHODS = {
     *("append", "appendleft", "extend", "extendleft", "insert", "pop", "popleft", "popitem"),
     *("remove", "clear", "sort", "reverse", "rotate", "add", "discard", "update", "setdefault"),
@@ -37,9 +37,9 @@ def traits(solution: ast.Module, names: list[str]) -> dict[str, Any]:
 
 
 def form(assertion: str, names: list[str]) -> str:
-    """Returns an assertion with a blank for each call of one of the names.
+    """Returns the form of an assertion: its text with a blank for each call of one of the names.
 
-    Assertions that expect the same value have one form: True is 1 and 2.0 is 2, as Python has it.
+    Assertions that expect equal values have the same form: as in Python, True is 1 and 2.0 is 2.
 
     >>> form("prime(7) == True", ["prime"]), form("True is prime(7)", ["prime"])
     ('_ == 1', '_ == 1')
@@ -95,7 +95,7 @@ def _classes(solution: ast.Module) -> set[str]:
 
 
 def _attributes(solution: ast.Module) -> set[str]:
-    """Returns the names that are defined in classes, and the attributes that are assigned."""
+    """Returns the names that classes define, and the attributes that are assigned anywhere."""
     names = set()
     for node in ast.walk(solution):
         if isinstance(node, ast.ClassDef):
@@ -108,10 +108,10 @@ def _attributes(solution: ast.Module) -> set[str]:
 
 
 def _changing(solution: ast.Module) -> set[str]:
-    """Returns the functions that change what they are called with, as far as the syntax tells.
+    """Returns the functions that change their arguments, as far as the syntax shows.
 
-    A function does so if it assigns to a part of an argument, or of a name that stands for a part
-    of one, or calls what changes it, or hands it on to another function that does.
+    A function does so if it assigns to a part of an argument (or of a name bound to a part of one),
+    calls a method or function that changes it, or passes it to another function that does so.
     """
     functions = {n.name: n for n in ast.walk(solution) if isinstance(n, _FUNCTIONS)}
     changing: set[str] = set()
@@ -126,24 +126,25 @@ def _changes(function: ast.FunctionDef | ast.AsyncFunctionDef, changing: set[str
     arguments = function.args
     named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
     named += [a for a in (arguments.vararg, arguments.kwarg) if a]
-    theirs = {a.arg for a in named}
-    for _ in range(3):  # Names for parts of parts, and so on; three times are plenty.
+    aliases = {a.arg for a in named}
+    for _ in range(3):  # A name may be bound to a part of a part; three levels suffice in practice.
         for node in ast.walk(function):
             if isinstance(node, ast.Assign | ast.For):
                 value = node.value if isinstance(node, ast.Assign) else node.iter
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-                if theirs & set(_roots(value)):
+                if aliases & set(_roots(value)):
                     stored = (n for t in targets for n in ast.walk(t) if isinstance(n, ast.Name))
-                    theirs |= {n.id for n in stored if isinstance(n.ctx, ast.Store)}
-    return any(_is_change(node, theirs, changing) for node in ast.walk(function))
+                    aliases |= {n.id for n in stored if isinstance(n.ctx, ast.Store)}
+    return any(_is_change(node, aliases, changing) for node in ast.walk(function))
 
 
-def _is_change(node: ast.AST, theirs: set[str], changing: set[str]) -> bool:
+def _is_change(node: ast.AST, aliases: set[str], changing: set[str]) -> bool:
+    """Returns whether a node changes an object that one of the `aliases` names or contains."""
     if isinstance(node, ast.Subscript | ast.Attribute) and not isinstance(node.ctx, ast.Load):
-        return bool(theirs & set(_roots(node.value)))
+        return bool(aliases & set(_roots(node.value)))
     if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
-        # It changes a list in place, and makes a new number.
-        return node.target.id in theirs and isinstance(node.value, ast.List | ast.ListComp)
+        # An augmented assignment changes a list in place, but makes a new number.
+        return node.target.id in aliases and isinstance(node.value, ast.List | ast.ListComp)
     if not isinstance(node, ast.Call):
         return False
     function = node.func
@@ -152,11 +153,11 @@ def _is_change(node: ast.AST, theirs: set[str], changing: set[str]) -> bool:
     operands = node.args if name in _CHANGING_FUNCTIONS | changing else []
     if method and name in _CHANGING_METHODS:
         operands = [function.value]
-    return any(theirs & set(_roots(operand)) for operand in operands)
+    return any(aliases & set(_roots(operand)) for operand in operands)
 
 
 def _roots(value: ast.expr) -> Iterator[str]:
-    """Yields the names that an expression is a part of: x of x[0].y, and of enumerate(x)."""
+    """Yields the names whose objects an expression is a part of: x for x[0].y or enumerate(x)."""
     while isinstance(value, ast.Subscript | ast.Attribute | ast.Starred):
         value = value.value
     if isinstance(value, ast.Name):

@@ -1,7 +1,8 @@
-"""Reads and compares answers of the task math: exact, in bounded time, without a clock.
+"""Reads and compares answers of the task math: exactly, in bounded time, without a clock.
 
-`text` cleans, `tokens` and `reading` make a tree, `structure` gives it one shape, `monomials`,
-`values` and `numerics` compute, `forms` tells what is left to compute, `comparison` decides.
+`text` cleans an answer. `tokens`, `numerals` and `reading` parse it into a `tree`, and `structure`
+unifies trees of the same meaning. `monomials`, `values` and `numerics` compute. `forms` counts the
+operations that the answer leaves undone, and `comparison` decides.
 """
 
 from pkpo_jax.tasks.math_answers.comparison import canonical, formulas, right

@@ -1,25 +1,26 @@
-r"""Decides whether an answer is right: it has the right value, and nothing is left to compute.
+r"""Decides whether an answer is right: it has the right value, and leaves nothing to compute.
 
 The rules, for an answer a and the problem's own answer g:
 
-- Numbers are compared exactly: 0.5 is 1/2, and 0.333 is not 1/3. Only where g is a decimal and a
-  says that it is inexact ("\approx 3.1416" for 3.14) is a rounded to the places of g.
-- a is evaluated (`forms`), but for operations that g has as well: 10^6 is right where g is 10^6,
-  and no answer where g is 1000000. With variables, g decides between product, sum and fraction.
-- An answer states one value. A chain of equations may lead to it ("2 + 5 = 7") if all of its sides
-  that have a value have the same; "8 = 7" and "7 \approx 8" are wrong. Behind \approx may stand
-  what the value before it rounds to ("\pi \approx 3.14"). A variable that is set equal to the value
-  is a name ("x = 7"), and has to be g's if that has one.
-- Units are ignored where only one of the two has one, or one is no known unit; "5 cm" is not "5 m".
-  Degrees and dollars are units. A percent is part of the value: 50\% is 1/2 and not 50, and 500\%
-  is not 5, for nobody writes a whole number so; where g has a percent sign, so that the question
-  asks for one, the number alone is right too.
-- 52_8 is neither 52_7, 42 nor, where g is 52, right; where g is 52_8, so that the question names
-  the base, 52 is right.
-- Tuples and intervals have the same brackets and parts; sets, lists and unions the same parts in
-  any order. Inequalities of one variable are intervals.
-- Words are compared as words. What cannot be read is right as the very text of g alone.
-- The letter of a choice decides where g is a letter; "(B) 12" is 12 where it is none.
+- Numbers are compared exactly: 0.5 is 1/2, and 0.333 is not 1/3. a is rounded to the places of g
+  only if g is a decimal and a states that it is inexact ("\approx 3.1416" for 3.14).
+- a has to be evaluated (see `forms`), except for operations that g contains too: 10^6 is right if g
+  is 10^6, and wrong if g is 1000000. With variables, a has to be a product, sum or fraction just
+  as g is.
+- An answer states one value. A chain of equations may lead to it ("2 + 5 = 7") if all its sides
+  that have a value have the same; "8 = 7" and "7 \approx 8" are wrong. The last side may be the
+  rounded value, after \approx ("\pi \approx 3.14"). A variable that is set equal to the value is a
+  name ("x = 7"), and has to equal the name in g, if g has one.
+- Units are ignored if only one of the two has a unit, or if one of the units is unknown; "5 cm" is
+  not "5 m". Degrees and dollars are units. A percent sign is part of the value: 50\% is 1/2 and
+  not 50. But 500\% is not 5, for nobody writes a whole number so. If g has a percent sign, the
+  question asks for one, so the number without it is right too.
+- 52_8 equals neither 52_7 nor 42, and is wrong if g is 52. If g is 52_8, the question names the
+  base, so 52 is right too.
+- Tuples and intervals need the same brackets and parts; sets, lists and unions need the same parts
+  in any order. Inequalities of one variable are intervals.
+- Words are compared as words. An unreadable answer is right only if its text is that of g.
+- If g is a letter, the letter of the choice decides; if not, "(B) 12" means 12.
 """
 
 from __future__ import annotations
@@ -39,25 +40,26 @@ from pkpo_jax.tasks.math_answers.monomials import (
     shown,
     variables,
 )
-from pkpo_jax.tasks.math_answers.reading import Node, read
+from pkpo_jax.tasks.math_answers.reading import read
 from pkpo_jax.tasks.math_answers.structure import has_variable, is_label, named, point, simplified
 from pkpo_jax.tasks.math_answers.text import about, clean, label, squeezed
+from pkpo_jax.tasks.math_answers.tree import Node
 from pkpo_jax.tasks.math_answers.values import Arithmetic
 
 _FORMULA = re.compile(r"(?<!\\)\$\$?(.+?)(?<!\\)\$\$?|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL)
 
 
 def right(gold: str, answer: str, steps: int, question: str = "") -> bool:
-    r"""Returns whether an answer is right for the problem whose own is `gold`.
+    r"""Returns whether an answer is right for a problem whose own answer is `gold`.
 
     Args:
-      gold, answer: as they were written, in LaTeX or plain text.
-      steps: the arithmetic that may be spent.
-      question: where it is given, a formula that stands in it is no answer, unless it is the gold
-        answer itself, an integer, or a variable.
+      gold, answer: the answers as they were written, in LaTeX or plain text.
+      steps: the number of steps that the arithmetic may take.
+      question: the text of the problem. A formula that it contains is no answer, unless it is the
+        gold answer itself, an integer, or a variable.
 
     Raises:
-      TooLarge: if the values take more steps, or more room, than may be spent.
+      TooLarge: the values need more steps, or more memory, than allowed.
 
     >>> right("56088", r"123 \cdot 456", 1000), right(r"\frac{1}{2}", "0.5", 1000)
     (False, True)
@@ -91,13 +93,13 @@ def right(gold: str, answer: str, steps: int, question: str = "") -> bool:
 
 
 class _Comparison:
-    """Compares trees, part by part."""
+    """Compares two trees, part by part."""
 
     def __init__(self, arithmetic: Arithmetic, inexact: bool) -> None:
         self.arithmetic, self.inexact = arithmetic, inexact
 
     def same(self, gold: Node, answer: Node) -> bool:
-        """Returns whether an answer, or a part of one, is right for the gold one's."""
+        """Returns whether an answer, or a part of one, is right for its gold counterpart."""
         gold, answer = simplified(gold), simplified(answer)
         if gold == answer:
             return True
@@ -141,7 +143,7 @@ class _Comparison:
         return all(self._ordered(*rows) for rows in zip(gold.args, answer.args, strict=True))
 
     def _chain(self, gold: Node, answer: Node) -> bool:
-        r"""Returns whether a chain such as 2 + 5 = 7, or \pi \approx 3.14, states gold alone."""
+        r"""Returns whether a chain such as 2 + 5 = 7 or \pi \approx 3.14 states only gold."""
         signs, sides = answer.args
         ends = signs[-1] == "~"
         exact = sides[:-1] if ends else sides
@@ -165,7 +167,7 @@ class _Comparison:
         return False
 
     def _agree(self, sides: Sequence[Node]) -> bool:
-        """Returns whether the sides of a chain that have a value have that of the last."""
+        """Returns whether all sides of a chain that have a value have that of the last side."""
         if len(sides) == 1:
             return True
         try:
@@ -190,7 +192,7 @@ class _Comparison:
         return ":" not in signs and signs == flipped[::-1] and self._ordered(sides, parts[::-1])
 
     def _equations(self, gold: Sequence[Node], answer: Sequence[Node]) -> bool:
-        """Returns whether two equations differ by terms moved across, and their sign, alone."""
+        """Returns whether two equations differ only by terms moved across, or by their sign."""
         compute = self.arithmetic
         try:
             one, other = (
@@ -241,10 +243,10 @@ class _Comparison:
 
 
 def canonical(answer: str) -> str:
-    r"""Returns a text that equal answers share, whatever their spelling: the value, if it is done.
+    r"""Returns a text that equal answers share, whatever their spelling: the value, if evaluated.
 
-    Units, names of variables and \approx are left out; operations that are not carried out stay as
-    they are written, so that 2 + 5 is no vote for 7. Takes some milliseconds at most.
+    Units, names of variables and \approx are left out. An answer that leaves operations undone
+    keeps its own text, so that 2 + 5 is no vote for 7. This takes a few milliseconds at most.
 
     >>> [canonical(text) for text in (r"\dfrac{2}{4}", "x = 0.5", r"\sqrt{3} + 1", "East")]
     ['1/2', '1/2', '1+\\sqrt{3}', 'east']
@@ -262,7 +264,7 @@ def canonical(answer: str) -> str:
 
 
 def _shown(node: Node, compute: Arithmetic) -> str:
-    """Returns the canonical text of a tree; raises Unknown if it has none but its own."""
+    """Returns the canonical text of a tree; raises Unknown if it has none."""
     node = point(_single(named(simplified(node))[1]))
     kind, args = node
     if kind == "words":
@@ -302,7 +304,7 @@ def _trees(question: str) -> frozenset[Node]:
 
 
 def _stands_in(question: str, node: Node) -> bool:
-    """Returns whether an answer is a formula of the question, and no integer or name."""
+    """Returns whether an answer is a formula of the question that is no integer or name."""
     last = node.args[1][-1] if node.kind == "relation" else node
     return not _is_plain(last) and (node in _trees(question) or last in _trees(question))
 
@@ -316,7 +318,7 @@ def _is_plain(node: Node) -> bool:
 
 
 def _single(node: Node) -> Node:
-    """Returns the one element of a set of one, and others as they are."""
+    """Returns the element of a set of one; other nodes unchanged."""
     return node.args[0] if node.kind == "set" and len(node.args) == 1 else node
 
 
@@ -339,7 +341,7 @@ def _is_whole(value: Value) -> bool:
 
 
 def _allowed(gold: forms.Operations, answer: forms.Operations) -> bool:
-    """Returns whether no more is left undone than in gold, and as much is multiplied out."""
+    """Returns whether an answer leaves no more undone than gold, and expands as much."""
     return answer <= gold and answer["expand"] == gold["expand"]
 
 
@@ -350,7 +352,7 @@ def _places(node: Node) -> int:
 
 
 def _rounds(number: Fraction, written: Node) -> bool:
-    """Returns whether a number is a decimal to the places that are written."""
+    """Returns whether a number, rounded to the places of a written decimal, equals it."""
     places = _places(written)
     if places < 0:
         return False

@@ -1,9 +1,10 @@
-r"""Counts the operations of an expression that are left to be done: an answer has none.
+r"""Counts the operations that an expression leaves undone; a final answer leaves none.
 
-Ordinary forms of a number are done: 12, 1/2 and 2/4, 0.5, 3\frac{1}{2}, 5\%, 3\sqrt{2}, 2\pi, and
-sums of such that cannot be collected, as 1 + \sqrt{2} and 3 + 4i. Copies of a question are not: a
-sum or product of numbers, a power of a number, a fraction that is a whole number or has decimals,
-fractions or sums of radicals in its parts, a root that is not in lowest terms, any function.
+Ordinary forms of a number leave nothing undone: 12, 1/2 and 2/4, 0.5, 3\frac{1}{2}, 5\%,
+3\sqrt{2}, 2\pi, and sums of these whose terms cannot be combined, as 1 + \sqrt{2} and 3 + 4i.
+Formulas copied from a question do: a sum or product of numbers, a power of a number, a fraction
+that is a whole number or contains decimals, fractions or sums of radicals, a root that is not in
+lowest terms, and any function.
 """
 
 from __future__ import annotations
@@ -15,20 +16,20 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from pkpo_jax.tasks.math_answers.monomials import Value, rational, variables
-from pkpo_jax.tasks.math_answers.reading import Node
+from pkpo_jax.tasks.math_answers.tree import Node
 from pkpo_jax.tasks.math_answers.values import Arithmetic
 
 Operations = collections.Counter[str]
 
 
 class Form(NamedTuple):
-    """Tells how an expression with variables is written.
+    """The way in which an expression with variables is written.
 
     Attributes:
-      factors: how many factors of several terms its numerator has, as many as their powers say.
-      divisors: the same of its denominator.
-      degree: the degree of those divisors, so that a fraction is reduced as far as another.
-      outside: the variables' part and the whole number before the factors, if there are any.
+      factors: the number of factors of several terms in its numerator, counted with their powers.
+      divisors: the same number for its denominator.
+      degree: the degree of the divisors; it shows whether two fractions are equally reduced.
+      outside: the monomial and the whole number before the factors, if there are factors.
     """
 
     factors: int
@@ -38,7 +39,7 @@ class Form(NamedTuple):
 
 
 def operations(node: Node, arithmetic: Arithmetic) -> Operations:
-    """Returns how many operations of each name are not carried out.
+    """Returns how many operations of each name are left undone.
 
     Raises:
       Unknown, TooLarge: as `Arithmetic.of` does.
@@ -66,7 +67,7 @@ def _add(node: Node, arithmetic: Arithmetic, found: Operations) -> None:
     for term in node.args:
         form = algebraic_form(term, arithmetic)
         found["expand"] += form.factors if _is_product(term) else 0
-    # 2(1 + \sqrt{2}) + 3\sqrt{3} is not multiplied out.
+    # In 2(1 + \sqrt{2}) + 3\sqrt{3} the product is not multiplied out.
     found["product"] += sum(
         len(v) > 1 and not variables(v) and _is_product(t)
         for v, t in zip(values, node.args, strict=True)
@@ -85,7 +86,7 @@ def _multiply(node: Node, arithmetic: Arithmetic, found: Operations) -> None:
             seen |= parts
     sums = [value for value in values if len(value) > 1 and not variables(value)]
     outside = [value for value in values if len(value) <= 1]
-    # A whole number before a sum of radicals is an ordinary form; more is a product.
+    # One rational factor before a sum of radicals is an ordinary form; anything else is undone.
     complex_sum = any(a == "i" for value in sums for m in value for a, _ in m)
     if sums and (len(sums) > 1 or complex_sum or any(rational(v) is None for v in outside)):
         found["product"] += 1
@@ -96,7 +97,7 @@ def _pairs(node: Node, values: list[Value]) -> list[tuple[Node, Value]]:
 
 
 def _has_coefficient(factor: Node, value: Value) -> bool:
-    """Returns whether a factor has a numeral of its own, though it be 1."""
+    """Returns whether a factor is a number, or has a coefficient other than 1 and -1."""
     if rational(value) is not None:
         return True
     return len(value) == 1 and abs(next(iter(value.values()))) != 1
@@ -111,7 +112,7 @@ def _divide(node: Node, arithmetic: Arithmetic, found: Operations) -> None:
         found["quotient"] += 1
         return
     if len(under) != 1:
-        # A divisor of several numbers is to be made rational; `Form` tells of polynomials.
+        # A denominator of several numbers has to be rationalised; `Form` covers polynomials.
         found["quotient"] += not variables(under)
         return
     ((monomial, divisor),) = under.items()
@@ -121,7 +122,7 @@ def _divide(node: Node, arithmetic: Arithmetic, found: Operations) -> None:
     if rational(under) is not None:
         found["quotient"] += divisor == 1 or common % divisor == 0
     elif roots:
-        # 2/\sqrt{7} is an ordinary form, and 2/\sqrt{2} or \sqrt{6}/\sqrt{2} is not.
+        # The form 2/\sqrt{7} is ordinary; 2/\sqrt{2} and \sqrt{6}/\sqrt{2} can be reduced.
         radicals = any(isinstance(a, int) for m in over for a, _ in m)
         radicand = math.prod(a for a in roots)
         found["quotient"] += radicals or len(over) > 1 or math.gcd(common, radicand) > 1
@@ -130,7 +131,7 @@ def _divide(node: Node, arithmetic: Arithmetic, found: Operations) -> None:
 
 
 def _has_quotient(node: Node) -> bool:
-    """Returns whether a numeral with a denominator stands in the part of a fraction."""
+    """Returns whether a part of a fraction contains a fraction, a decimal or a mixed number."""
     if node.kind in ("div", "mixed"):
         return True
     if node.kind == "number":
@@ -147,10 +148,10 @@ def _raise(node: Node, arithmetic: Arithmetic, found: Operations) -> None:
             simple and _is_lowest(base, arithmetic.power(base, exponent), number)
         )
     elif number is not None and not variables(base):
-        # \pi^2 and e^2 are numbers; powers of sums, radicals and i are not carried out.
+        # Powers of pi and e cannot be simplified; powers of sums, radicals and i can.
         found["power"] += len(base) > 1 or not all(a in ("pi", "e") for m in base for a, _ in m)
     elif number is not None and len(base) == 1:
-        # (2x)^3 and (x^2)^3 are not carried out.
+        # The powers in (2x)^3 and (x^2)^3 are undone; a power of one variable or function is not.
         found["power"] += node.args[0].kind != "symbol" and node.args[0].kind != "call"
 
 
@@ -168,7 +169,7 @@ def _extract(node: Node, arithmetic: Arithmetic, found: Operations) -> None:
 
 
 def _is_lowest(value: Value, root: Value, exponent: Fraction) -> bool:
-    r"""Returns whether a root of a whole number has nothing to take out, nor a smaller index."""
+    r"""Returns whether a root of a whole number has no factor to extract and no smaller index."""
     number = rational(value)
     if number is None or number.denominator > 1 or number <= 1 or len(root) != 1:
         return False
@@ -205,19 +206,26 @@ def _is_product(node: Node) -> bool:
 
 
 def algebraic_form(node: Node, arithmetic: Arithmetic) -> Form:
-    """Returns whether an expression with variables is written as a sum, a product or a fraction."""
+    """Returns the `Form` of an expression: written as a sum, as a product or as a fraction."""
     counts: list[Any] = [0, 0, Fraction(0)]
     outside = _factors(node, 1, counts, arithmetic)
     if counts[:2] == [0, 0]:
         return Form(0, 0, Fraction(0), ((), 1))
-    # A whole number that is taken out counts as a factor; a numerical denominator does not.
+    # A whole number outside the factors is part of the form; a numerical denominator is not.
     ((monomial, coefficient),) = outside.items() or [((), Fraction(1))]
     factors, divisors, degree = counts
     return Form(factors, divisors, degree, (monomial, abs(coefficient.numerator)))
 
 
 def _factors(node: Node, times: int, counts: list[Any], arithmetic: Arithmetic) -> Value:
-    """Counts factors of several terms with variables; returns the product of the others."""
+    """Counts the factors of several terms with variables; returns the product of the others.
+
+    Args:
+      node: the expression.
+      times: the exponent of the expression; negative in a denominator.
+      counts: the factors, divisors and degree of the `Form`, to which this adds.
+      arithmetic: computes the values.
+    """
     one: Value = {(): Fraction(1)}
     kind, args = node
     if kind == "neg":

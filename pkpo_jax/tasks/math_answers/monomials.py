@@ -1,4 +1,4 @@
-"""Holds values as sums of monomials with exact coefficients, and shows them as text."""
+"""Represents values as sums of monomials with exact coefficients, and formats them as text."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Any, NamedTuple
 Monomial = tuple[tuple[Any, Fraction], ...]
 Value = Mapping[Monomial, Fraction]
 
-# Bits of a numerator or denominator.
+# Numerators and denominators have at most this many bits.
 LARGEST = 12_000
 ONE: Monomial = ()
 
 
 class TooLarge(Exception):
-    """Tells that the value takes more room or steps to write out than an answer may."""
+    """The value needs more memory or steps than an answer may use."""
 
 
 class Unknown(Exception):
-    """Tells that no value is known: an integral, a division by 0, a word."""
+    """The expression has no known value, as an integral, a division by 0, or a word."""
 
 
 class Opaque(NamedTuple):
-    """Holds an atom that is not taken apart: a function of values, or a sum.
+    """An atom that is not decomposed: a function of values, or a sum.
 
     Attributes:
       name: the function, or "sum" for a value of several terms under a root or in a denominator.
-      args: values, frozen.
+      args: the arguments, as frozen values.
     """
 
     name: str
@@ -36,11 +36,12 @@ class Opaque(NamedTuple):
 
 
 def constant(number: Fraction | int) -> Value:
+    """Returns a number as a value."""
     return {ONE: Fraction(number)} if number else {}
 
 
 def rational(value: Value) -> Fraction | None:
-    """Returns the value as a fraction, or None if it is none."""
+    """Returns the value as a fraction, or None if it is not rational."""
     if not value:
         return Fraction(0)
     return value.get(ONE) if len(value) == 1 else None
@@ -63,6 +64,7 @@ def variables(value: Value) -> set[str]:
 
 
 def freeze(value: Value) -> tuple[tuple[Monomial, Fraction], ...]:
+    """Returns a value as a sorted tuple, which can be hashed."""
     return tuple(sorted(value.items(), key=lambda term: _key(term[0])))
 
 
@@ -71,7 +73,10 @@ def _key(monomial: Monomial) -> tuple[Any, ...]:
 
 
 def monomial_of(exponents: Mapping[Any, Fraction]) -> tuple[Monomial, Fraction]:
-    """Returns a monomial with exponents of primes in [0, 1), of i in {0, 1}; and what is left."""
+    """Normalises the powers of a monomial, and returns it with the rational factor that remains.
+
+    The exponents of primes become at least 0 and less than 1, that of i becomes 0 or 1.
+    """
     factor, kept = Fraction(1), []
     for atom, exponent in exponents.items():
         if isinstance(atom, int):
@@ -88,13 +93,14 @@ def monomial_of(exponents: Mapping[Any, Fraction]) -> tuple[Monomial, Fraction]:
 
 
 def checked(number: Fraction) -> Fraction:
+    """Returns the number; raises TooLarge if it has more than `LARGEST` bits."""
     if max(number.numerator.bit_length(), number.denominator.bit_length()) > LARGEST:
         raise TooLarge
     return number
 
 
 def shown(value: Value) -> str:
-    r"""Returns a value as LaTeX: 1/2, 3\sqrt{2}/4, 1+2i."""
+    r"""Formats a value as LaTeX: 1/2, 3\sqrt{2}/4, 1+2i."""
     text = ""
     for monomial, coefficient in freeze(value):
         atoms = _shown_atoms(monomial)

@@ -1,4 +1,4 @@
-"""Computes constants that have no exact form here, to many digits by mpmath."""
+"""Computes constants without an exact form to many digits, by mpmath."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from pkpo_jax.tasks.math_answers.monomials import Opaque, TooLarge, Unknown, Value
 
 _DIGITS = 60
-# Called with the steps that something takes, before it is done.
+# This is called before an operation, with the number of steps that the operation takes.
 Spend = Callable[[int], None]
 
 
 def library() -> Any:
-    """Returns mpmath's context; imported here, for the package is an extra."""
+    """Returns mpmath's context; the import is local because the package is an optional extra."""
     try:
         import mpmath
     except ImportError as e:
@@ -26,7 +26,7 @@ def library() -> Any:
 
 
 def vanishes(value: Value, spend: Spend) -> bool:
-    """Returns whether a constant is 0, to 60 digits of its largest term."""
+    """Returns whether a constant is 0, up to 60 digits of its largest term."""
     with _precisely() as mp:
         terms = [number({monomial: c}, spend) for monomial, c in value.items()]
         return bool(abs(mp.fsum(terms)) <= max(map(abs, terms)) * mp.mpf(10) ** -_DIGITS)
@@ -43,7 +43,7 @@ def real(value: Value, spend: Spend) -> Fraction:
 
 @contextlib.contextmanager
 def _precisely() -> Iterator[Any]:
-    """Works to some more digits than are compared; what has no number, as ln 0, is Unknown."""
+    """Computes with more digits than are compared; raises Unknown for undefined ones, as ln 0."""
     mp = library()
     with mp.workdps(_DIGITS + 20):
         try:
@@ -53,7 +53,7 @@ def _precisely() -> Iterator[Any]:
 
 
 def number(value: Value, spend: Spend) -> Any:
-    """Returns a constant as a number of mpmath, at its present precision."""
+    """Returns a constant as a number of mpmath, at mpmath's current precision."""
     mp, total = library(), 0
     for monomial, c in value.items():
         spend(20)
@@ -75,7 +75,7 @@ def _atom(atom: Any, spend: Spend) -> Any:
         return {"pi": mp.pi, "e": mp.e, "i": mp.mpc(0, 1)}[atom]
     assert isinstance(atom, Opaque)
     args = [number(dict(arg), spend) for arg in atom.args]
-    # Beyond, trigonometric functions and powers take their time.
+    # For larger arguments, trigonometric functions and powers would take long.
     if any(abs(arg) > 10**6 for arg in args):
         raise TooLarge
     if atom.name == "power":
@@ -88,7 +88,7 @@ def _atom(atom: Any, spend: Spend) -> Any:
 
 
 _TRIGONOMETRIC = ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh")
-# Names of mpmath's functions.
+# These are mpmath's names of the functions.
 _FUNCTIONS = {name: name for name in (*_TRIGONOMETRIC, "ln", "floor", "ceil", "sum")}
 _FUNCTIONS |= {"log": "log10", "lg": "log10", "abs": "fabs"}
 _FUNCTIONS |= {"arcsin": "asin", "arccos": "acos", "arctan": "atan"}

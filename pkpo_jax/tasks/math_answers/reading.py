@@ -1,8 +1,8 @@
-r"""Reads clean answer text into a tree: numbers, operations, tuples, sets, relations, words.
+r"""Parses clean answer text into a tree of numbers, operations, tuples, sets, relations and words.
 
-The grammar is the LaTeX of answers, and what is typed in its stead ("pi/2", "sqrt(2)"). Reading
-takes time in proportion to the text, and computes nothing. Two numerals side by side are no
-product.
+The grammar covers the LaTeX of answers, and what people type instead ("pi/2", "sqrt(2)"). Parsing
+takes time proportional to the text, and computes nothing. Two numerals side by side are not a
+product, but unreadable.
 """
 
 from __future__ import annotations
@@ -11,13 +11,21 @@ import functools
 import re
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any, NamedTuple
 
-from pkpo_jax.tasks.math_answers import units
+from pkpo_jax.tasks.math_answers import numerals, units
 from pkpo_jax.tasks.math_answers.text import words
-from pkpo_jax.tasks.math_answers.tokens import FUNCTIONS, SYMBOLS, Token, are_words, tokens
+from pkpo_jax.tasks.math_answers.tokens import (
+    FUNCTIONS,
+    SYMBOLS,
+    Cursor,
+    Token,
+    Unreadable,
+    are_words,
+    tokens,
+)
+from pkpo_jax.tasks.math_answers.tree import INTEGERS, Node, integer, product
 
-# Brackets and fractions inside one another.
+# Brackets and fractions may be nested this deep.
 _DEEPEST = 30
 
 _UNKNOWN_TEXT = "sum prod int iint iiint oint lim limsup liminf sup inf"
@@ -27,33 +35,6 @@ _RELATIONS = {
     **{r"\ge": ">=", r"\ne": "!=", r"\approx": "~", r"\sim": "~", r"\in": "in", r"\equiv": "=="},
 }
 _SYMBOLS = {f"\\{name}": name for name in SYMBOLS}
-_NUMBER_WORDS = """
-zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
-sixteen seventeen eighteen nineteen twenty
-"""
-_NUMBERS = _NUMBER_WORDS.split()
-_BASES = {name: base for base, name in enumerate(_NUMBERS) if base > 1}
-
-
-class Node(NamedTuple):
-    """Holds an operation or a leaf of what was read.
-
-    Attributes:
-      kind: number, symbol, neg, add, mul, div, pow, root, mixed, percent, degree, base, quantity,
-        scaled, call, pm; group, set, list, union, matrix, relation; words.
-      args: nodes, and for leaves their contents.
-    """
-
-    kind: str
-    args: tuple[Any, ...]
-
-
-# Stands in answers only to say what values a variable takes.
-INTEGERS = Node("symbol", ("mathbb Z",))
-
-
-class Unreadable(Exception):
-    """Tells that the text is not in the grammar."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -65,7 +46,9 @@ def read(text: str) -> Node | None:
     """
     if are_words(text):
         plain = re.sub("^(?:an?|the) ", "", words(text))
-        return integer(_NUMBERS.index(plain)) if plain in _NUMBERS else Node("words", (plain,))
+        if plain in numerals.NUMBERS:
+            return integer(numerals.NUMBERS.index(plain))
+        return Node("words", (plain,))
     try:
         parser = _Parser(tokens(text))
         node = parser.sequence()
@@ -74,30 +57,12 @@ def read(text: str) -> Node | None:
         return None
 
 
-def integer(value: Fraction | int) -> Node:
-    return Node("number", (Fraction(value), 0))
-
-
-class _Parser:
-    """Reads tokens by recursive descent; each method reads what it is named for."""
+class _Parser(Cursor):
+    """A parser by recursive descent; each method reads the construct that it is named for."""
 
     def __init__(self, tokens: list[Token]) -> None:
-        self.tokens, self.at, self.depth, self.bars = tokens, 0, 0, 0
-
-    def peek(self) -> Token:
-        return self.tokens[self.at] if self.at < len(self.tokens) else ("end", "")
-
-    def take(self, *values: str) -> str | None:
-        """Takes the next token if it is one of the values (any, without values)."""
-        kind, value = self.peek()
-        if kind == "end" or (values and (value not in values or kind in ("text", "number"))):
-            return None
-        self.at += 1
-        return value
-
-    def need(self, value: str) -> None:
-        if not self.take(value):
-            raise Unreadable(value)
+        super().__init__(tokens)
+        self.depth, self.bars = 0, 0
 
     def sequence(self) -> Node:
         """Reads one item, or several between commas, "or", "and"."""
@@ -114,7 +79,7 @@ class _Parser:
         return found
 
     def item(self) -> Node:
-        """Reads a relation, or one side alone."""
+        """Reads a relation, or an expression without one."""
         sides, signs = [self.union()], []
         while self.peek()[0] in ("char", "command") and self.peek()[1] in _RELATIONS:
             sign = _RELATIONS[self.take() or ""]
@@ -131,7 +96,7 @@ class _Parser:
         return parts[0] if len(parts) == 1 else Node("union", tuple(parts))
 
     def measured(self) -> Node:
-        """Reads a sum, and the unit behind it."""
+        """Reads a sum and the unit after it, if there is one."""
         node = self.sum()
         unit = ""
         while self.peek()[0] == "text" and self.peek()[1] not in ("or", "and"):
@@ -163,25 +128,25 @@ class _Parser:
                 return terms[0] if len(terms) == 1 else Node("add", tuple(terms))
 
     def term(self) -> Node:
-        """Reads factors, with or without signs between them, from left to right."""
+        """Reads factors from left to right, with or without operators between them."""
         node = self.signed()
         factors = [node]
         while True:
             if self.take(r"\cdot", r"\times", "*"):
                 factors.append(self.signed())
             elif self.take("/", r"\div"):
-                factors = [Node("div", (_product(factors), self.signed()))]
+                factors = [Node("div", (product(factors), self.signed()))]
             elif self.take(r"\bmod", r"\mod") or self.take(r"\pmod"):
-                factors = [Node("call", ("mod", _product(factors), self.signed()))]
+                factors = [Node("call", ("mod", product(factors), self.signed()))]
             elif self._starts():
                 numeral = self.peek()[0] == "number"
                 factor = self.power()
-                mixed = _mixed(factors[-1], factor)
-                if numeral or (mixed is None and _is_numeral_fraction(factors[-1], factor)):
+                mixed = numerals.mixed(factors[-1], factor)
+                if numeral or (mixed is None and numerals.is_fraction(factors[-1], factor)):
                     raise Unreadable("numerals side by side")
                 factors = [*factors[:-1], mixed] if mixed else [*factors, factor]
             else:
-                return _product(factors)
+                return product(factors)
 
     def signed(self) -> Node:
         self._enter()
@@ -198,7 +163,7 @@ class _Parser:
             raise Unreadable("too deep")
 
     def _starts(self) -> bool:
-        """Returns whether a factor follows without a sign."""
+        """Returns whether a factor follows without an operator."""
         kind, value = self.peek()
         if kind == "number":
             return True
@@ -228,7 +193,7 @@ class _Parser:
                 node = Node("quantity", (node, units.CURRENCIES[self.take() or ""]))
             elif self.peek() == ("char", "_") and node.kind in ("number", "symbol"):
                 self.take()
-                node = self._subscript(node)
+                node = numerals.with_subscript(self, node)
             else:
                 return node
 
@@ -242,35 +207,8 @@ class _Parser:
         finally:
             self.depth -= 1
 
-    def _subscript(self, node: Node) -> Node:
-        name = self._raw().strip("()").removeprefix("base ")
-        if node.kind == "symbol":
-            return Node("symbol", (f"{node.args[0]}_{name}",))
-        base = _BASES.get(name, int(name) if re.fullmatch("[0-9]{1,2}", name) else 0)
-        value, places = node.args
-        digits = str(value.numerator)
-        if not 2 <= base <= 36 or places or any(int(d) >= base for d in digits):
-            raise Unreadable("base")
-        return Node("base", (digits, base))
-
-    def _raw(self) -> str:
-        """Returns the text of one token, or of a group in braces."""
-        if not self.take("{"):
-            value = self.take()
-            if value is None or value in "{}":
-                raise Unreadable("subscript")
-            return value
-        depth, parts = 1, []
-        while depth:
-            value = self.take()
-            if value is None:
-                raise Unreadable("}")
-            depth += {"{": 1, "}": -1}.get(value, 0)
-            parts.append(value)
-        return "".join(parts[:-1])
-
     def _digits(self) -> str:
-        digits = self._raw()
+        digits = self.raw()
         if not re.fullmatch("[0-9]", digits):
             raise Unreadable("exponent of a unit")
         return digits
@@ -281,7 +219,7 @@ class _Parser:
             kind, value = self.peek()
             self.at += 1
             if kind == "number":
-                return self._number(value)
+                return numerals.number(self, value)
             if kind == "char":
                 return self._char(value)
             if kind == "command":
@@ -291,29 +229,6 @@ class _Parser:
             raise Unreadable(value)
         finally:
             self.depth -= 1
-
-    def _number(self, digits: str) -> Node:
-        whole, _, decimals = digits.partition(".")
-        repeated, dots = "", False
-        if self.take(r"\overline"):
-            repeated = self._raw()
-            if "." not in digits or not re.fullmatch("[0-9]+", repeated):
-                raise Unreadable("overline")
-        elif self.take(r"\dots"):
-            dots = True
-        elif self.tokens[self.at : self.at + 3] == [("char", ".")] * 3:
-            self.at += 3
-            dots = True
-        if dots:
-            # 0.333... repeats its last digit, if it has shown it three times.
-            repeated, shown = decimals[-1:], len(decimals) - len(decimals.rstrip(decimals[-1:]))
-            if not repeated or shown < 3:
-                raise Unreadable("dots")
-        value = Fraction(int(whole + decimals or "0"), 10 ** len(decimals))
-        if repeated:
-            nines = 10 ** len(repeated) - 1
-            value += Fraction(int(repeated), nines * 10 ** len(decimals))
-        return Node("number", (value, -1 if repeated else len(decimals)))
 
     def _char(self, value: str) -> Node:
         if value.isascii() and value.isalpha():
@@ -379,14 +294,14 @@ class _Parser:
         raise Unreadable(name)
 
     def _such_that(self) -> None:
-        r"""Skips the head of a set such as \{x : 1 < x\} or \{x \in \mathbb{R} \mid 1 < x\}."""
+        r"""Skips the head of a set, as in \{x : 1 < x\} or \{x \in \mathbb{R} \mid 1 < x\}."""
         behind = " ".join(value for _, value in self.tokens[self.at : self.at + 8])
         head = re.match(r"[a-zA-Z] (\\in \\mathbb (?:R|{ R }) )?(\\vert|[|:]) ", behind)
         if head:
             self.at += head[0].count(" ")
 
     def _argument(self) -> Node:
-        """Reads a command's argument: a group in braces, or one token, of a numeral one digit."""
+        """Reads a command's argument: a group in braces, one token, or one digit of a numeral."""
         if self.peek()[0] == "number":
             digit, rest = self.peek()[1][0], self.peek()[1][1:]
             if digit == "." or "." in rest:
@@ -410,7 +325,7 @@ class _Parser:
         return Node("root", (self.atom(), index))
 
     def _segment(self) -> Node:
-        """Reads a bar over the name of a segment; `_number` reads the one of decimals."""
+        """Reads a bar over the name of a segment; `numerals.number` reads one over decimals."""
         inner = self.atom()
         if inner.kind == "number":
             raise Unreadable("bar")
@@ -418,7 +333,7 @@ class _Parser:
 
     def _numbers(self) -> Node:
         infinite = Node("symbol", ("infty",))
-        name = self._raw()
+        name = self.raw()
         if name == "Z":
             return INTEGERS
         if name not in ("R", "{R}"):
@@ -426,7 +341,7 @@ class _Parser:
         return Node("group", ("(", ")", Node("neg", (infinite,)), infinite))
 
     def _function(self, name: str) -> Node:
-        """Reads a function's power and base, and its argument: in brackets, or what follows."""
+        """Reads a function's power and base, and its argument with or without brackets."""
         exponent = self._exponent() if self.take("^") else None
         base = self._argument() if self.take("_") else None
         exponent = self._exponent() if exponent is None and self.take("^") else exponent
@@ -441,7 +356,7 @@ class _Parser:
                 and (self.peek()[0] != "number" and self.peek()[1] not in "([{|")
             ):
                 factors.append(self.power())
-            args = (_product(factors),)
+            args = (product(factors),)
             if self.take("/"):
                 args = (Node("div", (args[0], self.power())),)
         if name == "exp" and not base and len(args) == 1:
@@ -451,16 +366,16 @@ class _Parser:
         return Node("pow", (call, exponent)) if exponent else call
 
     def _unknown(self, name: str) -> Node:
-        """Reads a sum, an integral or a limit, which is never computed."""
+        """Reads a sum sign, an integral or a limit, which is never computed."""
         limits = []
         while sign := self.take("_", "^"):
-            limits.append(sign + self._raw())
+            limits.append(sign + self.raw())
         return Node("call", (name, "".join(limits), self.term()))
 
     def _matrix(self) -> Node:
-        name = self._raw()
+        name = self.raw()
         if name == "array":
-            self._raw()
+            self.raw()
         elif name not in ("pmatrix", "bmatrix", "matrix", "vmatrix", "smallmatrix"):
             raise Unreadable(name)
         rows: list[list[Node]] = [[self.measured()]]
@@ -472,7 +387,7 @@ class _Parser:
                     rows.append([self.measured()])
             else:
                 raise Unreadable("matrix")
-        if self._raw() != name or len({len(row) for row in rows}) != 1:
+        if self.raw() != name or len({len(row) for row in rows}) != 1:
             raise Unreadable("matrix")
         matrix = Node("matrix", tuple(tuple(row) for row in rows))
         return Node("call", ("det", matrix)) if name == "vmatrix" else matrix
@@ -486,25 +401,3 @@ _ATOMS: dict[str, Callable[[_Parser], Node]] = {
     r"\overline": _Parser._segment,
     r"\vert": lambda parser: parser._bars(r"\vert"),
 }
-
-
-def _product(factors: list[Node]) -> Node:
-    return factors[0] if len(factors) == 1 else Node("mul", tuple(factors))
-
-
-def _is_numeral(node: Node) -> bool:
-    return node.kind == "number" and node.args[1] == 0
-
-
-def _is_numeral_fraction(whole: Node, node: Node) -> bool:
-    return _is_numeral(whole) and node.kind == "div" and all(map(_is_numeral, node.args))
-
-
-def _mixed(whole: Node, node: Node) -> Node | None:
-    r"""Returns the mixed number of 3\frac{1}{2}; None if it is no such."""
-    if not _is_numeral_fraction(whole, node):
-        return None
-    over, under = (part.args[0] for part in node.args)
-    if not 0 < over < under:
-        return None
-    return Node("mixed", (whole.args[0] + over / under,))

@@ -1,8 +1,8 @@
-r"""Gives one shape to what has several: intervals for inequalities, lists for \pm and "or"."""
+r"""Unifies trees of one meaning: inequalities become intervals, \pm and "or" become lists."""
 
 from __future__ import annotations
 
-from pkpo_jax.tasks.math_answers.reading import INTEGERS, Node
+from pkpo_jax.tasks.math_answers.tree import INTEGERS, Node
 
 _INFINITY = Node("symbol", ("infty",))
 _REALS = Node("group", ("(", ")", Node("neg", (_INFINITY,)), _INFINITY))
@@ -10,7 +10,7 @@ _REVERSED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 
 
 def simplified(node: Node) -> Node:
-    r"""Returns a tree with inequalities as intervals, x \in S as S, and a \pm b as both values."""
+    r"""Rewrites inequalities as intervals, x \in S as S, and a \pm b as the list of both values."""
     kind, args = node
     if kind == "relation":
         signs, sides = args
@@ -43,7 +43,10 @@ def simplified(node: Node) -> Node:
 
 
 def named(node: Node) -> tuple[Node | None, Node]:
-    """Returns the variable (or point, or function) of an assignment and its value; else None."""
+    """Returns the variable (or point, or function) of an assignment and its value.
+
+    Other nodes are returned unchanged, with None as their variable.
+    """
     if node.kind != "relation" or node.args[0] != ("=",):
         return None, node
     left, right = node.args[1]
@@ -55,19 +58,20 @@ def named(node: Node) -> tuple[Node | None, Node]:
 
 
 def is_name(node: Node) -> bool:
-    """Returns whether a side of an equation names what is on the other: x, f(x), (x, y)."""
+    """Returns whether a side of an equation can name the other side: x, f(x), (x, y)."""
     if node.kind == "symbol":
         return node.args[0] not in ("pi", "e", "i", "infty")
     if node.kind == "group":
         return all(is_name(part) for part in node.args[2:])
-    # A function's value reads as a product: f(x).
+    # The value of a function, such as f(x), is parsed as a product.
     return node.kind == "mul" and len(node.args) == 2 and node.args[0] in _FUNCTIONS
 
 
 def is_label(node: Node) -> bool:
-    r"""Returns whether a side of an equation holds no number and is no sum, as AB and \cos x.
+    r"""Returns whether a side of an equation names a quantity, as AB and \cos x do.
 
-    Products are those of points: xy = 0 and a + b = 0 are what a question may well say.
+    It contains no number and no sum. A product has to be one of points, for a question may well
+    state xy = 0 or a + b = 0.
     """
     if node.kind == "symbol":
         return is_name(node)
@@ -78,7 +82,7 @@ def is_label(node: Node) -> bool:
 
 
 def point(node: Node) -> Node:
-    """Returns the point of a list such as x = 1, y = 2; others as they are."""
+    """Returns the point given by a list such as x = 1, y = 2; other nodes unchanged."""
     pairs = [named(part) for part in node.args] if node.kind == "list" else []
     names = {name for name, _ in pairs}
     if None in names or len(names) < max(2, len(pairs)):
@@ -90,7 +94,7 @@ _FUNCTIONS = [Node("symbol", (name,)) for name in "fghpqPQFG"]
 
 
 def _occurs(name: Node, node: Node) -> bool:
-    # A function's arguments may well occur in its value.
+    # The arguments of a function may occur in its value.
     if name.kind == "mul":
         return False
     if node == name:
@@ -101,7 +105,7 @@ def _occurs(name: Node, node: Node) -> bool:
 
 
 def _interval(signs: tuple[str, ...], sides: tuple[Node, ...]) -> Node | None:
-    """Returns the interval of an inequality such as 1 < x <= 2, or x > 3; None if it is none."""
+    """Returns the interval of an inequality such as 1 < x <= 2 or x > 3; None for others."""
     if not signs or any(sign not in _REVERSED for sign in signs) or len(signs) > 2:
         return None
     if signs[0].startswith(">"):
@@ -118,21 +122,21 @@ def _interval(signs: tuple[str, ...], sides: tuple[Node, ...]) -> Node | None:
         variable = sides[1]
     else:
         return None
-    # With other variables, as in y > 2x + 1, it is a region.
+    # An inequality with other variables, as in y > 2x + 1, describes a region.
     if any(has_variable(bound) or _occurs(variable, bound) for bound in bounds[2:]):
         return None
     return Node("group", bounds)
 
 
 def has_variable(node: Node) -> bool:
-    """Returns whether a variable stands anywhere in a tree."""
+    """Returns whether a tree contains a variable."""
     if node.kind == "symbol":
         return is_name(node)
     return any(has_variable(part) for part in node.args if isinstance(part, Node))
 
 
 def _is_domain(node: Node) -> bool:
-    r"""Returns whether a part of a list only says that a variable is whole: k \in \mathbb{Z}."""
+    r"""Returns whether a part of a list only states that a variable is whole: k \in \mathbb{Z}."""
     if node.kind != "relation" or node.args[0] != ("in",) or not is_name(node.args[1][0]):
         return False
     return node.args[1][1] == INTEGERS
@@ -153,7 +157,7 @@ def _has_pm(node: Node) -> bool:
 
 
 def _signed(node: Node, sign: int) -> Node:
-    """Returns a tree with each \\pm as a plus, or a minus."""
+    """Returns a tree with each \\pm replaced by a plus or a minus."""
     if node.kind == "pm":
         inner = _signed(node.args[0], sign)
         return inner if sign > 0 else Node("neg", (inner,))

@@ -1,7 +1,7 @@
-r"""Cleans up an answer's text: one spelling of each symbol, and no decoration.
+r"""Cleans an answer's text: each symbol gets one spelling, and decoration is removed.
 
-What stays is LaTeX whose commands carry meaning. Words stay behind \text{}, so that they are never
-read as products of letters.
+The result is LaTeX in which all commands carry meaning. Words stay inside \text{}, so that they are
+never read as products of letters.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _SYMBOLS = {
 _UNICODE = str.maketrans({char: to for chars, to in _SYMBOLS.items() for char in chars})
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 
-# Commands with one meaning, by the name that the reader knows.
+# Each command that the parser does not know becomes one of the same meaning that it knows.
 _COMMANDS = {
     **dict.fromkeys(("dfrac", "tfrac", "cfrac"), "frac"),
     **dict.fromkeys(("dbinom", "tbinom", "choose"), "binom"),
@@ -79,17 +79,17 @@ checkmark rm bf it
 _DROPPED = frozenset(_SIZES.split())
 _COMMAND = re.compile(r"\\([a-zA-Z]+)\*?\s*")
 _SPACING = re.compile(r"\\(?:[ ,;:>]|quad\b|qquad\b|hspace\s*\{[^{}]*\}|phantom\s*\{[^{}]*\})|~")
-# A comma or thin space that can only be one of thousands; a plain comma may also part a list.
+# Such a comma or space can only separate thousands, while a plain comma may also separate items.
 _THOUSANDS = re.compile(r"(?<=[0-9])\s*(?:\{,\}\s*|,\s*\\!\s*|\\,\s*|\\ )(?=[0-9]{3}(?![0-9]))")
 _SPACED = re.compile(r"(?<![0-9.] )(?<![0-9.])[0-9]{1,3}(?: [0-9]{3})+(?! ?[0-9])")
 _COMMAS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?!,?[0-9])")
 _MIXED = re.compile(r"(?<![0-9./] )(?<![0-9./^_{])([0-9]+) +([0-9]+) ?/ ?([0-9]+)(?![0-9/.])")
 _ORDINAL = re.compile(r"(?<=[0-9])\s*(?:\^\s*\{?\s*)?(?:\\text\s*)?\{?(?:st|nd|rd|th)\b\}*")
 _COLOR = re.compile(r"\\(?:text)?color\s*\{[^{}]*\}")
-# A letter that is set as a vector, or upright.
+# A letter may be typeset as a vector, or upright.
 _VECTOR = re.compile(r"\\(?:(?:mathbf|vec|hat)\s*\{\s*([a-z])\s*\}|mathrm\s*\{\s*([ie])\s*\})")
 _OVER = re.compile(r"\{([^{}]*)\\over(?![a-zA-Z])([^{}]*)\}")
-# Half of a day, and the base of a numeral, as they are typed behind a number.
+# The half of the day (a.m., p.m.), or the base of a numeral, may follow a number.
 _HALF_DAY = re.compile(r"(?<=[0-9])\s*(?:\\text\s*\{\s*)?([AaPp])\.?\s?[Mm](?![a-zA-Z])\.?\s*\}?")
 _BASE = re.compile(
     r"(?<=[0-9])\s*\(?(?:\\text\s*\{)?\s*\(?\s*(?:in\s+)?base[\s-]*\}?\s*([a-z]+|[0-9]+)\s*\)?\s*\}?$"
@@ -104,7 +104,8 @@ _LEAD = re.compile(
     r"(?:\s*(?:is\b|are\b|:|=)\s*:?|(?=\s*[-+$]?\s*[0-9\\]))\s*(\}?)",
     re.IGNORECASE,
 )
-# A sentence that states one number: "She has 13 apples". Words that deny or doubt it are left in.
+# A sentence such as "She has 13 apples" states one number. Words that deny or doubt it, such as
+# "not" and "maybe", keep it from being removed.
 _SENTENCE = re.compile(
     r"\s*(?:\\text\s*\{\s*)?"
     r"(?:(?!(?:no|not|never|nobody|neither|none|nor|if|unless|maybe|perhaps|either)\b)[a-z]+\s+){1,6}"
@@ -129,7 +130,7 @@ _LABEL = re.compile(
     re.DOTALL,
 )
 
-# The empty group is what a label has behind its letter.
+# The empty last group corresponds to the text that follows a label's letter.
 _CHOICE = re.compile(r"\s*(?:\\text\s*\{)?\s*(?:[Oo]ption|[Cc]hoice)\s*\}?\s*([A-J])\s*\}?()")
 
 
@@ -170,12 +171,12 @@ def about(text: str) -> tuple[str, bool]:
 
 
 def label(text: str) -> tuple[str, str] | None:
-    """Returns the letter of a choice and what follows it, of clean text such as "(B) 12"."""
+    """Returns the letter of a choice and the text after it, for clean text such as "(B) 12"."""
     match = _LABEL.fullmatch(text) or _CHOICE.fullmatch(text)
     if not match:
         return None
     rest = match[match.re.groups].strip()
-    # A product such as (A)(B + 1), or an equation of points.
+    # The text is a product such as (A)(B + 1), or an equation of points.
     if rest and re.match(r"[,(\[^_+*/=<>!-]|\\(?:cdot|times|cup|cap)", rest) and rest[0] != "-":
         return None
     return next(filter(None, match.groups())), rest
@@ -191,8 +192,9 @@ def words(text: str) -> str:
 
 
 def squeezed(text: str) -> str:
-    r"""Returns clean text without spaces (but for those between digits) and wrappers of words: the
-    last resort for what cannot be read.
+    r"""Returns clean text without \text{} and without spaces, except for those between digits.
+
+    This is the last resort for comparing answers that cannot be read.
 
     >>> squeezed(clean(r"\text{(A), } x \to 3 4"))
     '(A),x\\to3 4'
@@ -210,7 +212,7 @@ def _command(match: re.Match[str]) -> str:
 
 
 def _lead(text: str) -> str:
-    r"""Removes phrases around the answer, markup, and final full stops."""
+    r"""Removes phrases before the answer, markup, and final punctuation."""
     for _ in range(3):
         text = text.strip().strip("*").strip().strip('"')
         text = _SO.sub("", text)
@@ -230,7 +232,7 @@ def _lead(text: str) -> str:
 
 
 def _closes(text: str) -> int:
-    """Returns where the brace at the start of the text closes; -1 if it never does."""
+    """Returns the index at which the brace that starts the text closes; -1 if it never does."""
     depth = 0
     for match in re.finditer(r"\\.|[{}]", text, re.DOTALL):
         depth += {"{": 1, "}": -1}.get(match[0], 0)
@@ -240,7 +242,7 @@ def _closes(text: str) -> int:
 
 
 def _commas(text: str) -> str:
-    """Removes commas of thousands, as in 12,345, but for those in brackets: (1,234) is a point."""
+    """Removes commas that separate thousands, except in brackets, where (1,234) is a point."""
     depth, parts, last = 0, [], 0
     for match in re.finditer(r"\\[{}]|[()\[\]]", text):
         part = text[last : match.start()]

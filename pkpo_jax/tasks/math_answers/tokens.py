@@ -1,4 +1,4 @@
-"""Splits clean answer text into tokens, and tells words from products of letters."""
+"""Splits clean answer text into tokens, and distinguishes words from products of letters."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from pkpo_jax.tasks.math_answers import units
 
-# The kind of a token (number, command, text, char; "end" behind the last) and its text.
+# A token is its kind (number, command, text, char; "end" after the last token) and its text.
 Token = tuple[str, str]
 
 _TOKEN = re.compile(
@@ -23,7 +23,7 @@ _FUNCTIONS_TEXT = """
 sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp gcd lcm min max det arg Re
 Im
 """
-# Commands of symbols, and of functions, by name.
+# These are the names of the commands for symbols and for functions.
 SYMBOLS, FUNCTIONS = frozenset(_GREEK_TEXT.split()), frozenset(_FUNCTIONS_TEXT.split())
 _TYPED = {
     **{name: f"\\{name}" for name in ("pi", "sqrt", "theta", "alpha", "beta", "phi", "frac")},
@@ -32,12 +32,12 @@ _TYPED = {
     "percent": r"\%",
     "union": r"\cup",
 }
-# Letters typed in a row that are variables, and spell no English word.
+# Such runs of letters are products of variables, since they spell no English word.
 _PRODUCT = re.compile("[abc]+|[mn]+|[pqrst]+|[uvwxyz]+")
 
 
 def are_words(text: str) -> bool:
-    """Returns whether clean text holds words, and nothing that is computed."""
+    """Returns whether clean text consists of words, and has nothing to compute."""
     bare = re.sub(r"\\text ?\{([^{}]*)\}", r"\1", text)
     if not re.fullmatch(r"""[a-zA-Z0-9 ,.:;'"&()/?!-]+""", bare) or re.match(r"[-.0-9(]", bare):
         return False
@@ -49,6 +49,7 @@ def are_words(text: str) -> bool:
 
 
 def tokens(text: str) -> list[Token]:
+    """Splits clean text into tokens."""
     found: list[Token] = []
     for match in _TOKEN.finditer(text):
         kind, token = match.lastgroup, match[0]
@@ -58,7 +59,7 @@ def tokens(text: str) -> list[Token]:
             spaced = match.start() > 0 and text[match.start() - 1] == " "
             last = found[-1] if found else ("", "")
             if last[0] == "text" and last[1] not in ("or", "and") and len(token) > 1:
-                # The unit has several words: "miles per hour".
+                # A unit may have several words, as in "miles per hour".
                 found.append(("text", token))
             else:
                 found += _word(token, spaced, last[0] == "number")
@@ -68,7 +69,13 @@ def tokens(text: str) -> list[Token]:
 
 
 def _word(run: str, spaced: bool, counted: bool) -> list[Token]:
-    """Splits letters typed in a row: a name, a unit, a word, or a product of single letters."""
+    """Splits a run of letters: a name, a unit, a word, or a product of single letters.
+
+    Args:
+      run: the letters.
+      spaced: whether a space precedes them.
+      counted: whether a number precedes them.
+    """
     if run in _TYPED:
         return [("command", _TYPED[run])]
     if run in FUNCTIONS:
@@ -78,7 +85,56 @@ def _word(run: str, spaced: bool, counted: bool) -> list[Token]:
     if len(run) > 3 or (counted and spaced and len(run) > 2 and re.search("[aeiou]", run)):
         return [("text", run)]
     for name in ("pi", "sqrt"):
-        # The text is 12pi r, which has a space, or xpi, which has none.
+        # This covers xpi as well as 12pi r, whose letters are separated by a space.
         if run.endswith(name):
             return [*(("char", c) for c in run[: -len(name)]), ("command", f"\\{name}")]
     return [("char", letter) for letter in run]
+
+
+class Unreadable(Exception):
+    """The text does not follow the grammar."""
+
+
+class Cursor:
+    """A position in a list of tokens.
+
+    Attributes:
+      tokens: the tokens.
+      at: the index of the next token.
+    """
+
+    def __init__(self, tokens: list[Token]) -> None:
+        self.tokens, self.at = tokens, 0
+
+    def peek(self) -> Token:
+        """Returns the next token without taking it."""
+        return self.tokens[self.at] if self.at < len(self.tokens) else ("end", "")
+
+    def take(self, *values: str) -> str | None:
+        """Takes the next token if it has one of the values, or any value if none are given."""
+        kind, value = self.peek()
+        if kind == "end" or (values and (value not in values or kind in ("text", "number"))):
+            return None
+        self.at += 1
+        return value
+
+    def need(self, value: str) -> None:
+        """Takes the next token; raises Unreadable if it does not have this value."""
+        if not self.take(value):
+            raise Unreadable(value)
+
+    def raw(self) -> str:
+        """Takes one token or a group in braces, and returns its text."""
+        if not self.take("{"):
+            value = self.take()
+            if value is None or value in "{}":
+                raise Unreadable("subscript")
+            return value
+        depth, parts = 1, []
+        while depth:
+            value = self.take()
+            if value is None:
+                raise Unreadable("}")
+            depth += {"{": 1, "}": -1}.get(value, 0)
+            parts.append(value)
+        return "".join(parts[:-1])

@@ -1,4 +1,4 @@
-"""Reads units and words of number behind a number."""
+"""Reads the units, and words such as "million", that follow a number."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ _SAME = {
     "degree": "degrees deg",
 }
 _NAMES = {name: unit for unit, names in _SAME.items() for name in [unit, *names.split()]}
-# Commands before, or behind, an amount of money.
+# These commands may stand before or after an amount of money.
 CURRENCIES = {r"\dollar": "dollar", r"\euro": "euro", r"\pounds": "pound sterling"}
 CURRENCIES |= {r"\rupee": "rupee", r"\yen": "yen"}
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9}
 _SCALES["trillion"] = 10**12
-# Words that say more than a unit does: another number, a doubt, an alternative.
+# These words express more than a unit, such as another number, a doubt or an alternative.
 _OTHER_WORDS = """
 zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen twenty
 thirty forty fifty sixty seventy eighty ninety dozen half halves third thirds quarter quarters
@@ -56,13 +56,14 @@ _NO_UNITS = frozenset(_OTHER_WORDS.split())
 
 
 def is_unit(word: str) -> bool:
+    """Returns whether a word is a known unit, a word such as "million", or "sq"."""
     return word in _NAMES or word in _SCALES or word == "sq"
 
 
 def scale(text: str) -> tuple[int, str | None]:
     """Returns the factor of words such as "million", and the unit's name in one spelling.
 
-    The name is None for a text that is no unit: it has digits, signs, or words such as "or", "not".
+    The name is None for a text that is not a unit: it has digits, signs, or words such as "or".
 
     >>> scale(" square inches"), scale("million dollars"), scale("(not 8)")
     ((1, 'in^2'), (1000000, 'dollar'), (1, None))
@@ -87,7 +88,7 @@ def scale(text: str) -> tuple[int, str | None]:
 
 
 def differ(one: str, other: str) -> bool:
-    """Returns whether two units contradict one another: both are known, and not the same."""
+    """Returns whether two units contradict each other: both are known, and they differ."""
     known = [
         unit and all(re.sub(r"\^.*", "", part) in _SAME for part in re.split("[ /]", unit) if part)
         for unit in (one, other)
@@ -96,8 +97,10 @@ def differ(one: str, other: str) -> bool:
 
 
 def marked(text: str) -> str:
-    r"""Returns clean text with a typed unit of one letter as \text{}: "12 m^2", which may also be a
-    product, and is one where the right answer has variables.
+    r"""Marks a unit at the end of clean text, typed as letters, by \text{}.
+
+    "12 m^2" may also be a product, and is one where the right answer has variables; callers try
+    both readings.
 
     >>> marked("12 m^2"), marked("60 km/h"), marked("2x")
     ('12 \\text {m}^2', '60 km/h', '2x')

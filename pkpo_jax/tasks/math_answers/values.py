@@ -1,10 +1,11 @@
-r"""Computes exact values of expressions, in steps that are counted.
+r"""Computes exact values of expressions, in a limited number of steps.
 
-A value is a sum of monomials: a rational coefficient times powers of atoms. Atoms are primes (with
-exponents between 0 and 1, so that \sqrt{12} is 2 times 3^{1/2}), pi, e, i, variables, and what is
-not taken apart: functions, and sums under a root or in a denominator. Without the last two kinds a
-value has one form, so that equality is exact: radicals of different primes are independent over the
-rationals. With them, differences are multiplied out, and constants are compared to 60 digits.
+A value is a sum of monomials, each a rational coefficient times powers of atoms. Atoms are primes
+(with exponents between 0 and 1, so that \sqrt{12} is 2 times 3^{1/2}), pi, e, i, variables, and
+opaque atoms, which are not decomposed: functions, and sums under a root or in a denominator. A
+value without opaque atoms has a unique form, so that equality is exact, because radicals of
+different primes are independent over the rationals. With opaque atoms, differences are multiplied
+out, and constants are compared to 60 digits.
 """
 
 from __future__ import annotations
@@ -30,20 +31,21 @@ from pkpo_jax.tasks.math_answers.monomials import (
     rational,
     variables,
 )
-from pkpo_jax.tasks.math_answers.reading import Node
+from pkpo_jax.tasks.math_answers.tree import Node
 
-# Products of two monomials, for an answer.
+# By default, an answer may take this many steps; a product of two monomials is one step.
 STEPS = 2_000
 _PRIMES = [n for n in range(2, 1000) if all(n % p for p in range(2, math.isqrt(n) + 1))]
 
 
 class Arithmetic:
-    """Computes values; raises TooLarge once its steps are used up."""
+    """Computes values, and raises TooLarge once its steps are used up."""
 
     def __init__(self, steps: int = STEPS) -> None:
         self.steps = steps
 
     def spend(self, steps: int = 1) -> None:
+        """Uses up steps; raises TooLarge if too few are left."""
         self.steps -= steps
         if self.steps < 0:
             raise TooLarge
@@ -75,19 +77,21 @@ class Arithmetic:
         return {monomial: c for monomial, c in total.items() if c}
 
     def invert(self, value: Value) -> Value:
+        """Returns 1 over a value; raises Unknown for 0."""
         if not value:
             raise Unknown
         if len(value) == 1:
             ((monomial, coefficient),) = value.items()
             inverse, c = monomial_of({atom: -exponent for atom, exponent in monomial})
             return {inverse: c / coefficient}
-        # The first coefficient becomes 1, so that denominators equal up to a factor are one atom.
+        # The first coefficient is scaled to 1, so that denominators that differ by a factor only
+        # become the same atom.
         first = freeze(value)[0][1]
         atom = Opaque("sum", (freeze(self.scale(value, 1 / first)),))
         return {((atom, Fraction(-1)),): 1 / first}
 
     def power(self, base: Value, exponent: Value) -> Value:
-        """Returns base to the exponent; numbers are multiplied out as far as room allows."""
+        """Returns the base to the exponent; raises TooLarge if the power is too large."""
         number = rational(exponent)
         if number is None:
             whole = exponent.get(ONE, Fraction(0))
@@ -121,7 +125,7 @@ class Arithmetic:
         return {raised: checked(c**n * factor)}
 
     def root(self, value: Value, n: int) -> Value:
-        """Returns the n-th root, the real one of a negative number if n is odd."""
+        """Returns the n-th root; for a negative number and odd n, this is the real one."""
         if not value:
             return value
         if not 1 <= n <= 64:
@@ -141,7 +145,7 @@ class Arithmetic:
         return {rooted: checked(factor) * (-1 if c < 0 and n % 2 else 1)}
 
     def _factors(self, number: int) -> list[tuple[int, int]]:
-        """Returns primes and their powers; a factor without small primes stays as it is."""
+        """Returns small prime factors with their exponents, and the remaining factor."""
         found = []
         self.spend(number.bit_length() // 50)
         for prime in _PRIMES:
@@ -159,7 +163,7 @@ class Arithmetic:
         return found
 
     def call(self, name: str, *args: Value) -> Value:
-        """Returns the value of a function where it is rational and simple; else an atom."""
+        """Returns the value of a function if it is rational and simple; else an opaque atom."""
         numbers = [number for arg in args if (number := rational(arg)) is not None]
         if len(numbers) == len(args) and name in _EXACT:
             return constant(checked(_EXACT[name](*numbers)))
@@ -209,17 +213,18 @@ class Arithmetic:
         raise Unknown
 
     def _angle(self, function: str, node: Node) -> Value:
-        """Returns an argument; degrees count as such under a trigonometric function."""
+        """Returns the value of an argument, with degrees in radians for trigonometric functions."""
         value = self.of(node)
         if node.kind == "degree" and function in ("sin", "cos", "tan", "cot", "sec", "csc"):
             return self.multiply(value, {(("pi", Fraction(1)),): Fraction(1, 180)})
         return value
 
     def equal(self, one: Value, other: Value) -> bool:
+        """Returns whether two values are equal, as `zero` decides of their difference."""
         return self.zero(self.subtract(one, other))
 
     def zero(self, value: Value) -> bool:
-        """Returns whether a value is 0; where inexact, to 60 digits of its largest term."""
+        """Returns whether a value is 0, exactly or up to 60 digits of its largest term."""
         for _ in range(8):
             sums = [
                 (atom, -exponent)
@@ -237,12 +242,12 @@ class Arithmetic:
         return not variables(value) and numerics.vanishes(value, self.spend)
 
     def approximate(self, value: Value) -> Fraction:
-        """Returns a real constant, to 60 digits if not exactly; raises Unknown for others."""
+        """Returns a real constant, exactly or to 60 digits; raises Unknown for other values."""
         number = rational(value)
         return numerics.real(value, self.spend) if number is None else number
 
     def _expand(self, value: Value) -> Value:
-        """Multiplies out whole powers of sums."""
+        """Multiplies out positive integer powers of sums."""
         total: Value = {}
         for monomial, coefficient in value.items():
             part: Value = {ONE: coefficient}

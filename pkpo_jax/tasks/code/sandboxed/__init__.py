@@ -1,5 +1,5 @@
-"""Programs that run inside the sandbox; `pkpo_jax.tasks.code.sandbox` starts them.
+"""Programs that run inside the sandbox, started by `pkpo_jax.tasks.code.sandbox`.
 
-There is nothing but the standard library there, and what is in this directory. And they import
-next to nothing, for each answer waits for it: json or typing would double the time that it takes.
+Only the standard library and this directory are visible there. The programs import almost nothing,
+since every answer waits for their imports: json or typing would double the time to start.
 """

@@ -1,6 +1,6 @@
-"""The process of an answer: runs it, then calls its functions as the checker's process asks.
+"""The process of the answer, which runs it and then calls its functions for the checker's process.
 
-Whatever the answer does to this process, all that it can send are values and exceptions.
+Whatever the answer does to this process, it can send only values and exceptions.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import operator
 import os
 import sys
 
-from pkpo_jax.tasks.code.sandboxed import blocks, confine, peer, wire
+from pkpo_jax.tasks.code.sandboxed import blocks, lockdown, peer, protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Module = type(sys)
 # fmt: off
-_OF_OPERATOR = [
+_OPERATORS = [
     "add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "lshift", "rshift", "and_",
     "xor", "or_", "iadd", "isub", "imul", "imatmul", "itruediv", "ifloordiv", "imod", "ipow",
     "ilshift", "irshift", "iand", "ixor", "ior", "lt", "le", "gt", "ge", "eq", "ne", "neg", "pos",
@@ -39,7 +39,7 @@ OPERATIONS = {
     "exit": lambda value, kind, args: type(value).__exit__(value, kind, kind and kind(*args), None),
     **{f.__name__: f for f in (iter, next, len, bool, str, repr, bytes, format, hash, int, float)},
     **{f.__name__: f for f in (complex, abs, round, reversed, divmod)},
-    **{name: getattr(operator, name) for name in _OF_OPERATOR},
+    **{name: getattr(operator, name) for name in _OPERATORS},
 }
 
 
@@ -60,15 +60,15 @@ class Remote:
 
 
 class Made:
-    """Marks a value that stays here, though it may be plain data."""
+    """Marks a value that stays in this process, even if it is plain data."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
 
 def main(job_fd: int) -> None:
-    """Says first what of `names` there is, or "syntax" or "raised", and then serves."""
-    job = confine.start(job_fd)
+    """Sends the ancestors of each of `names` that exists, or "syntax" or "raised"; then serves."""
+    job = lockdown.start(job_fd)
     os.close(job["report"])
     requests, replies = os.fdopen(job["requests"], "rb"), os.fdopen(job["replies"], "wb")
     module = sys.modules["answer"] = Module("answer")
@@ -78,12 +78,12 @@ def main(job_fd: int) -> None:
         for name in job["names"]
         if hasattr(module, name)
     }
-    wire.send(replies, wire.encode(found, id))
+    protocol.send(replies, protocol.encode(found, id))
     _serve(requests, replies, module, job["names"])
 
 
 def _run(job: dict, module: Module) -> str:
-    """Runs the program that the response holds; says what went wrong, or nothing."""
+    """Runs the program that the response contains; returns "", or "syntax" or "raised"."""
     try:
         sources = blocks.choose(job["blocks"], job["names"], job["head"], job["stub"])
         programs = [compile(s, "answer.py", "exec", dont_inherit=True) for s in sources]
@@ -98,9 +98,9 @@ def _run(job: dict, module: Module) -> str:
 
 
 def _ancestors(kind: Any, module: Module, names: list[str]) -> list[tuple[str, str]]:
-    """Returns the module and name of each class that an exception class derives from, or is.
+    """Returns the module and name of an exception class and of each class that it derives from.
 
-    Those of the answer that tests do not name are left out.
+    Classes of the answer that the tests do not name are left out. Other values have no ancestors.
     """
     if not (isinstance(kind, type) and issubclass(kind, BaseException)):
         return []
@@ -146,7 +146,7 @@ def _serve(requests: Any, replies: Any, module: Module, names: list[str]) -> Non
         ancestors = _ancestors(type(error), module, names)
         described = [ancestors, str(error), Made(error), tuple(error.args)]
         try:
-            wire.encode(described, id)
+            protocol.encode(described, id)
         except Exception:
             described[-1] = ()
         return described
@@ -158,7 +158,7 @@ def _serve(requests: Any, replies: Any, module: Module, names: list[str]) -> Non
 
 
 def _revive(operation: str, described: Any) -> BaseException:
-    """Returns the exception that a function of the tests raised."""
+    """Makes the exception that a function of the tests raised from its description."""
     del operation
     kind = getattr(builtins, described[0], RuntimeError) if described else RuntimeError
     return kind(described[1]) if described else kind("in the tests")

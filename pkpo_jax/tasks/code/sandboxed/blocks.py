@@ -1,6 +1,6 @@
-"""Chooses which of a response's code blocks are the program.
+"""Chooses which of a response's code blocks form the program.
 
-This parses what nobody trusts, so it runs in the answer's process.
+It parses untrusted text, so it runs in the answer's process.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 
 def choose(blocks: list[str], names: list[str], head: str, stub: str) -> list[str]:
-    """Returns what to run, in order; SyntaxError if no block is a program.
+    """Returns the programs to run, in order; raises SyntaxError if no block is a program.
 
-    From the last block to the first, a block is taken if it defines something that is still
-    wanted: one of the names, or what a block that was taken uses and does not define. So helpers
-    and imports are run, and usage examples, outputs and sessions are not.
+    It goes from the last block to the first, and takes a block if it defines a name that is still
+    wanted: one of the names that the tests call, or one that a block taken before uses without
+    defining it. So helpers and imports are run; usage examples, outputs and sessions are not.
 
     Args:
       blocks: the blocks of code, in the order of the response.
-      names: what the tests call.
-      head: what is run before a whole program.
-      stub: what a block that starts with an indented line goes on from; "" for nothing.
+      names: the names that the tests call.
+      head: code that runs before a whole program.
+      stub: the code that a block with an indented first line continues; "" for none.
     """
     if len(blocks) == 1:
         return _sources(blocks[0], names, head, stub)
@@ -40,25 +40,25 @@ def choose(blocks: list[str], names: list[str], head: str, stub: str) -> list[st
             wanted = (wanted - defined) | used
     if not programs:
         raise SyntaxError("no block defines what the tests call")
-    goes_on = bool(stub) and any(program.startswith(stub) for program in programs)
-    return programs if goes_on else [head, *programs]
+    continues = bool(stub) and any(program.startswith(stub) for program in programs)
+    return programs if continues else [head, *programs]
 
 
 def _sources(block: str, names: list[str], head: str, stub: str) -> list[str]:
-    """Returns what a block runs if it is the only one.
+    """Returns the programs to run if this block is the only one.
 
-    It goes on from the stub if it starts with an indented line and has no head of the function;
-    it ends before the first line that is not indented.
+    A block continues the stub if its first line is indented and it does not contain the head of the
+    function. Such a block ends before its first line that is not indented.
     """
     if block.strip("\n")[:1] not in (" ", "\t"):
         return [head, block]
-    # These are imported where they are needed, for most answers do not wait for them then.
+    # These imports are local so that most answers need not wait for them.
     import re
     import textwrap
 
     whole = re.search(rf"^(async )?def {names[0]}\b", block, re.MULTILINE)
     if not stub or whole:
-        # It cannot be a program as it stands, for Python wants its first line at the margin.
+        # Python requires a program's first line to be unindented.
         return [head, textwrap.dedent(block)]
     return [stub + re.split(r"\n+(?=\S)", block.strip("\n"))[0] + "\n"]
 
@@ -66,8 +66,8 @@ def _sources(block: str, names: list[str], head: str, stub: str) -> list[str]:
 def _meanings(program: str) -> tuple[set[str], set[str]]:
     """Returns the names that a program defines, and those that have to be defined before it.
 
-    An import of what is not the standard library defines nothing, for it stands in usage examples;
-    nor does a function without a body, which says how one is called.
+    An import from outside the standard library counts as no definition, for it belongs to a usage
+    example. Nor does a function without a body, which only shows a signature.
     """
     import ast
     import symtable
@@ -98,7 +98,7 @@ def _tables(table: Any) -> Iterator[Any]:
 
 
 def _is_empty(statement: Any) -> bool:
-    """Returns whether it is a function of nothing but a docstring or an ellipsis."""
+    """Returns whether a statement is a function with only a docstring or an ellipsis as body."""
     import ast
 
     function = isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef)
@@ -108,7 +108,7 @@ def _is_empty(statement: Any) -> bool:
 
 
 def _redefined(statements: list) -> set[str]:
-    """Returns the names that are first given a meaning in terms of the one they had: f = g(f)."""
+    """Returns the names that are first assigned in terms of their own value, as in f = g(f)."""
     import ast
 
     known, redefined = set(), set()
@@ -123,7 +123,7 @@ def _redefined(statements: list) -> set[str]:
 
 
 def _foreign(nodes: Iterable[Any]) -> set[str]:
-    """Returns the names that are imported from elsewhere than the standard library."""
+    """Returns the names that are imported from outside the standard library."""
     names = set()
     for node in nodes:
         kind = type(node).__name__

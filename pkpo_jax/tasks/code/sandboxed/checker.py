@@ -1,6 +1,6 @@
-"""The process of the tests: runs them, with handles on what the answer defines.
+"""The process of the tests, which runs them with handles on the answer's objects.
 
-Each assertion is a test; `pkpo_jax.tasks.code.problems` had them call `__record__` instead.
+Each assertion is a test; `pkpo_jax.tasks.code.problems` has replaced it by a call of `__record__`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import builtins
 import os
 
-from pkpo_jax.tasks.code.sandboxed import confine, wire
+from pkpo_jax.tasks.code.sandboxed import lockdown, protocol
 from pkpo_jax.tasks.code.sandboxed.handles import Handle, Side
 
 TYPE_CHECKING = False
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 
 def main(job_fd: int) -> None:
-    """Reports how it ended, and the numbers of the tests passed: a line each."""
-    job = confine.start(job_fd)
+    """Reports the outcome and, on a second line, the numbers of the tests that passed."""
+    job = lockdown.start(job_fd)
     requests, replies = os.fdopen(job["requests"], "wb"), os.fdopen(job["replies"], "rb")
     side = Side(replies, requests, job["classes"], job["attributes"])
     passed: dict[int, bool] = {}
     try:
-        found = wire.decode(wire.receive(replies), side.find)
+        found = protocol.decode(protocol.receive(replies), side.find)
         end = _check(job, side, found, passed)
-    except wire.Lost:
+    except protocol.Lost:
         end = "lost"
-    # Tests may catch everything: an answer that ends its process passes none of them.
+    # Tests may catch even `Lost`, but an answer that ends its process passes none of them.
     end = "lost" if side.lost else end
     numbers = " ".join(str(number) for number, holds in passed.items() if holds)
     os.write(job["report"], f"{end}\n{numbers}\n".encode())
@@ -36,14 +36,14 @@ def main(job_fd: int) -> None:
 
 
 def _check(job: dict, side: Side, found: Any, passed: dict[int, bool]) -> str:
-    """Runs the tests, and records which of them pass, where the answer has said what it defines."""
+    """Runs the tests if the answer defines all names, records which pass, returns the outcome."""
     if not isinstance(found, dict):
         return "syntax" if found == "syntax" else "raised"
     if not all(name in found for name in job["names"]):
         return "missing"
 
     def record(number: int, holds: Any) -> None:
-        # One in a loop has to hold every time.
+        # A test in a loop has to hold every time.
         passed[number] = bool(holds) and passed.get(number, True)
 
     space: dict = {
@@ -55,33 +55,33 @@ def _check(job: dict, side: Side, found: Any, passed: dict[int, bool]) -> str:
     }
     try:
         exec(job["setup"], space)
-        # A base class stands before those that derive from it.
+        # A base class is defined before the classes that derive from it.
         for name in sorted(job["names"], key=lambda name: len(found[name])):
             if found[name]:
                 space[name] = side.define_error(name, found[name])
             else:
                 space[name] = Handle(side, name, changes=name in job["changing"])
         exec(job["tests"], space)
-    except Exception:  # The tests that were not reached are not passed.
+    except Exception:  # Tests that were not reached have not passed.
         pass
     return "done"
 
 
 def _changing(function: Any) -> Any:
-    """Returns a function of the answer in a form that changes its arguments in place."""
+    """Returns a handle on a function of the answer that applies its changes to the arguments."""
     if type(function) is not Handle:
         return function
     return Handle(function._side, function._key, changes=True)
 
 
 def _same(left: Any, right: Any) -> bool:
-    """Returns whether both are one object, or handles on one: `left is right`."""
+    """Returns whether both are one object, or handles on one object, in place of `is`."""
     both = type(left) is Handle and type(right) is Handle
     return left._key == right._key if both else left is right
 
 
-# An exception that ends an iteration ends Python's own map and filter as if nothing were left.
-# From a generator it comes out as an error.
+# A StopIteration raised by the function would silently end Python's own map and filter. In a
+# generator it becomes an error.
 
 
 def _map(function: Callable[..., Any], *iterables: Iterable[Any]) -> Iterator[Any]:

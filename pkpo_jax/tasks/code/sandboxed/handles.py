@@ -1,15 +1,15 @@
-"""Stands in the tests for an object of the answer's process.
+"""Handles, which represent objects of the answer's process in the tests.
 
-A handle has the answer's process do what the tests do with it. It must not let an answer pass off
-as a right value what is none. So a comparison or an operation with plain data, which would tell the
-object what is expected of it and leave the verdict to it, is asked of an object only if the tests
-made it by calling a class of the problem, for its methods are what they test. Any other object is
-equal to no plain data, contains only what iterating over it gives, and has no method that plain
-data have (startswith, issubset), unless the problem's solution defines it.
+A handle forwards what the tests do with it to the answer's process. It must not let an answer pass
+off a wrong value as right. A comparison or operation with plain data would reveal the expected
+value to the object and leave the verdict to it. So it is forwarded only to objects that the tests
+made by calling a class of the problem, whose methods they test. Any other object is equal to no
+plain data, contains only the items that iterating over it yields, and has no method of plain data
+(startswith, issubset) unless the problem's solution defines it.
 
-Where both sides are objects of the answer's, it is asked too: nothing else knows how they compare.
-So tests that compare its objects with each other are passed by a class that is equal to everything,
-as they are by two constants that are equal.
+If both operands are objects of the answer, the operation is forwarded too, for only the answer can
+compare them. So a class that is equal to everything passes tests that compare the answer's objects
+with each other, just as two equal constants do.
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ _PLAIN_NAMES = frozenset(name for kind in _PLAIN for name in dir(kind))
 
 
 class Handle:
-    """An object of the answer's process."""
+    """A handle on an object of the answer's process."""
 
     __slots__ = ("_changes", "_key", "_made", "_side")
 
     def __init__(
         self, side: Side, key: int | str, *, changes: bool = False, made: bool = False
     ) -> None:
-        # Not by an assignment, which would ask the answer.
+        # A plain assignment would be forwarded to the answer.
         object.__setattr__(self, "_side", side)
         object.__setattr__(self, "_key", key)
-        # Whether calling it changes the tests' own arguments; whether the tests made it.
+        # `changes` says whether a call changes the tests' own arguments, `made` whether the tests
+        # made the object.
         object.__setattr__(self, "_changes", changes)
         object.__setattr__(self, "_made", made)
 
@@ -49,7 +50,7 @@ class Handle:
         return self._side.ask("call", self, args, kwargs, changes=self._changes)
 
     def __getattr__(self, name: str) -> Any:
-        # Python looks for many a special method that it can do without.
+        # Python looks up several optional special methods, for which the answer is not asked.
         special = name.startswith("__") and name not in ("__name__", "__qualname__")
         if special or (name in _PLAIN_NAMES and not self._may_have(name)):
             raise AttributeError(name)
@@ -72,23 +73,24 @@ class Handle:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> bool:
         sent = self._side.sendable(kind) if kind else None
         ended = self._side.ask("exit", self, sent, getattr(error, "args", ()))
-        # Only the methods that are tested may say that an exception of the tests is none.
+        # Only an object whose methods are tested may suppress an exception of the tests.
         return self._made and bool(ended)
 
     def __instancecheck__(self, instance: Any) -> bool:
         if isinstance(instance, Handle):
             return self._side.ask("instance", instance, self)
-        # A named tuple of the answer's has come by value, with the name of its class.
+        # A named tuple of the answer has arrived by value, with the name of its class.
         return hasattr(type(instance), "_fields") and type(instance).__name__ == self._key
 
     def __subclasscheck__(self, kind: Any) -> bool:
         return isinstance(kind, Handle) and self._side.ask("subclass", kind, self)
 
     def _trusts(self, other: Any) -> bool:
-        """Returns whether the answer may be asked about this object and the other."""
+        """Returns whether an operation on this object and the other may be forwarded."""
         return isinstance(other, Handle) or self._made
 
     def _may_have(self, name: str) -> bool:
+        """Returns whether the object may have a method that plain data also have."""
         known = self._made or self._key in self._side.classes
         return known or name in self._side.attributes
 
@@ -127,7 +129,7 @@ def _reflected(operation: str) -> Callable[[Handle, Any], Any]:
     return operate
 
 
-# The special methods of a handle, by the operations that they ask for.
+# These lists define the special methods of a handle, and the operations that they forward.
 _UNARY = ["next", "len", "bool", "str", "repr", "bytes", "hash", "int", "float", "complex", "index"]
 _UNARY += ["neg", "pos", "abs", "invert", "round", "reversed", "format", "enter"]
 _ITEMS = {"getitem": "item", "setitem": "set_item", "delitem": "delete_item"}
@@ -147,12 +149,12 @@ for _name, _method in _METHODS.items():
 
 
 class Side(peer.Peer):
-    """The tests' side of the two: it keeps handles, and what the answer may call.
+    """The tests' side, which holds the handles, and the objects that the answer may call.
 
     Args:
       incoming, outgoing: the files of the pipes.
-      classes: names of the problem's classes.
-      attributes: names that the classes of the problem's solution give a meaning to.
+      classes: the names of the problem's classes.
+      attributes: the names of methods and attributes of the solution's classes.
     """
 
     def __init__(
@@ -169,15 +171,15 @@ class Side(peer.Peer):
         )
         self.classes: frozenset[int | str] = frozenset(classes)
         self.attributes = frozenset(attributes)
-        # Exception classes of the answer that tests name.
+        # These classes represent the exception classes of the answer that the tests name.
         self.errors: dict[str, type] = {}
         self._handles: dict[int | str, Handle] = {}
-        # An object that the tests made is another one where an answer hands it out.
+        # If the answer itself returns an object that the tests made, it gets an ordinary handle.
         self._made: dict[int | str, Handle] = {}
         self._given: list = []
 
     def find(self, key: int | str) -> Any:
-        """Returns the handle on an object of the answer, or what the tests gave to the answer."""
+        """Returns the handle on an object of the answer, or an object that the tests gave to it."""
         if isinstance(key, int) and key < 0:
             return self._given[-1 - key]
         if not isinstance(key, int | str):
@@ -193,13 +195,13 @@ class Side(peer.Peer):
         return self._made[key]
 
     def define_error(self, name: str, ancestors: list) -> type:
-        """Makes a class that stands for an exception class of the answer."""
+        """Makes a class that represents an exception class of the answer."""
         base = self._known(ancestors[1:])
         self.errors[name] = _Raised(name, (base,), {"_side": self, "__module__": "answer"})
         return self.errors[name]
 
     def sendable(self, kind: type) -> type:
-        """Returns the first of an exception class and its ancestors that the answer knows of."""
+        """Returns the first of an exception class and its ancestors that the answer knows."""
         known = [*self.errors.values()]
         return next(k for k in kind.__mro__ if k in known or values.type_name(k))
 
@@ -226,10 +228,9 @@ class Side(peer.Peer):
         return given(*args, **kwargs)
 
     def _known(self, ancestors: Any) -> type:
-        """Returns the first of these exception classes that tests can know of.
+        """Returns the first of these exception classes that tests can know, else RuntimeError.
 
-        One that would end a loop or a generator of the tests is none: it would end it as if all
-        were well.
+        A class that would silently end a loop or a generator of the tests becomes a RuntimeError.
         """
         for module, name in ancestors:
             if module == "answer":
@@ -261,9 +262,9 @@ class Side(peer.Peer):
 
 
 class _Raised(type):
-    """The type of classes that stand for exception classes of the answer.
+    """The metaclass of classes that represent exception classes of the answer.
 
-    Calling one makes the exception in the answer's process.
+    Calling such a class makes the exception in the answer's process.
     """
 
     _side: Side
@@ -279,6 +280,6 @@ class _Raised(type):
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         handle = cls._side.ask("make", cls._side.find(cls.__name__), args, kwargs)
-        error: Any = cls.__new__(cls, *args)  # pyrefly: ignore  The class's own, not this type's.
+        error: Any = cls.__new__(cls, *args)  # pyrefly: ignore  Not the metaclass's __new__.
         error._handle, error._text = handle, str(handle)
         return error

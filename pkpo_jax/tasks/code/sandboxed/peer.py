@@ -1,33 +1,33 @@
-"""Two processes that ask each other for operations, one at a time, over a pair of pipes.
+"""Lets two processes ask each other for operations, one at a time, over a pair of pipes.
 
-While one waits for a reply, it serves what the other asks: so a test's function can be called by an
-answer that a test has called. Objects that are no data are named by numbers: those of the answer
-are a str or an int from 0 on, those of the tests a negative int.
+While one side waits for a reply, it serves the requests of the other. So an answer that a test has
+called can call a function of the test. Objects that are not plain data have names: objects of the
+answer a str or a non-negative int, objects of the tests a negative int.
 """
 
 from __future__ import annotations
 
-from pkpo_jax.tasks.code.sandboxed import values, wire
+from pkpo_jax.tasks.code.sandboxed import protocol, values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
-# The first byte of a message.
+# A message starts with one of these bytes.
 ASK, VALUE, RAISED = b"?", b"=", b"!"
 
 
 class Peer:
-    """One side of the two.
+    """One of the two sides.
 
     Args:
       incoming, outgoing: the files of the pipes.
-      name: gives an object its name, for `wire.encode`.
-      find: gives the object of a name, or what stands for it.
-      serve: does an operation that the other side asks for.
-      describe: says of an exception what the other side may know of it; plain data.
-      revive: makes an exception of that, for the operation that was asked for.
+      name: returns the name of an object, for `protocol.encode`.
+      find: returns the object that has a name, or the handle on it.
+      serve: carries out an operation that the other side asks for.
+      describe: returns what the other side may know about an exception, as plain data.
+      revive: makes an exception from an operation's name and such a description.
     """
 
     def __init__(
@@ -47,12 +47,12 @@ class Peer:
         self.lost = False
 
     def ask(self, operation: str, *operands: Any, changes: bool = False) -> Any:
-        """Returns the value of an operation that the other side does, or raises what it raised.
+        """Lets the other side carry out an operation; returns its value or raises its exception.
 
         Args:
-          operation: its name.
-          operands: what it is done to.
-          changes: whether mutable operands become what the operation made of them.
+          operation: the name of the operation.
+          operands: the operands.
+          changes: whether to apply the operation's changes to mutable operands on this side.
         """
         shared: list = []
         self._send(ASK, (operation, changes, operands), shared)
@@ -61,8 +61,8 @@ class Peer:
             if kind == ASK:
                 self._reply(message, allow_changes=False)
                 continue
-            # A reply may refer to operands: each side has its own copy, of the same number.
-            value, states = wire.decode(message, self._find, list(shared) if changes else None)
+            # A reply may refer to operands by number: each side has its own copy of an operand.
+            value, states = protocol.decode(message, self._find, list(shared) if changes else None)
             if changes:
                 _restore(shared, states)
             if kind == RAISED:
@@ -70,7 +70,7 @@ class Peer:
             return value
 
     def listen(self) -> None:
-        """Serves the other side until it is gone."""
+        """Answers the other side's requests until `Lost` reports that it has ended."""
         while True:
             kind, message = self._receive()
             if kind != ASK:
@@ -82,13 +82,13 @@ class Peer:
         before: list[bytes] = []
         try:
             numbered: list = []
-            operation, changes, operands = wire.decode(message, self._find, numbered)
+            operation, changes, operands = protocol.decode(message, self._find, numbered)
             if changes and allow_changes:
                 shared = numbered
             before = self._states(shared)
             value = self._serve(operation, *operands)
             self._send(VALUE, (value, self._changed(shared, before)), shared)
-        except wire.Lost:
+        except protocol.Lost:
             raise
         except BaseException as e:
             try:
@@ -98,32 +98,32 @@ class Peer:
                 self._send(RAISED, (None, ()))
 
     def _states(self, shared: list | None) -> list[bytes]:
-        return [wire.encode(_contents(value), id) for value in shared or ()]
+        return [protocol.encode(_contents(value), id) for value in shared or ()]
 
     def _changed(self, shared: list | None, before: list[bytes]) -> tuple:
-        """Returns the number and the state of each operand that is no longer what it was."""
+        """Returns the number and the new state of each operand that has changed."""
         after = self._states(shared)
         return tuple(
-            (number, _contents(shared[number]))  # pyrefly: ignore  Without any there is no state.
+            (number, _contents(shared[number]))  # pyrefly: ignore  No operands, no states.
             for number, (old, new) in enumerate(zip(before, after, strict=True))
             if old != new
         )
 
     def _send(self, kind: bytes, value: Any, shared: list | None = None) -> None:
-        # The numbers that a failed attempt gave are forgotten.
+        # If encoding fails, the numbers that it assigned are dropped with this copy.
         numbered = list(shared or ())
-        message = kind + wire.encode(value, self._name, numbered)
+        message = kind + protocol.encode(value, self._name, numbered)
         if shared is not None:
             shared[:] = numbered
         try:
-            wire.send(self._outgoing, message)
-        except wire.Lost:
+            protocol.send(self._outgoing, message)
+        except protocol.Lost:
             self._lose()
 
     def _receive(self) -> tuple[bytes, bytes]:
         try:
-            message = wire.receive(self._incoming)
-        except wire.Lost:
+            message = protocol.receive(self._incoming)
+        except protocol.Lost:
             self._lose()
         if message[:1] not in (ASK, VALUE, RAISED):
             self._lose()
@@ -131,11 +131,11 @@ class Peer:
 
     def _lose(self) -> NoReturn:
         self.lost = True
-        raise wire.Lost
+        raise protocol.Lost
 
 
 def _contents(value: Any) -> Any:
-    """Returns a copy of a container, which is sent by its values and not by its number."""
+    """Returns a copy of a container, so that its values are sent instead of its number."""
     return value.copy() if hasattr(value, "copy") else value[:]
 
 

@@ -1,4 +1,4 @@
-"""Reports what the sandbox was to prevent, and does not."""
+"""Reports what the sandbox should prevent but allows."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from pkpo_jax.tasks.code.sandboxed import confine
+from pkpo_jax.tasks.code.sandboxed import lockdown
 
 
 def main(job_fd: int) -> None:
-    """A line for each failing, and "probed"."""
-    job = confine.start(job_fd)
-    found = [name for name, attempt in ATTEMPTS.items() if _succeeds(attempt)]
+    """Reports a line for each failure of the sandbox, and then "probed"."""
+    job = lockdown.start(job_fd)
+    failures = [name for name, attempt in ATTEMPTS.items() if _succeeds(attempt)]
     if set(os.environ) - {"PWD", "LC_CTYPE", "PYTHONHASHSEED"}:
-        found.append("the environment is visible")
+        failures.append("the environment is visible")
     if [fd for fd in range(256) if _succeeds(lambda fd=fd: os.fstat(fd))] != [
         0,
         1,
         2,
         job["report"],
     ]:
-        found.append("descriptors are inherited")
+        failures.append("descriptors are inherited")
     if left := _unexpected("/", set(job["visible"])):
-        found.append(f"{left} is visible")
+        failures.append(f"{left} is visible")
     if any(os.listdir(path) for path in job["hidden"]):
-        found.append("packages are visible")
+        failures.append("packages are visible")
     if os.getpid() > 9:
-        found.append("processes of the system are visible")
+        failures.append("processes of the system are visible")
     for name, value in job["limits"].items():
         if resource.getrlimit(getattr(resource, name)) != (value, value):
-            found.append(f"{name} is not set")
-    os.write(job["report"], "\n".join([*found, "probed"]).encode())
+            failures.append(f"{name} is not set")
+    os.write(job["report"], "\n".join([*failures, "probed"]).encode())
 
 
 def _unexpected(directory: str, expected: set[str]) -> str:
-    """What there is beside the expected paths and the directories that lead to them, or ""."""
+    """Returns a path that is neither expected nor leads to an expected path, or ""."""
     for name in os.listdir(directory):
         path = os.path.join(directory, name)
         if path in expected:
@@ -70,7 +70,7 @@ def _write(path: str) -> None:
 
 
 def _connect() -> None:
-    # No packet is sent: it only asks for a route.
+    # This sends no packet; it only asks for a route.
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect(("192.0.2.1", 9))
 
@@ -81,7 +81,7 @@ def _lock() -> None:
 
 
 def _call(name: str, *arguments: Any) -> None:
-    """Calls a function of the C library; OSError if it fails."""
+    """Calls a function of the C library; raises OSError if it fails."""
     library = ctypes.CDLL(None, use_errno=True)
     if getattr(library, name)(*arguments) < 0:
         raise OSError(ctypes.get_errno(), name)
@@ -98,7 +98,7 @@ ATTEMPTS: dict[str, Callable[[], Any]] = {
     "it can become a group of root's": lambda: os.setgid(0),
     "limits can be raised": lambda: resource.setrlimit(resource.RLIMIT_CPU, (1 << 20, 1 << 20)),
     "memory has no limit": lambda: mmap.mmap(-1, 1 << 32),
-    # Memory that the kernel holds for a program, and no limit counts.
+    # In these cases the kernel allocates memory for a program that no limit counts.
     "files take attributes": lambda: os.setxattr("/tmp", "user.probe", b"x"),
     "files can be locked": _lock,
     "pipes can be made": os.pipe,

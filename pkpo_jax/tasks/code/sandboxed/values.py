@@ -1,7 +1,7 @@
-"""Values of the standard library that are sent as plain data, and what they are made of.
+"""Converts values of the standard library to plain data, and back.
 
-The receiver builds each from plain data by the library's own class: a subclass arrives as what it
-derives from, and brings no methods of its own.
+The receiver builds each value from plain data with the library's own class. So an instance of a
+subclass arrives as an instance of the base class, without the methods of the subclass.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _VIEWS: dict[str, type] = {
     "dict_items": type({}.items()),
 }
 
-# Types by the module that holds them; where one derives from another, it stands before it.
+# Types by the module that defines them; a derived class comes before its base class.
 _KINDS: dict[str, tuple[str, ...]] = {
     "builtins": ("bytearray", "range", "slice", "memoryview"),
     "collections": ("Counter", "OrderedDict", "defaultdict", "deque", "ChainMap"),
@@ -32,13 +32,13 @@ _KINDS: dict[str, tuple[str, ...]] = {
     "pathlib": ("PosixPath", "PurePosixPath"),
     "ipaddress": ("IPv4Interface", "IPv6Interface", "IPv4Address", "IPv6Address"),
 }
-# They are sent as their text.
+# Values of these types are sent as their text.
 _TEXTS = ("Decimal", *_KINDS["uuid"], *_KINDS["pathlib"], *_KINDS["ipaddress"])
 _MODULES = {name: module for module, names in _KINDS.items() for name in names}
-# Calls can change values of these types in place.
+# Calls may change values of these types in place.
 MUTABLE = {"bytearray", "Counter", "OrderedDict", "defaultdict", "deque", "array"}
 
-# Types that are sent by name, with those above and the exceptions of Python; and a constant.
+# These types are sent by name, like those above and Python's exceptions, and so is one constant.
 _TYPES = (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset, object)
 _BY_NAME: dict[str, Any] = {kind.__name__: kind for kind in (*_TYPES, type(None), type)}
 _BY_NAME["Ellipsis"] = ...
@@ -121,13 +121,13 @@ _FROM_PLAIN: dict[str, Callable[[Any], Any]] = {
     "dict_keys": lambda p: dict.fromkeys(p).keys(),
     "dict_values": lambda p: dict(enumerate(p)).values(),
     "dict_items": lambda p: dict(p).items(),
-    # These take one argument; the others take the parts of a tuple.
+    # The classes of these take one argument; all others take the parts of a tuple.
     **{n: lambda p, n=n: _class(n)(p) for n in _TAKE_ONE},
 }
 
 
 def kind_of(value: Any) -> str | None:
-    """Returns the name under which a value is sent, or None if it is none of these."""
+    """Returns the name under which a value is sent, or None if its type is not one of these."""
     for module, names in _KINDS.items():
         if module in sys.modules:
             for name in names:
@@ -139,23 +139,23 @@ def kind_of(value: Any) -> str | None:
 
 
 def to_plain(name: str, value: Any) -> Any:
-    """Returns the plain data that a value of this name is made of."""
+    """Returns the plain data of a value that is sent under this name."""
     return _TO_PLAIN[name](value)
 
 
 def from_plain(name: str, plain: Any) -> Any:
-    """Returns the value; some Exception if the data are not those of one."""
+    """Builds a value from plain data; raises an Exception of any kind if the data are invalid."""
     build = _FROM_PLAIN.get(name)
     return build(plain) if build else _class(name)(*plain)
 
 
 def type_name(kind: Any) -> str | None:
-    """Returns the name of a type that can be sent, or None."""
+    """Returns the name of a type, or None if it cannot be sent."""
     return next((name for name, known in _types() if known is kind), None)
 
 
 def named_type(name: str) -> type:
-    """Returns the type of this name; KeyError if it is none that can be sent."""
+    """Returns the type of this name; raises KeyError if no such type can be sent."""
     if name in _BY_NAME:
         return _BY_NAME[name]
     if name in _MODULES:
@@ -167,7 +167,7 @@ def named_type(name: str) -> type:
 
 
 def restore(value: Any, state: Any) -> None:
-    """Changes a mutable value in place to what another of its type is."""
+    """Changes a mutable value in place, so that it equals another of its type."""
     if isinstance(value, list | bytearray) or type(value).__name__ == "array":
         value[:] = state
     elif isinstance(value, dict | set):

@@ -1,10 +1,10 @@
-"""Messages between the checker and the answer: plain data, and no code of the sender's in it.
+"""The messages between the checker and the answer: plain data that contains no code of the sender.
 
-A value is a letter, a text and a semicolon; then come the bytes of a string, or a container's
-values. Subclasses arrive as what they derive from, values of the standard library as the module
-`values` builds them; any other object stays where it is, and what arrives is a handle on it. A
-mutable container that a message holds twice arrives as one, and so does one that the two sides have
-a number for.
+A value is encoded as a letter, a text and a semicolon, then the bytes of a string or the values of
+a container. Instances of subclasses arrive as instances of the base class, and values of the
+standard library as the module `values` builds them. Any other object stays in its process, and a
+handle on it arrives. A mutable container that occurs twice in a message arrives as one object, and
+so does a container that already has a number on both sides.
 """
 
 from __future__ import annotations
@@ -15,18 +15,21 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# Bytes of a message.
+# No message has more bytes.
 LONGEST = 1 << 22
 _CONTAINERS = {"t": tuple, "z": frozenset, "l": list, "s": set}
 _MUTABLE = {"l", "s", "d"}
 
 
 class Lost(BaseException):
-    """The other side is gone, or sends what is no message. No Exception, for tests catch those."""
+    """The other side has ended, or has sent an invalid message.
+
+    This derives from BaseException because tests may catch every Exception.
+    """
 
 
 def send(file: Any, message: bytes) -> None:
-    """Sends what `encode` made; Lost if nobody reads it."""
+    """Sends a message made by `encode`; raises Lost if nobody reads it."""
     try:
         file.write(len(message).to_bytes(4, "big") + message)
         file.flush()
@@ -35,7 +38,7 @@ def send(file: Any, message: bytes) -> None:
 
 
 def receive(file: Any) -> bytes:
-    """Returns a message for `decode`; Lost if none comes."""
+    """Returns the next message, for `decode`; raises Lost if there is none."""
     try:
         size = int.from_bytes(file.read(4), "big")
         message = file.read(size) if size <= LONGEST else b""
@@ -47,15 +50,17 @@ def receive(file: Any) -> bytes:
 
 
 def encode(value: Any, opaque: Any, shared: list | None = None) -> bytes:
-    """Returns the message of a value, where `opaque` names objects that are no data.
-
-    ValueError if it is too long; RecursionError and MemoryError are possible too.
+    """Encodes a value as a message, in which names represent objects that are not plain data.
 
     Args:
-      value: what to send.
-      opaque: is called with an object, and returns its name, a str or int.
-      shared: mutable containers that the receiver has too, in the same order; the containers of
-        this message are appended.
+      value: the value to send.
+      opaque: a function that returns the name of an object, a str or int.
+      shared: mutable containers that the receiver has too, in the same order; those of this message
+        are appended.
+
+    Raises:
+      ValueError: the message is too long.
+      RecursionError, MemoryError: the value is too deep or too large.
     """
     parts: list[bytes] = []
     shared = [] if shared is None else shared
@@ -67,7 +72,7 @@ def encode(value: Any, opaque: Any, shared: list | None = None) -> bytes:
         elif isinstance(value, bool):
             parts.append(b"b1;" if value else b"b0;")
         elif isinstance(value, int):
-            # Decimal digits take quadratic time, and Python refuses to write more than 4300.
+            # Decimal digits would take quadratic time, and Python refuses to write more than 4300.
             parts.append(b"i%x;" % value)
         elif isinstance(value, float):
             parts.append(f"f{float(value)!r};".encode())
@@ -126,11 +131,11 @@ def encode(value: Any, opaque: Any, shared: list | None = None) -> bytes:
 
 
 def decode(message: bytes, handle: Any, shared: list | None = None) -> Any:
-    """Returns the value of a message; some Exception if `encode` did not make it.
+    """Decodes a message into a value; raises an Exception of any kind for an invalid message.
 
     Args:
-      message: what was received.
-      handle: is called with the name of an object, and returns what stands for it.
+      message: the bytes that `receive` returned.
+      handle: a function that returns the object, or the handle on it, that has a given name.
       shared: as for `encode`.
     """
     at = 0
@@ -153,7 +158,7 @@ def decode(message: bytes, handle: Any, shared: list | None = None) -> Any:
         if letter == "o":
             return handle(get())
         if letter in ("l", "s", "d"):
-            # It has its number before its values, for they may refer to it.
+            # The container gets its number before its values are read, for they may refer to it.
             shared.append({"l": [], "s": set(), "d": {}}[letter])
             return fill(shared[-1], int(text))
         if letter == "x":
