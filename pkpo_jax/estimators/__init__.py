@@ -1,4 +1,8 @@
-"""Pure jnp estimators on reward groups [..., n]: no models, no config, nothing but jax."""
+"""Estimators of pass@k and max@k, and the reward weights and advantages that maximise them.
+
+Every function takes groups of rewards or of correctness [..., n], with the n samples of one prompt
+in the last dimension. Nothing here knows a model or a config, or imports more than jax and numpy.
+"""
 
 from pkpo_jax.estimators import schedules
 from pkpo_jax.estimators.baselines import (

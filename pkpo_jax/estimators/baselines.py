@@ -1,7 +1,8 @@
-"""Estimators to compare with: GRPO, Dr. GRPO, RLOO, MaxRL, Mahdavi et al., Tang et al.
+"""Estimators to compare PKPO with: GRPO, Dr. GRPO, RLOO, MaxRL, Mahdavi et al. and Tang et al.
 
-`*_advantages` are in the MEAN convention (a trainer averages over the n samples of a prompt),
-`*_weights` in the SUM convention of `pkpo_weights`: an advantage is n times a weight.
+Functions named `*_advantages` use the MEAN convention, in which a trainer averages over the n
+samples of a prompt. Functions named `*_weights` use the SUM convention of `pkpo_weights`. An
+advantage is n times the corresponding reward weight.
 """
 
 from __future__ import annotations
@@ -19,19 +20,21 @@ def grpo_advantages(
     *,
     epsilon: float = 1e-6,
 ) -> jax.Array:
-    """Computes (r - mean) / (standard deviation + epsilon) (GRPO, arXiv 2402.03300, section 4.1.2).
+    """Computes the advantages of GRPO (arXiv 2402.03300, section 4.1.2).
 
-    The deviation is that of the population, over the group. The result is biased for the gradient
-    of the mean reward: each prompt is weighted by one over the deviation of its own samples, which
-    favours prompts that are almost always or almost never solved.
+    A_i = (r_i - mean(r)) / (std(r) + epsilon),
+
+    with the mean and the population standard deviation of the group. As an estimate of the gradient
+    of the mean reward it is biased: each prompt is weighted by one over the deviation of its own
+    samples, which favours prompts that are almost always or almost never solved.
 
     Args:
-      rewards: [..., n] real rewards of any dtype, n samples of one prompt in the last dimension;
-        constants, the result has no gradient in them.
+      rewards: [..., n] real rewards of any dtype, n samples of one prompt in the last dimension.
+        They are constants: the result has no gradient in them.
       where: optional [..., n] bool, False for samples to leave out.
       epsilon: added to the deviation, in units of the reward. It keeps rewards that differ by no
         more than rounding, such as those of a learned scorer, from becoming advantages of size 1.
-        The paper has none, which is 0; public trainers use 1e-6 to 1e-4.
+        The paper has no such term, which is epsilon = 0. Public trainers use 1e-6 to 1e-4.
 
     Returns:
       [..., n] float32, 0 where `where` is False and in groups whose rewards are all equal.
@@ -46,7 +49,7 @@ def grpo_advantages(
     if not epsilon >= 0.0:
         raise ValueError(f"epsilon={epsilon}; expected 0 or more.")
     centred, valid = _centre(rewards, where)
-    # Dividing by the largest first keeps the squares of huge rewards finite.
+    # Dividing by the largest magnitude first keeps the squares of huge rewards finite.
     largest = jnp.abs(centred).max(-1, keepdims=True)
     largest = jnp.where(largest > 0, largest, 1.0)
     scaled = centred / largest
@@ -58,10 +61,23 @@ def grpo_advantages(
 def dr_grpo_advantages(
     rewards: jax.typing.ArrayLike, where: jax.typing.ArrayLike | None = None
 ) -> jax.Array:
-    """r - mean of the group (Dr. GRPO, arXiv 2503.20783).
+    """Computes the advantages of Dr. GRPO (arXiv 2503.20783).
 
-    (n-1)/n times `rloo_advantages`, so unbiased for the gradient of the mean reward but for that
-    factor. Arguments, result and errors as for `grpo_advantages`.
+    A_i = r_i - mean(r),
+
+    with the mean of the group. This is (n-1)/n times `rloo_advantages`, and so an unbiased estimate
+    of the gradient of the mean reward, up to that factor.
+
+    Args:
+      rewards: [..., n] real rewards of any dtype, n samples of one prompt in the last dimension.
+        They are constants: the result has no gradient in them.
+      where: optional [..., n] bool, False for samples to leave out.
+
+    Returns:
+      [..., n] float32, 0 where `where` is False and in groups whose rewards are all equal.
+
+    Raises:
+      ValueError: shapes that do not fit.
 
     >>> import pkpo_jax as pkpo
     >>> print(pkpo.dr_grpo_advantages([3.0, 1.0]))
@@ -73,11 +89,24 @@ def dr_grpo_advantages(
 def rloo_advantages(
     rewards: jax.typing.ArrayLike, where: jax.typing.ArrayLike | None = None
 ) -> jax.Array:
-    """r - mean of the other samples (RLOO, arXiv 2402.14740).
+    """Computes the advantages of RLOO, REINFORCE leave-one-out (arXiv 2402.14740).
 
-    Unbiased for the gradient of the mean reward, pass@1 if rewards are binary; n times
-    `pkpo_weights` at k = 1. Arguments, result and errors as for `grpo_advantages`; 0 in groups of
-    one.
+    A_i = r_i - mean of the rewards of the other samples of the group.
+
+    This is an unbiased estimate of the gradient of the mean reward, which is pass@1 for binary
+    rewards, and n times `pkpo_weights` at k = 1.
+
+    Args:
+      rewards: [..., n] real rewards of any dtype, n samples of one prompt in the last dimension.
+        They are constants: the result has no gradient in them.
+      where: optional [..., n] bool, False for samples to leave out.
+
+    Returns:
+      [..., n] float32, 0 where `where` is False, in groups of one sample, and in groups whose
+      rewards are all equal.
+
+    Raises:
+      ValueError: shapes that do not fit.
 
     >>> import pkpo_jax as pkpo
     >>> print(pkpo.rloo_advantages([3.0, 1.0]))
@@ -91,13 +120,16 @@ def rloo_advantages(
 def maxrl_advantages(
     correct: jax.typing.ArrayLike, where: jax.typing.ArrayLike | None = None
 ) -> jax.Array:
-    """(r - mean) / mean of the group, for binary rewards (MaxRL, arXiv 2602.02710).
+    """Computes the advantages of MaxRL, for binary rewards (arXiv 2602.02710).
 
-    Unbiased for the gradient of sum_{k=1}^{n-1} pass@k / k, which tends to that of log pass@1 as n
-    grows (derived here: dropping groups without a right answer drops the term k = n).
+    A_i = (r_i - mean(r)) / mean(r),
+
+    with the mean of the group. This is an unbiased estimate of the gradient of
+    sum_{k=1}^{n-1} pass@k / k, which tends to the gradient of log pass@1 as n grows. (The upper
+    limit is derived here: dropping groups without a right answer drops the term k = n.)
 
     Args:
-      correct: [..., n] 0 or 1 (or bool).
+      correct: [..., n] 0 or 1 (or bool), n samples of one prompt in the last dimension.
       where: optional [..., n] bool, False for samples to leave out.
 
     Returns:
@@ -120,16 +152,17 @@ def mahdavi_advantages(
     k: jax.typing.ArrayLike,
     where: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """k (1-p)^(k-1) (r - mean of the others), p the group's pass rate.
+    """Computes advantages of pass@1, reweighted for pass@k by the pass rate of the group.
 
+    A_i = k (1-p)^(k-1) (r_i - mean of the other samples), with p the pass rate of the group, from
     "Beyond Accuracy: A Policy Gradient Reweighting Approach for Pass@K Maximization in LLMs"
     (Mahdavi et al., 2025).
 
-    grad pass@k = k (1-p)^(k-1) grad pass@1 for the true pass rate p. With that of the group in its
-    place the estimator is biased, for k >= 2, and it is 0 in groups with only right answers.
+    For the true pass rate p, grad pass@k = k (1-p)^(k-1) grad pass@1. The pass rate of the group in
+    its place makes the estimator biased for k >= 2, and 0 in groups with only right answers.
 
     Args:
-      correct: [..., n] 0 or 1 (or bool).
+      correct: [..., n] 0 or 1 (or bool), n samples of one prompt in the last dimension.
       k: int >= 1 or integer array that broadcasts against the leading dimensions, traced or not;
         it may exceed n. A JAX array is clipped to 1 from below.
       where: optional [..., n] bool, False for samples to leave out.
@@ -158,17 +191,30 @@ def mahdavi_advantages(
 def tang_weights(
     rewards: jax.typing.ArrayLike, where: jax.typing.ArrayLike | None = None
 ) -> jax.Array:
-    """The best sample gets its lead over the second best (Tang et al., arXiv 2503.19595).
+    """Computes reward weights for max@n (Tang et al., arXiv 2503.19595).
 
-    Unbiased for the gradient of max@n, in the SUM convention: `pkpo_weights` with k = n. Arguments,
-    result and errors as for `grpo_advantages`; 0 in groups of one.
+    w_i = max(r) - max of the rewards of the other samples of the group,
+
+    so that the best sample gets its lead over the second best, and all others 0. This is an
+    unbiased estimate of the gradient of max@n in the SUM convention, and `pkpo_weights` with k = n.
+
+    Args:
+      rewards: [..., n] real rewards of any dtype, n samples of one prompt in the last dimension.
+        They are constants: the result has no gradient in them.
+      where: optional [..., n] bool, False for samples to leave out.
+
+    Returns:
+      [..., n] float32, 0 where `where` is False and in groups of one sample.
+
+    Raises:
+      ValueError: shapes that do not fit.
 
     >>> import pkpo_jax as pkpo
     >>> print(pkpo.tang_weights([3.0, 1.0, 0.0]))
     [2. 0. 0.]
     """
     rewards = _groups.as_group(rewards, "rewards")
-    # Clipped to the number of valid samples of each group.
+    # k is an array, so that it is clipped to the number of valid samples of each group.
     k = jnp.full(rewards.shape[:-1], rewards.shape[-1], jnp.int32)
     return pkpo_weights(rewards, k, baseline="loo_minus_one", where=where)
 
@@ -176,17 +222,17 @@ def tang_weights(
 def _centre(
     rewards: jax.typing.ArrayLike, where: jax.typing.ArrayLike | None
 ) -> tuple[jax.Array, jax.Array]:
-    """Rewards minus the mean of the valid ones, scaled, 0 off the mask; and the mask."""
+    """Returns (r - mean over the valid samples) * SCALE, 0 off the mask, and the mask."""
     rewards = _groups.as_rewards(rewards)
     valid = _groups.as_mask(where, rewards.shape)
     low = jnp.where(valid, rewards, jnp.inf).min(-1, keepdims=True)
-    # From the lowest up, so that an offset common to the group costs no accuracy, and groups of
-    # equal rewards give exactly 0. Divided before they are added: the sum could overflow.
+    # Subtracting the lowest reward first keeps a common offset from costing accuracy, and makes
+    # groups of equal rewards exactly 0. Dividing before the sum keeps it from overflowing.
     rewards = jnp.where(valid, rewards * _groups.SCALE - low * _groups.SCALE, 0.0)
     mean = (rewards / _count(valid)).sum(-1, keepdims=True)
     return jnp.where(valid, rewards - mean, 0.0), valid
 
 
 def _count(valid: jax.Array) -> jax.Array:
-    """[..., 1] float32 number of valid samples, at least 1."""
+    """Returns [..., 1] float32, the number of valid samples, at least 1."""
     return jnp.maximum(valid.sum(-1, keepdims=True, dtype=jnp.float32), 1.0)

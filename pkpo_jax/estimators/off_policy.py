@@ -1,4 +1,4 @@
-"""max@k from samples of another policy, to first order in the importance ratios."""
+"""Reward weights of max@k from samples of another policy, to first order in the ratios."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from pkpo_jax.estimators import _groups
 
-# Importance ratios are clipped here, far above what is of use, to keep their products finite.
+# Importance ratios are clipped to this value, far above any useful one, to keep their products
+# finite.
 _LARGEST_RATIO = 1e6
 
 
@@ -20,35 +21,39 @@ def off_policy_weights(
     *,
     where: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """Weights of samples from a behaviour policy q for the gradient of max@k under p.
+    """Computes reward weights for the gradient of max@k under p from samples of a policy q.
 
-    The subset form of loo_minus_one, with r_i = p(x_i)/q(x_i), has the weight
+    With r_i = p(x_i)/q(x_i), the weight of the baseline "loo_minus_one" of `pkpo_weights` is
 
       (1/C(n,k)) sum over k-subsets I holding i of (prod_{j in I} r_j) [max_I g - max_{I\\i} g],
 
-    unbiased but with a product of k ratios, whose variance grows exponentially in k. As in "The
-    Best of N Worlds" (Bagirov et al., arXiv 2510.23393) the product over the *other* samples is
-    expanded to first order, 1 + sum_{j in I\\i} (r_j - 1), while r_i, the ratio of the policy
-    gradient itself, is kept. In the gaps d_j of the sorted rewards (notation of `pkpo_weights`) the
-    correction is the mean ratio of the samples up to rank j:
+    which is unbiased, but has products of k ratios, whose variance grows exponentially in k. As in
+    "The Best of N Worlds" (Bagirov et al., arXiv 2510.23393), the product over the *other* samples
+    is expanded to first order, 1 + sum_{j in I\\i} (r_j - 1), while r_i, the ratio of the policy
+    gradient itself, is kept. In terms of the gaps d_j = g_(j+1) - g_(j) of the sorted rewards and
+    of W_j = C(j, k-1) / C(n-1, k-1), the correction is the mean ratio of the samples up to rank j:
 
-      w_(i) = r_i (k/n) sum_{j<i} d_j W_j [1 + (k-1) mean_{m<=j} (r_(m) - 1)],
+      w_(i) = r_(i) (k/n) sum_{j<i} d_j W_j [1 + (k-1) mean_{m<=j} (r_(m) - 1)]     for k >= 2,
 
-    and at k = 1, as there, r_i times the RLOO weight.
+    and for k = 1 the weight is r_i times that of RLOO, as in `pkpo_weights`.
 
-    Exactly unbiased for k <= 2; for k > 2 the bias is of second order in the ratios' deviations
-    from 1. With all ratios 1 it is `pkpo_weights` with its default baseline; a weight can be
-    negative when ratios are small.
+    The weights are exactly unbiased for k <= 2. For k > 2 their bias is of second order in the
+    ratios' deviations from 1. With all ratios 1 they are those of `pkpo_weights` with its default
+    baseline. A weight can be negative where ratios are small.
 
     Args:
-      rewards: [..., n] real rewards of any dtype.
-      k: int or integer array that broadcasts against the leading dimensions; out of range as in
-        `pkpo_weights`.
-      ratios: [..., n] p(x_i)/q(x_i) >= 0 of the whole responses, constants; above 1e6 clipped.
+      rewards: [..., n] real rewards of any dtype, n samples of one prompt in the last dimension.
+        They are constants: the result has no gradient in them.
+      k: int or integer array that broadcasts against the leading dimensions (one k a prompt),
+        traced or not. An int or NumPy value outside 1..n raises. A JAX array is clipped to 1..n; so
+        is every k in a group of which `where` keeps fewer than k.
+      ratios: [..., n] p(x_i)/q(x_i) >= 0 of the whole responses, clipped to at most 1e6. They count
+        as constants: use `jax.lax.stop_gradient` where they depend on parameters.
       where: optional [..., n] bool, False for samples to leave out.
 
     Returns:
-      [..., n] float32 in the SUM convention: the gradient is sum_i w_i grad log p(x_i).
+      [..., n] float32 in the SUM convention, in which the gradient is sum_i w_i grad log p(x_i);
+      0 where `where` is False.
 
     Raises:
       ValueError: static k out of range, or shapes that do not fit.
@@ -69,7 +74,8 @@ def off_policy_weights(
     deviation = jnp.cumsum(ordered, -1)[..., :-1] / group.rank
     up, down = group.loo_minus_one()
     up = up * (1.0 + (group.k - 1.0) * deviation)
-    # For rewards that span 1, then times what they span: no product overflows on the way.
+    # The weights are computed for rewards rescaled to span 1, and then multiplied by the span, so
+    # that no product overflows on the way.
     span = group.gaps.sum(-1, keepdims=True)
     unit = dataclasses.replace(group, gaps=group.gaps / jnp.where(span > 0, span, 1.0))
     limit = float(jnp.finfo(jnp.float32).max)

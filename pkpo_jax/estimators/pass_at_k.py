@@ -1,4 +1,7 @@
-"""pass@k and pass^k, the chances that one and that all of k samples are right, from n >= k."""
+"""Unbiased estimates of pass@k and pass^k from n >= k samples of a prompt.
+
+pass@k is the chance that at least one of k samples is right, and pass^k that all k are.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,18 @@ def pass_at_k(
     k: jax.typing.ArrayLike,
     where: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """Unbiased estimate of pass@k.
+    """Computes the unbiased estimate of pass@k, the chance that one of k samples is right.
 
     rho(n, c, k) = 1 - C(n-c, k) / C(n, k) for c right answers of n (arXiv 2107.03374; equation 3 of
-    "Pass@K Policy Optimization", arXiv 2505.15201), as a product of ratios, so k may be traced.
+    "Pass@K Policy Optimization", arXiv 2505.15201). It is computed as a product of ratios, so that
+    k may be traced.
 
     Args:
-      correct: [..., n] 0 or 1 (or bool), n samples of one prompt in the last dimension; of rewards,
-        `rewards >= 1`. Where `where` is False it may hold anything.
-      k: int or integer array that broadcasts against the leading dimensions, traced or not. An int
-        or NumPy value outside 1..n raises. A JAX array is clipped to 1..n; so is every k in a group
-        of which `where` keeps fewer than k.
+      correct: [..., n] 0 or 1 (or bool), n samples of one prompt in the last dimension. From
+        rewards, compute `rewards >= 1`. Where `where` is False it may hold anything.
+      k: int or integer array that broadcasts against the leading dimensions (one k a prompt),
+        traced or not. An int or NumPy value outside 1..n raises. A JAX array is clipped to 1..n; so
+        is every k in a group of which `where` keeps fewer than k.
       where: optional [..., n] bool, False for samples to leave out.
 
     Returns:
@@ -31,7 +35,7 @@ def pass_at_k(
 
     Raises:
       ValueError: static k outside 1..n, shapes that do not fit, or a valid sample that is neither 0
-        nor 1. Values are unknown under jit, vmap and grad: there non-zero counts as right.
+        nor 1. Under jit, vmap and grad the values are unknown, and anything but 0 counts as right.
       TypeError: k is not an integer.
 
     >>> import pkpo_jax as pkpo
@@ -47,10 +51,12 @@ def pass_at_k(
 def pass_at_k_curve(
     correct: jax.typing.ArrayLike, where: jax.typing.ArrayLike | None = None
 ) -> jax.Array:
-    """Unbiased pass@1, pass@2, ..., pass@n in one pass; see `pass_at_k`.
+    """Computes the unbiased estimates of pass@1, pass@2, ..., pass@n in one pass.
+
+    Each of them is that of `pass_at_k`.
 
     Args:
-      correct: [..., n] 0 or 1 (or bool).
+      correct: [..., n] 0 or 1 (or bool), n samples of one prompt in the last dimension.
       where: optional [..., n] bool, False for samples to leave out.
 
     Returns:
@@ -73,13 +79,25 @@ def pass_hat_k(
 ) -> jax.Array:
     """Computes the unbiased estimate of pass^k, the chance that all of k samples are right.
 
-    C(c, k) / C(n, k) for c right answers of n (tau-bench, arXiv 2406.12045, section 3.3). Where
-    pass@k says what k attempts can reach, pass^k says how far a single answer can be relied on: it
-    falls with k, and at k = 1 the two are the pass rate. Arguments and errors are those of
-    `pass_at_k`.
+    It is C(c, k) / C(n, k) for c right answers of n (tau-bench, arXiv 2406.12045, section 3.3).
+    While pass@k measures what k attempts can reach, pass^k measures how far a single answer can be
+    relied on. It falls with k, and at k = 1 both are the pass rate.
+
+    Args:
+      correct: [..., n] 0 or 1 (or bool), n samples of one prompt in the last dimension. From
+        rewards, compute `rewards >= 1`. Where `where` is False it may hold anything.
+      k: int or integer array that broadcasts against the leading dimensions (one k a prompt),
+        traced or not. An int or NumPy value outside 1..n raises. A JAX array is clipped to 1..n; so
+        is every k in a group of which `where` keeps fewer than k.
+      where: optional [..., n] bool, False for samples to leave out.
 
     Returns:
       [...] float32. A group without a valid sample gives 0.
+
+    Raises:
+      ValueError: static k outside 1..n, shapes that do not fit, or a valid sample that is neither 0
+        nor 1. Under jit, vmap and grad the values are unknown, and anything but 0 counts as right.
+      TypeError: k is not an integer.
 
     >>> import pkpo_jax as pkpo
     >>> pkpo.pass_hat_k([1, 1, 1, 0], k=2).item()
@@ -94,10 +112,12 @@ def pass_hat_k(
 def pass_hat_k_curve(
     correct: jax.typing.ArrayLike, where: jax.typing.ArrayLike | None = None
 ) -> jax.Array:
-    """Computes pass^1, pass^2, ..., pass^n in one pass; see `pass_hat_k`.
+    """Computes the unbiased estimates of pass^1, pass^2, ..., pass^n in one pass.
+
+    Each of them is that of `pass_hat_k`.
 
     Args:
-      correct: [..., n] 0 or 1 (or bool).
+      correct: [..., n] 0 or 1 (or bool), n samples of one prompt in the last dimension.
       where: optional [..., n] bool, False for samples to leave out.
 
     Returns:
@@ -117,7 +137,10 @@ def pass_hat_k_curve(
 def _hit_ratios(
     correct: jax.typing.ArrayLike, where: jax.typing.ArrayLike | None
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns [..., n] the chances that the next draw is right too, and [...] the valid groups."""
+    """Returns [..., n] chances that sample i+1 is right if the i before it were, and a group mask.
+
+    The mask [...] is False for groups without a valid sample.
+    """
     correct, valid = _groups.as_correct(correct, where)
-    # All k samples are right where none of them is wrong: right and wrong change places.
+    # All k samples are right if none of them is wrong, so right and wrong change places here.
     return _groups.miss_ratios(valid & ~correct, valid), valid.any(-1)

@@ -2,17 +2,18 @@
 
 Paper A is "Pass@K Policy Optimization: Solving Harder Reinforcement Learning Problems" (Walder and
 Karkhanis, arXiv 2505.15201). Every array has the group of n rewards of one prompt as its last
-dimension; leading dimensions are batch.
+dimension, and leading dimensions are batch dimensions.
 
-All quantities come from one sorted pass. With g_(1) <= ... <= g_(n) and gaps
-d_j = g_(j+1) - g_(j) >= 0, each of them is a group constant plus multiples of one sign of the
-gaps below a sample, and of the other of those above, so sums lose nothing to cancellation in
-float32. The multiples are built from
+All quantities come from sorting each group once. Let g_(1) <= ... <= g_(n) be its rewards, and
+d_j = g_(j+1) - g_(j) >= 0 their gaps. The weight of a sample is a constant of the group, plus a sum
+of multiples of the gaps below the sample, plus a sum of multiples of the gaps above it. The terms
+of each sum have one sign, so that it loses nothing to cancellation in float32. The multiples are
+built from
 
     V_j = C(j-1, k-1) / C(n-1, k-1) = prod_{t=j}^{n-1} max(t-k+1, 0) / t,
 
-a reverse cumulative product of simple ratios: k, and n under a mask, can be traced arrays, and no
-binomial coefficient is ever formed.
+which is a reverse cumulative product of simple ratios. No binomial coefficient is ever formed, and
+k, as well as n under a mask, can be traced arrays.
 """
 
 from __future__ import annotations
@@ -32,17 +33,18 @@ def max_at_k(
     k: jax.typing.ArrayLike,
     where: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """Unbiased estimate of max@k, the expected best reward of k samples.
+    """Computes the unbiased estimate of max@k, the expected best reward of k samples.
 
-    rho_k(g) = sum_{i>=k} C(i-1, k-1) g_(i) / C(n, k), the mean over all k-subsets of the group of
-    the subset's maximum (paper A, equations 12-13). For binary rewards it equals pass@k.
+    rho_k(g) = sum_{i>=k} C(i-1, k-1) g_(i) / C(n, k), with g_(1) <= ... <= g_(n) the sorted rewards
+    of the group, is the mean of the maximum over all k-subsets of the group ("Pass@K Policy
+    Optimization", arXiv 2505.15201, equations 12-13). For binary rewards it equals pass@k.
 
     Args:
-      rewards: [..., n] real rewards of any dtype, n samples of one prompt in the last dimension;
-        constants, the result has no gradient in them.
-      k: int or integer array that broadcasts against the leading dimensions, traced or not. An int
-        or NumPy value outside 1..n raises. A JAX array is clipped to 1..n; so is every k in a group
-        of which `where` keeps fewer than k.
+      rewards: [..., n] real rewards of any dtype, n samples of one prompt in the last dimension.
+        They are constants: the result has no gradient in them.
+      k: int or integer array that broadcasts against the leading dimensions (one k a prompt),
+        traced or not. An int or NumPy value outside 1..n raises. A JAX array is clipped to 1..n; so
+        is every k in a group of which `where` keeps fewer than k.
       where: optional [..., n] bool, False for samples to leave out.
 
     Returns:
@@ -67,29 +69,31 @@ def pkpo_weights(
     baseline: Baseline = "loo_minus_one",
     where: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """Weights w with E[sum_i w_i grad log p(x_i)] = grad max@k, in the paper's SUM convention.
+    """Computes reward weights w such that E[sum_i w_i grad log p(x_i)] = grad max@k.
 
-    A trainer that averages over the n samples must multiply by n. With q_i the mean over k-subsets
-    holding i of the subset's maximum, and g\\i the group without sample i:
+    This is the SUM convention of "Pass@K Policy Optimization" (arXiv 2505.15201, "A" below). A
+    trainer that averages over the n samples has to multiply the weights by n. Let q_i be the mean
+    of the maximum over those k-subsets of the group g that hold sample i, g\\i the group without
+    sample i, and rho_k the estimate that `max_at_k` computes. The weight of sample i is
 
-      "none"           s_i = (k/n) q_i                                  (paper A, equations 19, 27)
-      "loo"            s_i - k/(n-1) rho_k(g\\i),        k <= n-1       (paper A, equation 29)
-      "loo_minus_one"  s_i - (k/n) rho_{k-1}(g\\i),      k >= 2         (paper A, equation 33)
-                       (g_i - mean of the others) / n,   k = 1: RLOO, as the paper trains it
+      "none"           s_i = (k/n) q_i                                  (A, equations 19 and 27)
+      "loo"            s_i - k/(n-1) rho_k(g\\i),        k <= n-1       (A, equation 29)
+      "loo_minus_one"  s_i - (k/n) rho_{k-1}(g\\i),      k >= 2         (A, equation 33)
+                       (g_i - mean of the others) / n,   k = 1          (RLOO, as in A's training)
       "centered"       (k/n) (q_i - rho_k(g\\i)),        k <= n-1       (MaxPO, arXiv 2606.06080)
 
-    All are unbiased. "loo_minus_one", which the paper recommends, never pushes a sample down for
-    k >= 2, and with k = n is the estimator of Tang et al. (arXiv 2503.19595); "centered" sums to
-    zero over the group; "loo" is not invariant to a shift of the rewards.
+    All four are unbiased. "loo_minus_one", which the paper recommends, never pushes a sample down
+    for k >= 2, and with k = n it is the estimator of Tang et al. (arXiv 2503.19595). "centered"
+    sums to zero over the group. "loo" is not invariant to a shift of the rewards.
 
     Args:
-      rewards: [..., n] real rewards of any dtype, n samples of one prompt in the last dimension;
-        constants, the result has no gradient in them.
+      rewards: [..., n] real rewards of any dtype, n samples of one prompt in the last dimension.
+        They are constants: the result has no gradient in them.
       k: int or integer array that broadcasts against the leading dimensions (one k a prompt),
-        traced or not. An int or NumPy value out of the range 1..n, or 1..n-1 for "loo" and
+        traced or not. An int or NumPy value outside 1..n, or outside 1..n-1 for "loo" and
         "centered", raises. A JAX array is clipped to that range; so is every k in a group of which
-        `where` keeps too few.
-      baseline: which of the four.
+        `where` keeps too few samples.
+      baseline: "none", "loo", "loo_minus_one" or "centered".
       where: optional [..., n] bool, False for samples to leave out; each group then has its own n.
 
     Returns:
@@ -119,13 +123,13 @@ def pkpo_weights(
         base = share[..., 0] * group.lowest
         up, down = jnp.broadcast_to(share, v.shape), -share * (1.0 - v)
     else:
-        # q_i - rho_k(g) has the coefficients j V_j / n and (n-j) V_j / n; rho_k(g\i) in place of
-        # rho_k(g) only rescales them.
+        # q_i - rho_k(g) has the coefficients j V_j / n and (n-j) V_j / n. Replacing rho_k(g) by
+        # rho_k(g\i) only rescales them.
         scale = k / jnp.maximum(n - k, 1)
         if baseline == "loo":
             scale = share + rest * scale
             base = -(rest / n)[..., 0] * group.max_at_k()
         up, down = scale * rank * v / n, scale * (n - rank) * v / n
-        # A sample alone has nothing to be compared with.
+        # A single sample has no others to be compared with, so its weight is 0.
         base = jnp.where(n[..., 0] > 1, base, 0.0)
     return group.combine(base, up, down)

@@ -1,7 +1,7 @@
-"""k as a function of the training step, or of the measured pass rate.
+"""Schedules: k as a function of the training step, or of the measured pass rate.
 
-A schedule maps a step, an int or a traced integer array, to k: an int for an int, an int32 array
-for an array. Changing k never recompiles a step that takes it as an argument.
+A schedule maps a step to k. An int gives an int, and an integer array, traced or not, gives an
+int32 array. Changing k never recompiles a program that takes k as an argument.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ Schedule = Callable[[Any], Any]
 
 
 def constant(k: int) -> Schedule:
-    """The same k at every step.
+    """Returns the schedule that has the same k at every step.
+
+    Args:
+      k: an integer >= 1.
+
+    Raises:
+      ValueError: k is not an integer >= 1.
 
     >>> constant(8)(100)
     8
@@ -27,7 +33,13 @@ def constant(k: int) -> Schedule:
 
 
 def step(ks: Mapping[int, int]) -> Schedule:
-    """A staircase: {first step: k}, as the annealing 8 to 1 of arXiv 2505.15201.
+    """Returns a staircase schedule, such as the annealing from 8 to 1 of arXiv 2505.15201.
+
+    Args:
+      ks: {first step: k}, with a k for step 0.
+
+    Raises:
+      ValueError: a step is not an integer >= 0, a k is not an integer >= 1, or step 0 is missing.
 
     >>> schedule = step({0: 8, 1500: 1})
     >>> schedule(1499), schedule(1500)
@@ -40,15 +52,24 @@ def step(ks: Mapping[int, int]) -> Schedule:
         raise ValueError(f"k schedule {dict(ks)}; expected a k for step 0, as {{0: 8, 1500: 1}}.")
     values = [_check(ks[s], f"k at step {s}") for s in steps]
 
-    def schedule(at: Any) -> Any:
-        xp = jnp if isinstance(at, jax.Array) else np
-        return _k(xp.asarray(values)[xp.searchsorted(xp.asarray(steps), at, side="right") - 1])
+    def schedule(at_step: Any) -> Any:
+        xp = jnp if isinstance(at_step, jax.Array) else np
+        index = xp.searchsorted(xp.asarray(steps), at_step, side="right") - 1
+        return _k(xp.asarray(values)[index])
 
     return schedule
 
 
 def linear(k0: int, k1: int, steps: int) -> Schedule:
-    """From k0 at step 0 to k1 at `steps` and after, rounded to the nearest k.
+    """Returns the schedule that goes linearly from k0 at step 0 to k1 at step `steps` and after.
+
+    Args:
+      k0: k at step 0, an integer >= 1.
+      k1: k from step `steps` on, an integer >= 1.
+      steps: an integer >= 1. In between, k is rounded to the nearest integer.
+
+    Raises:
+      ValueError: an argument is not an integer >= 1.
 
     >>> schedule = linear(8, 1, steps=7)
     >>> [schedule(s) for s in (0, 1, 7, 100)]
@@ -58,7 +79,15 @@ def linear(k0: int, k1: int, steps: int) -> Schedule:
 
 
 def cosine(k0: int, k1: int, steps: int) -> Schedule:
-    """From k0 to k1 along half a cosine: slow at both ends, rounded to the nearest k.
+    """Returns the schedule that goes from k0 to k1 along half a cosine, slowly at both ends.
+
+    Args:
+      k0: k at step 0, an integer >= 1.
+      k1: k from step `steps` on, an integer >= 1.
+      steps: an integer >= 1. In between, k is rounded to the nearest integer.
+
+    Raises:
+      ValueError: an argument is not an integer >= 1.
 
     >>> schedule = cosine(8, 1, steps=10)
     >>> [schedule(s) for s in (0, 1, 5, 9, 10)]
@@ -68,13 +97,16 @@ def cosine(k0: int, k1: int, steps: int) -> Schedule:
 
 
 def parse(text: str) -> dict[int, int]:
-    """Returns the schedule that a text names, as {first step: k}.
+    """Parses a schedule given as text, and returns it as a staircase {first step: k}.
 
     Args:
       text: "linear(k0, k1, steps)" or "cosine(k0, k1, steps)", with integers >= 1.
 
+    Returns:
+      What `step` takes: each step at which k changes, with its k.
+
     Raises:
-      ValueError: the text is neither.
+      ValueError: the text has another form, or an integer below 1.
 
     >>> parse("linear(3, 1, 4)")
     {0: 3, 2: 2, 4: 1}
@@ -87,18 +119,25 @@ def parse(text: str) -> dict[int, int]:
         )
     k0, k1, steps = map(int, match.groups()[1:])
     schedule = {"linear": linear, "cosine": cosine}[match[1]](k0, k1, steps)
-    # Each k is an integer, so that the schedule is a staircase too.
+    # As every k is an integer, the schedule is a staircase too.
     ks = schedule(np.arange(steps + 1))
     first = [0, *(np.flatnonzero(np.diff(ks)) + 1)]
     return {int(step): int(ks[step]) for step in first}
 
 
 def near_inverse_pass_rate(smallest: int, largest: int) -> Schedule:
-    """k from a measured pass@1 instead of the step: 1/p, rounded and kept in smallest..largest.
+    """Returns a schedule that sets k to 1/p for a measured pass rate p, instead of by the step.
 
-    About 1/p draws hold one right answer, so that is the k whose gradient, k (1-p)^(k-1) that of
-    pass@1, is near its largest. A pass rate of 0, or none yet (NaN), gives `largest`. Takes a
-    number, or an array of one pass rate a prompt.
+    About one in 1/p samples is right. The gradient of pass@k is k (1-p)^(k-1) times that of pass@1,
+    and this factor is near its largest at k = 1/p. The schedule takes a number, or an array with
+    one pass rate a prompt. A pass rate of 0, or one not known yet (NaN), gives `largest`.
+
+    Args:
+      smallest: the smallest k that the schedule returns, an integer >= 1.
+      largest: the largest k that it returns, an integer >= smallest.
+
+    Raises:
+      ValueError: an argument is not an integer >= 1, or `smallest` is above `largest`.
 
     >>> schedule = near_inverse_pass_rate(1, 16)
     >>> [schedule(p) for p in (0.0, 0.05, 0.13, 0.9)]
@@ -118,16 +157,16 @@ def near_inverse_pass_rate(smallest: int, largest: int) -> Schedule:
 def _interpolate(k0: int, k1: int, steps: int, shape: Callable) -> Schedule:
     _check(k0, "k0"), _check(k1, "k1"), _check(steps, "steps")
 
-    def schedule(at: Any) -> Any:
-        xp = jnp if isinstance(at, jax.Array) else np
-        done = shape(xp, xp.clip(at / steps, 0.0, 1.0))
+    def schedule(at_step: Any) -> Any:
+        xp = jnp if isinstance(at_step, jax.Array) else np
+        done = shape(xp, xp.clip(at_step / steps, 0.0, 1.0))
         return _nearest(xp, k0 + (k1 - k0) * done)
 
     return schedule
 
 
 def _nearest(xp: Any, value: Any) -> Any:
-    # A little above a half, so that ties round up in float32 and float64 alike.
+    # Adding slightly more than a half makes ties round up in float32 and float64 alike.
     return _k(xp.floor(value + 0.5001))
 
 

@@ -1,8 +1,8 @@
-"""Official Gemma-2 checkpoints, read shard by shard onto a mesh, and written.
+"""Gemma-2 checkpoints in the official formats, read shard by shard onto a mesh, and written.
 
-Two formats: Orbax, as Google publishes them (and `gm.ckpts.save_params` writes them), and the
-safetensors of google/gemma-2-* on Hugging Face. Each process reads the parts of each array that its
-devices hold; no array is whole on a host unless a device holds it whole.
+Two formats can be read: Orbax, in which Google publishes checkpoints and `gm.ckpts.save_params`
+writes them, and the safetensors of google/gemma-2-* on Hugging Face. Each process reads the parts
+of each array that its devices hold. No array is whole on a host unless a device holds it whole.
 """
 
 from __future__ import annotations
@@ -32,14 +32,17 @@ Path = tuple[str, ...]
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is not there, or not of this network."""
+    """An error for a checkpoint that is missing, damaged, or of another network."""
 
 
 class Checkpoint(Protocol):
-    """A checkpoint whose names and shapes have been checked, not yet its numbers."""
+    """A checkpoint whose names and shapes have been checked, but whose values are not read yet."""
 
     def read(self, like: Any) -> Any:
-        """Returns parameters with the shapes, dtypes and shardings of `like`, ShapeDtypeStructs.
+        """Reads the parameters.
+
+        Args:
+          like: a tree of ShapeDtypeStructs with the shapes, dtypes and shardings to read.
 
         Raises:
           CheckpointError: they cannot be read, or hold a number that is not finite.
@@ -48,10 +51,10 @@ class Checkpoint(Protocol):
 
 
 def find(path: str, config: gemma2.Gemma2Config) -> Checkpoint:
-    """The checkpoint at `path`, of either format; reads its metadata alone.
+    """Returns the checkpoint at `path`, of either format, having read only its metadata.
 
     Raises:
-      CheckpointError: there is none, or its parameters are not those of `config`.
+      CheckpointError: there is no checkpoint, or its parameters are not those of `config`.
     """
     directory = locate(path)
     if directory.is_dir() and any(directory.glob("*.safetensors")):
@@ -60,7 +63,11 @@ def find(path: str, config: gemma2.Gemma2Config) -> Checkpoint:
 
 
 def locate(path: str) -> epath.Path:
-    """The directory at `path`; CheckpointError if it is not there."""
+    """Returns the directory at `path`.
+
+    Raises:
+      CheckpointError: it does not exist or cannot be reached.
+    """
     try:
         directory = epath.Path(path).expanduser()
         exists = directory.exists()
@@ -72,16 +79,16 @@ def locate(path: str) -> epath.Path:
 
 
 def write(path: str, params: Any) -> None:
-    """Writes parameters as `gm.ckpts.save_params` does, to a directory that does not exist yet."""
+    """Writes parameters to a new directory, in the format of `gm.ckpts.save_params`."""
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(epath.Path(path).expanduser().resolve(), Stacked(params).unstack(params))
 
 
 class Stacked:
-    """To and from the layout of files, layer by layer, for parameters placed like these.
+    """Conversion between the stacked layout in memory and the layer-by-layer layout of files.
 
     Attributes:
-      like: their shapes, dtypes and shardings in files.
+      like: the shapes, dtypes and shardings of the parameters in files.
     """
 
     def __init__(self, like: Any) -> None:
@@ -90,12 +97,12 @@ class Stacked:
 
     @functools.cached_property
     def unstack(self) -> Callable[[Any], Any]:
-        """Compiled when first asked for, not when first called."""
+        """The compiled function that unstacks parameters; it is compiled on first access."""
         shardings = jax.tree.map(lambda x: x.sharding, self.like)
         return jax.jit(gemma2.unstack, out_shardings=shardings).lower(self._like).compile()
 
     def stack(self, params: Any) -> Any:
-        """Stacks one kind of parameter at a time, and deletes the parts: no second copy of all."""
+        """Stacks one kind of parameter at a time and deletes its parts, to avoid a second copy."""
         flat = _flatten(params)
         stacked = {}
         for path, like in _flatten(self._like).items():
@@ -110,7 +117,7 @@ class Stacked:
 
 
 def _stack(*parts: jax.Array) -> jax.Array:
-    """A function of its own, for JAX to know again what it has compiled."""
+    """Stacks arrays; a module-level function, so that jax.jit reuses what it has compiled."""
     return jnp.stack(parts)
 
 
@@ -120,7 +127,7 @@ def _flatten(tree: Any) -> dict[Path, Any]:
 
 
 def _layer_paths(path: Path, shape: tuple[int, ...]) -> list[Path]:
-    """What the stacked parameter at `path` consists of in a tree of single layers."""
+    """Returns the paths, in a tree of single layers, of the parts of a stacked parameter."""
     if path[0] != "layers":
         return [path]
     place = gemma2.KINDS.index(path[1])
@@ -141,7 +148,7 @@ def _unstacked_like(like: Any) -> Any:
 
 
 def _expected_shapes(config: gemma2.Gemma2Config) -> dict[Path, tuple[int, ...]]:
-    """Of the parameters, stacked."""
+    """Returns the shapes of the stacked parameters by their paths."""
     model = gemma2.Gemma2(config)
     tree = jax.eval_shape(functools.partial(gemma2.init_params, model), jax.random.key(0))
     return {path: x.shape for path, x in _flatten(tree).items()}
@@ -150,7 +157,7 @@ def _expected_shapes(config: gemma2.Gemma2Config) -> dict[Path, tuple[int, ...]]
 def _check(
     where: Any, expected: dict[Any, tuple[int, ...]], found: dict[Any, tuple[int, ...]]
 ) -> None:
-    """Every expected parameter with its shape, and none beside them."""
+    """Raises CheckpointError unless exactly the expected parameters exist, with their shapes."""
     name = lambda key: key if isinstance(key, str) else "/".join(key)  # noqa: E731
     for key, shape in expected.items():
         if key not in found:
@@ -167,19 +174,19 @@ def _check(
     extra = sorted(name(key) for key in found if key not in expected)
     if extra:
         raise CheckpointError(
-            f"{where} holds {extra[0]!r}, which the network of model.size has not; set model.size "
-            "to the checkpoint's."
+            f"{where} holds {extra[0]!r}, which the network of model.size does not have; set "
+            "model.size to the checkpoint's."
         )
 
 
 def _check_dtypes(where: Any, found: dict[Any, Any]) -> None:
-    """Refuses quantised parameters: their numbers mean nothing without their scales."""
+    """Refuses quantised parameters, whose numbers mean nothing without their scales."""
     for key, dtype in found.items():
         if str(dtype).lower() not in _DTYPES:
             name = key if isinstance(key, str) else "/".join(key)
             raise CheckpointError(
-                f"{where}: {name!r} has dtype {dtype}; expected float32, bfloat16 or float16: give "
-                "the checkpoint that has not been quantised."
+                f"{where}: {name!r} has dtype {dtype}; expected float32, bfloat16 or float16; give "
+                "a checkpoint that is not quantised."
             )
 
 
@@ -187,7 +194,7 @@ _DTYPES = ("float32", "bfloat16", "float16", "f32", "bf16", "f16")
 
 
 def _check_finite(where: Any, params: Any) -> Any:
-    """Returns the parameters, if all of them are finite."""
+    """Returns the parameters, or raises CheckpointError if any value is not finite."""
     finite = jax.jit(lambda tree: jax.tree.map(lambda x: jnp.isfinite(x).all(), tree))(params)
     for path, good in _flatten(finite).items():
         if not good:
@@ -198,12 +205,12 @@ def _check_finite(where: Any, params: Any) -> Any:
 
 
 class _Orbax:
-    """The tree of the `gemma` package, or one of the two flatter layouts that Google published."""
+    """An Orbax checkpoint, with the tree of the `gemma` package or in a flat layout of Google's."""
 
     def __init__(self, path: epath.Path, config: gemma2.Gemma2Config) -> None:
         self._path = path.resolve()
         found = self._shapes()
-        # Without them the layout is taken to be the one that is written here.
+        # Where the names are unknown, the layout is assumed to be the one that `write` produces.
         self._stacked = any("stacked_layers" in p[0] for p in found or ())
         self._flat = any(p[0].startswith("transformer/") for p in found or ())
         expected = {}
@@ -215,17 +222,18 @@ class _Orbax:
             _check(path, expected, found)
 
     def _shapes(self) -> dict[Path, tuple[int, ...]] | None:
-        """Returns the names and shapes in the file, or None if what describes them is damaged.
+        """Returns the names and shapes in the checkpoint, or None if its metadata is damaged.
 
-        Numbers can be read without some of the files that Orbax wants for this, such as the one of
-        the devices that a parameter lay on; where they cannot, `read` fails.
+        Orbax reads more files for the metadata than for the values, such as the one that lists the
+        devices of each parameter. If the values cannot be read either, `read` fails.
 
         Raises:
           CheckpointError: this is no Orbax checkpoint.
         """
         tree, reason = None, ""
         try:
-            # Of the handler, for a checkpointer warns of what a run's params leave to their parent.
+            # The handler is used because a checkpointer warns about metadata that the parameters of
+            # a run keep in their parent directory.
             tree = ocp.StandardCheckpointHandler().metadata(self._path).tree
         except Exception as e:  # Orbax raises whatever the file system does.
             if any((self._path / name).exists() for name in ("_METADATA", "manifest.ocdbt")):
@@ -240,7 +248,7 @@ class _Orbax:
         return {path: tuple(x.shape) for path, x in _flatten(tree).items()}
 
     def _names(self, path: Path, shape: tuple[int, ...]) -> list[Path]:
-        """What the parameter at `path` in memory consists of in the file."""
+        """Returns the names in the file of the parts of the parameter at `path` in memory."""
         if not self._flat:
             return _layer_paths(path, shape)
         if self._stacked and path[0] == "layers":
@@ -265,13 +273,20 @@ class _Orbax:
 
 
 def _flattened(path: Path) -> Path:
-    """The flat layouts: one key with slashes, the last name apart, and a `w` for the MLP."""
+    """Returns a path as flat layouts have it: names joined by slashes, then the last name.
+
+    The parameters of the MLP have an additional last name, `w`.
+    """
     path = ("transformer", *path, *(("w",) if "mlp" in path else ()))
     return "/".join(path[:-1]), path[-1]
 
 
 class _HuggingFace:
-    """google/gemma-2-*: matrices are [out, in], heads lie in one axis, one table row a token."""
+    """A checkpoint of google/gemma-2-* on Hugging Face, in safetensors.
+
+    Its matrices are [out, in], all heads of a matrix share one axis, and the embedding table has
+    one row for each token.
+    """
 
     def __init__(self, path: epath.Path, config: gemma2.Gemma2Config) -> None:
         from safetensors import safe_open
@@ -295,10 +310,10 @@ class _HuggingFace:
         _check_dtypes(path, {name: x.get_dtype() for name, x in self._tensors.items()})
 
     def _files(self) -> list[epath.Path]:
-        """Returns the files that the index names, or all where there is no index.
+        """Returns the files that the index names, or the only file where there is no index.
 
         Raises:
-          CheckpointError: other files lie beside them, or one of them is missing.
+          CheckpointError: the directory holds other safetensors files, or one is missing.
         """
         files = sorted(self._path.glob("*.safetensors"))
         index = self._path / "model.safetensors.index.json"
@@ -306,15 +321,15 @@ class _HuggingFace:
             if len(files) > 1:
                 raise CheckpointError(
                     f"{self._path} holds {len(files)} safetensors files and no {index.name}, which "
-                    "says what belongs to the checkpoint; download it, or keep one file."
+                    "lists the files of the checkpoint; download it, or keep one file."
                 )
             return files
         named = set(_json(index).get("weight_map", {}).values())
         for file in files:
             if file.name not in named:
                 raise CheckpointError(
-                    f"{self._path} holds {file.name}, which {index.name} does not name; move it "
-                    "away if it is no part of the checkpoint, or the index if it is another's."
+                    f"{self._path} holds {file.name}, which {index.name} does not name; remove it "
+                    "if it is no part of the checkpoint, or the index if that is another's."
                 )
         missing = sorted(named - {file.name for file in files})
         if missing:
@@ -324,12 +339,12 @@ class _HuggingFace:
         return files
 
     def _check_config(self) -> None:
-        """Compares what config.json says, where there is one, with the network of model.size."""
+        """Compares config.json, if the checkpoint has one, with the network of model.size."""
         path = self._path / "config.json"
         if not path.exists():
             return
         theirs, ours = _json(path), hugging_face.describe(self._config)
-        # Newer versions of transformers keep the base frequency in a section of its own.
+        # Newer versions of transformers keep the base frequency in a section for the rotation.
         theirs = {**(theirs.get("rope_parameters") or {}), **theirs}
         for name, value in ours.items():
             if name in theirs and theirs[name] != value:
@@ -378,7 +393,7 @@ class _HuggingFace:
         return _check_finite(self._path, params)
 
     def _check_head(self, rows: int = 8192) -> None:
-        """Refuses a head that is not the embedding table, which the network has in its place."""
+        """Refuses a head that differs from the embedding table, which serves as the head here."""
         if _HEAD not in self._tensors:
             return
         head, table = self._tensors[_HEAD], self._tensors[hugging_face.TABLE]
@@ -387,14 +402,14 @@ class _HuggingFace:
             if not np.array_equal(head[part], table[part]):
                 raise CheckpointError(
                     f"{self._path}: {_HEAD!r} differs from {hugging_face.TABLE!r}; Gemma-2 has one "
-                    "table for both, so that this checkpoint would be another network here."
+                    "table for both, so that this checkpoint would become another network."
                 )
 
     def _part(self, path: Path, index: tuple[slice, ...]) -> np.ndarray:
-        """A part of the parameter at `path` in memory, read from the file."""
+        """Reads a part of the parameter at `path` in memory from the file."""
         if path[0] == "embedder":
             rows, columns = index
-            # The rows past the vocabulary, which no token has, are not in the file.
+            # The file lacks the rows past the vocabulary, which belong to no token, so they are 0.
             start, stop = (min(i, self._config.vocab_size) for i in (rows.start, rows.stop))
             table = np.zeros((0, columns.stop - columns.start), np.float32)
             if start < stop:
@@ -440,7 +455,7 @@ class _HuggingFace:
                 rows, columns = index
                 return tensor("mlp.down_proj")[columns, rows].T
             case (norm, "scale"):
-                # Both scale by 1 + weight.
+                # Both networks scale by 1 + the parameter, so it is read as it is.
                 return tensor(hugging_face.NORMS[norm])[index[0]]
         raise KeyError(path)
 

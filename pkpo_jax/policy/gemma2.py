@@ -1,14 +1,15 @@
 """Gemma-2 in flax.linen, with the parameters of the `gemma` package.
 
-Arrays are [prompts, n, ...]: n responses share one prompt. A call computes T tokens of every
-response; the prompt enters as a `Prefix` of keys and values computed once (`prefill`), which all n
+Arrays are [prompts, n, ...], for n responses share one prompt. A call computes T tokens of every
+response. The prompt enters as a `Prefix` of keys and values computed once (`prefill`), which all n
 responses attend to beside their own keys. Sampling and scoring are thin layers over that call.
 
-Layers come in pairs, a local one and a global one, and a scan runs over the pairs, so that compile
-time does not grow with depth. In memory their parameters are stacked, [pairs, ...]; `unstack` gives
-the tree of the `gemma` package, `layer_0`, `layer_1`, ..., and `stack` takes it back.
+Layers come in pairs, a local and a global one, and a scan runs over the pairs, so that compile time
+does not grow with depth. In memory the parameters of the layers are stacked, [pairs, ...].
+`unstack` converts them to the tree of the `gemma` package, with `layer_0`, `layer_1`, ..., and
+`stack` converts that tree back.
 
-Gemma 2 technical report: arXiv 2408.00118.
+The network is described in the Gemma 2 technical report, arXiv 2408.00118.
 """
 
 from __future__ import annotations
@@ -29,17 +30,19 @@ _MASKED = -1e30
 
 
 class KeyValues(NamedTuple):
-    """Keys and values, rotated: [P, n, S, num_kv_heads, head_dim] each, of one layer."""
+    """The rotated keys and the values of one layer, [P, n, S, num_kv_heads, head_dim] each."""
 
     keys: jax.Array
     values: jax.Array
 
 
-# Those of all layers: by kind ("local", "global"), each with a leading axis for the pairs.
+# The cache of all layers holds keys and values by kind ("local", "global"), with a leading axis for
+# the pairs.
 Layers = dict[str, KeyValues]
 
 
-# Says where "activations" or "logits" live: it returns its argument, under a constraint or not.
+# A function that returns its first argument, possibly constrained to the devices where arrays of
+# the kind that the second one names, "activations" or "logits", live.
 Placement = Callable[[jax.Array, str], jax.Array]
 
 
@@ -48,11 +51,11 @@ def _anywhere(x: jax.Array, kind: str) -> jax.Array:
 
 
 class Prefix(NamedTuple):
-    """What the n responses of a prompt share.
+    """Keys and values of the prompts, which the n responses to each prompt share.
 
     Attributes:
-      layers: by kind, keys and values [pairs, P, L, num_kv_heads, head_dim].
-      length: [P] int32, how many of the L positions count.
+      layers: keys and values by kind, [pairs, P, L, num_kv_heads, head_dim] each.
+      length: [P] int32, how many of the L positions hold tokens of the prefix.
     """
 
     layers: Layers
@@ -60,7 +63,7 @@ class Prefix(NamedTuple):
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * (1 + scale), in float32."""
+    """A norm that computes x / rms(x) * (1 + scale) in float32."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -71,7 +74,7 @@ class RMSNorm(nn.Module):
 
 
 class Einsum(nn.Module):
-    """An einsum with one weight `w`; `fan_in` scales its initial values."""
+    """An einsum with one parameter `w`, whose initial values are scaled by `fan_in`."""
 
     shape: tuple[int, ...]
     fan_in: int
@@ -83,7 +86,7 @@ class Einsum(nn.Module):
 
 
 def apply_rope(x: jax.Array, positions: jax.Array, base_frequency: int) -> jax.Array:
-    """Rotates [P, n, T, heads, head_dim] by positions [P, T]; angles in float32."""
+    """Applies rotary embeddings at positions [P, T] to [P, n, T, heads, head_dim], in float32."""
     half = x.shape[-1] // 2
     timescale = base_frequency ** (jnp.arange(half, dtype=jnp.float32) / half)
     angle = (positions[..., None] / timescale)[:, None, :, None, :]
@@ -99,12 +102,14 @@ def attend(
     own: tuple[KeyValues, jax.Array],
     soft_cap: float,
 ) -> jax.Array:
-    """One softmax over two sets of keys: the prompt's, shared by the n responses, and their own.
+    """Computes attention with one softmax over the prompt's shared keys and a response's own keys.
 
     Args:
-      queries: [P, n, T, K, G, H], G query heads to each of K key heads.
-      prefix: keys and values [P, L, K, H], and the mask [P, T, L] of those to attend to.
-      own: keys and values [P, n, S, K, H], and the mask [T, S]; a query sees at least one of them.
+      queries: [P, n, T, K, G, H], with G query heads for each of K key heads.
+      prefix: keys and values [P, L, K, H] of the prompts, and a mask [P, T, L] of the keys to
+        attend to; None without a prefix.
+      own: keys and values [P, n, S, K, H] of the responses, and a mask [T, S] of the keys to attend
+        to, at least one for each query.
       soft_cap: logits are squashed into (-soft_cap, soft_cap).
 
     Returns:
@@ -136,10 +141,11 @@ def attend(
 
 
 class Attention(nn.Module):
-    """Grouped-query attention; returns the output, and its own tokens' keys and values.
+    """Grouped-query attention, which returns its output and the keys and values of its tokens.
 
-    With a cache, (those of all layers of this kind, the index of this one), they are written into
-    it at `start`, and the whole cache is returned: one buffer, updated in place.
+    A cache is given as the keys and values of all layers of this kind, and the index of this layer.
+    With it, the new keys and values are written into the cache at `start`, and the whole cache is
+    returned in their place, so that XLA updates one buffer in place.
     """
 
     config: Gemma2Config
@@ -175,7 +181,8 @@ class Attention(nn.Module):
             )
             kv = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, 0, False), kept)
 
-        # Queries and keys count from the end of the prefix, so one mask serves every row.
+        # Positions of queries and keys are counted from the end of the prefix, so that one mask
+        # serves every row.
         query_at = start + jnp.arange(x.shape[2])[:, None]
         key_at = jnp.arange(kv.keys.shape[2])
         own_mask = key_at <= query_at
@@ -203,7 +210,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """gelu(x W_0) * (x W_1), projected back."""
+    """The gated feed-forward network, (gelu(x W_0) * (x W_1)) W_2."""
 
     config: Gemma2Config
 
@@ -222,7 +229,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each between two norms."""
+    """A layer of attention and feed-forward network, each between two norms."""
 
     config: Gemma2Config
     window: int | None
@@ -238,10 +245,10 @@ class Block(nn.Module):
 
 
 class Pair(nn.Module):
-    """A local and a global layer: the body of the scan.
+    """A local and a global layer, which are the body of the scan.
 
-    `carry` is the activations, and the cache of all layers or None. Without a cache, the keys and
-    values of these tokens are returned if `keep`.
+    `carry` holds the activations, and the cache of all layers or None. Without a cache, the keys
+    and values of these tokens are returned if `keep` is set.
     """
 
     config: Gemma2Config
@@ -277,7 +284,7 @@ class Pair(nn.Module):
 
 
 class Embedder(nn.Module):
-    """The embedding table, tied to the head."""
+    """The embedding table, which is also the head."""
 
     config: Gemma2Config
 
@@ -295,8 +302,9 @@ class Embedder(nn.Module):
 
     def decode(self, x: jax.Array) -> jax.Array:
         c = self.config
-        # At JAX's default precision accelerators multiply float32 in fewer bits (TPU in bfloat16,
-        # GPU in TF32) and add in float32; jax_default_matmul_precision="highest" has all bits.
+        # At JAX's default precision, accelerators multiply float32 with fewer bits (TPUs in
+        # bfloat16, GPUs in TF32) and add in float32. Setting jax_default_matmul_precision="highest"
+        # uses all bits.
         logits = jnp.einsum("...d,vd->...v", x.astype(jnp.float32), self.table.astype(jnp.float32))
         logits = c.final_logit_softcap * jnp.tanh(logits / c.final_logit_softcap)
         ids = jnp.arange(c.num_embed)
@@ -304,12 +312,13 @@ class Embedder(nn.Module):
 
 
 class Gemma2(nn.Module):
-    """The network. `apply(..., method=...)` reaches `prefill`, `__call__` and `logits`.
+    """The network, used through `apply(..., method=...)` with `prefill`, `__call__` and `logits`.
 
     Attributes:
-      remat: whether the backward pass computes each layer again instead of keeping what is in it.
-      place: applied to activations [P, n, T, D] before each layer, and to logits, to say where
-        they live.
+      config: the sizes of the network.
+      remat: whether the backward pass recomputes each layer instead of keeping its intermediates.
+      place: applied to activations [P, n, T, D] before each layer and to logits, to constrain which
+        devices they live on.
     """
 
     config: Gemma2Config
@@ -328,13 +337,14 @@ class Gemma2(nn.Module):
         start: jax.typing.ArrayLike = 0,
         cache: Layers | None = None,
     ) -> tuple[jax.Array, Layers | None]:
-        """Runs T tokens of each response.
+        """Computes the hidden states of T tokens of each response.
 
         Args:
           tokens: [P, n, T] int32.
-          prefix: what comes before them, shared by the n responses; None if nothing does.
-          start: how many tokens of the response stand before these; they are in the cache.
-          cache: keys and values [pairs, P, n, S, ...]; the new ones are written at `start`.
+          prefix: the prefix that the n responses share, or None without one.
+          start: how many tokens of each response precede these. Their keys are in the cache.
+          cache: keys and values [pairs, P, n, S, ...], in which the new ones are written at
+            `start`, or None.
 
         Returns:
           [P, n, T, D] normalised hidden states, for `logits`, and the updated cache.
@@ -343,10 +353,10 @@ class Gemma2(nn.Module):
         return self.final_norm(x), cache
 
     def prefill(self, prompts: jax.Array, lengths: jax.Array) -> Prefix:
-        """The prefix of [P, L] right-padded prompts of `lengths` [P]: all but their last token.
+        """Computes the prefix of [P, L] right-padded prompts of `lengths` [P], less the last token.
 
-        The last token is fed with the responses, so that every response token is predicted by
-        the same program, in sampling and in scoring.
+        The last token is fed with the responses, so that every response token is predicted by the
+        same program, in sampling and in scoring.
         """
         _, layers = self._run(prompts[:, None], None, 0, None, keep=True)
         return Prefix(jax.tree.map(lambda x: x[:, :, 0], layers), lengths - 1)
@@ -360,7 +370,10 @@ class Gemma2(nn.Module):
         cache: Layers | None,
         keep: bool = False,
     ) -> tuple[jax.Array, Layers | None]:
-        """The layers: activations, and the cache, or else the tokens' keys and values if `keep`."""
+        """Runs the layers, and returns the activations with the cache.
+
+        If `keep` is set, the keys and values of the tokens are returned in place of the cache.
+        """
         layers, length = (None, None) if prefix is None else prefix
         offset = jnp.zeros(tokens.shape[:1], jnp.int32) if length is None else length
         positions = offset[:, None] + start + jnp.arange(tokens.shape[2])
@@ -378,11 +391,14 @@ class Gemma2(nn.Module):
         return self.place(x, "activations"), own if keep else cache
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """[..., D] to [..., num_embed] float32; PAD and rows without a token are masked."""
+        """Returns float32 logits [..., num_embed] of hidden states [..., D].
+
+        PAD and the rows of the table that belong to no token are masked.
+        """
         return self.place(self.embedder.decode(hidden), "logits")
 
     def init_cache(self, prompts: int, n: int, length: int) -> Layers:
-        """Empty caches for `length` tokens of each response."""
+        """Returns an empty cache for `length` tokens of each response."""
         c = self.config
         shape = (c.num_pairs, prompts, n, length, c.num_kv_heads, c.head_dim)
         return {
@@ -393,29 +409,32 @@ class Gemma2(nn.Module):
 def log_probs_and_entropy(
     logits: jax.Array, temperature: jax.typing.ArrayLike
 ) -> tuple[jax.Array, jax.Array]:
-    """[..., V] log-probs of softmax(logits / temperature), and its entropy [...] in nats."""
+    """Returns the log-probs [..., V] of softmax(logits / temperature), and its entropy [...]."""
     log_p = jax.nn.log_softmax(logits / temperature)
     return log_p, -(jnp.exp(log_p) * log_p).sum(-1)
 
 
 def last_prompt_token(prompts: jax.Array, lengths: jax.Array) -> jax.Array:
-    """[P] the token at each prompt's end, [P, L] right-padded prompts."""
+    """Returns [P] the last token of each of the right-padded prompts [P, L] of `lengths` [P]."""
     return jnp.take_along_axis(prompts, lengths[:, None] - 1, 1)[:, 0]
 
 
 def init_params(model: Gemma2, key: jax.Array) -> dict:
-    """Random float32 parameters, scaled by fan-in: a policy to train from scratch."""
+    """Returns random float32 parameters scaled by fan-in, for a policy trained from scratch."""
     return dict(model.init(key, jnp.zeros((1, 1, 1), jnp.int32))["params"])
 
 
 def cast(params: dict, dtype: str) -> dict:
-    """The matrices of the layers in `dtype`; the norms and the embeddings stay as they are."""
+    """Converts the matrices of the layers to `dtype`, but neither the norms nor the embeddings."""
     layers = jax.tree.map(lambda x: x.astype(dtype) if x.ndim > 2 else x, params["layers"])
     return params | {"layers": layers}
 
 
 def unstack(params: dict) -> dict:
-    """Parameters as the `gemma` package names them: `layer_0` (local), `layer_1` (global), ..."""
+    """Returns parameters as the `gemma` package names them.
+
+    `layer_0` is local, `layer_1` global, and so on.
+    """
     layers = {
         f"layer_{2 * pair + place}": jax.tree.map(
             lambda x, pair=pair: x[pair], params["layers"][kind]
@@ -427,7 +446,7 @@ def unstack(params: dict) -> dict:
 
 
 def stack(params: dict) -> dict:
-    """The inverse of `unstack`."""
+    """Inverts `unstack`: returns parameters with the layers of each kind stacked."""
     count = sum(name.startswith("layer_") for name in params)
     layers = {
         kind: jax.tree.map(

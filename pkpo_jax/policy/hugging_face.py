@@ -135,7 +135,7 @@ def _layer_tensors(layer: Any, config: gemma2.Gemma2Config) -> Iterator[tuple[st
     for name, w in zip(("gate", "up"), gating, strict=True):
         yield f"mlp.{name}_proj", w
     yield "mlp.down_proj", mlp["linear"].T
-    # Both scale by 1 + weight.
+    # Both networks scale by 1 + the parameter, so it is written as it is.
     for ours, theirs in NORMS.items():
         yield theirs, layer[ours]["scale"]
 

@@ -1,4 +1,4 @@
-"""The `gemma` package, imported where it is needed: it brings TensorFlow, and takes seconds."""
+"""The `gemma` package, imported only when needed because its TensorFlow takes seconds to load."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 
 def gemma() -> ModuleType:
-    """`gemma.gm`.
+    """Imports and returns `gemma.gm`.
 
     Raises:
-      ImportError: the extra is not installed; says how to.
+      ImportError: the package cannot be imported. The message says how to install it.
     """
     try:
         import kauldron.checkpoints
 
         if not hasattr(kauldron.checkpoints, "AbstractPartialLoader"):
-            # kauldron 1.4 renamed what gemma 3.3 imports.
+            # kauldron 1.4 renamed a class that gemma 3.3 imports.
             checkpoints: Any = kauldron.checkpoints
             checkpoints.AbstractPartialLoader = checkpoints.InitTransform
         from gemma import gm

@@ -1,4 +1,4 @@
-"""Sampling: prefill each prompt once, decode n responses that share its keys and values."""
+"""Sampling, which prefills each prompt once and decodes n responses that share its prefix."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ class Rollout(NamedTuple):
 
     Attributes:
       tokens: [P, n, T] int32, PAD after the end of a response.
-      lengths: [P, n] int32, tokens of the response, its stop token included.
-      mask: [P, n, T] bool, True on those tokens.
-      log_probs: [P, n, T] float32 of the tokens under the tempered policy, 0 off the mask.
-      entropy: [P, n, T] float32 in nats of the distribution each was drawn from, 0 off the mask.
-      finished: [P, n] bool, False where T tokens came without a stop token.
+      lengths: [P, n] int32, the number of tokens of each response, including its stop token.
+      mask: [P, n, T] bool, True on the tokens of a response.
+      log_probs: [P, n, T] float32, log-probs of the tokens under softmax(logits / temperature),
+        0 off the mask.
+      entropy: [P, n, T] float32 in nats, of the policy's distribution at each token, 0 off the
+        mask.
+      finished: [P, n] bool, False for responses of T tokens without a stop token.
     """
 
     tokens: jax.Array
@@ -45,23 +47,30 @@ def sample(
     top_p: float = 1.0,
     rows: jax.Array | None = None,
 ) -> Rollout:
-    """Draws n responses to each prompt. Jit it with the keyword-only arguments but `rows` static.
+    """Samples n responses to each prompt.
 
-    Each response has a random stream of its own, folded from `key`, the number of its row and its
-    place in the group: what a row draws does not depend on the batch around it.
+    Each response has its own random stream, folded from `key`, the number of its row and its place
+    in the group, so that the responses to a prompt do not depend on the batch around it. Jit this
+    function with all keyword-only arguments but `rows` static.
 
     Args:
+      model: the network.
       params: parameters of `model`.
-      prompts: [P, L] int32, right-padded; lengths: [P] int32, at least 1 each.
+      prompts: [P, L] int32, right-padded.
+      lengths: [P] int32, the number of tokens of each prompt, at least 1.
       key: random key of this call.
-      temperature: scalar, may be traced; the policy is softmax(logits / temperature). At 0 the
+      temperature: scalar, may be traced. The policy is softmax(logits / temperature). At 0 the
         likeliest token is taken, and log-probs and entropies are those of temperature 1.
-      top_p: below 1, tokens are drawn from the likeliest ones that have this mass together (nucleus
-        sampling), for evaluation: log-probs and entropies stay those of the whole distribution.
-      rows: [P] int32, the rows' numbers for `key`; 0..P-1 if None.
+      n: number of responses to each prompt.
+      max_response: T, the largest number of tokens of a response.
+      stop_tokens: ids of the tokens that end a response.
+      top_p: below 1, tokens are sampled from the smallest set of likeliest tokens with this
+        probability mass (nucleus sampling). This is for evaluation: log-probs and entropies remain
+        those of the whole distribution.
+      rows: [P] int32, the numbers of the rows to fold into `key`; 0..P-1 if None.
 
     Returns:
-      A Rollout. Decoding ends early once every response has drawn one of `stop_tokens`.
+      A Rollout. Decoding ends early once every response has one of `stop_tokens`.
     """
     p = prompts.shape[0]
     rows = jnp.arange(p) if rows is None else rows
@@ -94,11 +103,11 @@ def sample(
         logits: Any = model.apply({"params": params}, hidden[:, :, 0], method="logits")
         log_p, entropy = gemma2.log_probs_and_entropy(logits, temperature)
         step_keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))(keys, t)
-        drawn_from = log_p if top_p >= 1.0 else _nucleus(log_p, top_p)
-        token = jax.vmap(jax.vmap(jax.random.categorical))(step_keys, drawn_from).astype(jnp.int32)
+        candidates = log_p if top_p >= 1.0 else _nucleus(log_p, top_p)
+        token = jax.vmap(jax.vmap(jax.random.categorical))(step_keys, candidates).astype(jnp.int32)
         token = jnp.where(greedy, jnp.argmax(log_p, -1).astype(jnp.int32), token)
         token = jnp.where(live, token, gemma2.PAD_ID)
-        drawn = jnp.take_along_axis(log_p, token[..., None], -1)[..., 0]
+        log_prob = jnp.take_along_axis(log_p, token[..., None], -1)[..., 0]
         stopped = jnp.isin(token, jnp.array(stop_tokens))
 
         def write(name: str, value: jax.Array) -> jax.Array:
@@ -109,7 +118,7 @@ def sample(
             "last": token,
             "cache": cache,
             "tokens": write("tokens", token),
-            "log_probs": write("log_probs", drawn),
+            "log_probs": write("log_probs", log_prob),
             "entropy": write("entropy", entropy),
             "lengths": s["lengths"] + live,
             "finished": s["finished"] | stopped,
@@ -121,13 +130,13 @@ def sample(
 
 
 def _nucleus(log_p: jax.Array, top_p: float) -> jax.Array:
-    """Returns `log_p` [..., V], -inf off the smallest set of likeliest tokens of mass `top_p`.
+    """Returns `log_p` [..., V], -inf outside the smallest set of likeliest tokens of mass `top_p`.
 
-    Of equally likely tokens on the edge those with the lowest ids are kept.
+    Of equally likely tokens at the edge of the set, those with the lowest ids are kept.
     """
     ordered = -jnp.sort(-log_p, axis=-1)
     mass = jnp.cumsum(jnp.exp(ordered), -1)
-    # A set whose mass is top_p but for the rounding of its float32 sum is large enough.
+    # A set whose mass falls short of top_p only by the rounding of the float32 sum is large enough.
     count = 1 + (mass < top_p - 1e-6).sum(-1, keepdims=True)
     count = jnp.minimum(count, log_p.shape[-1])
     least = jnp.take_along_axis(ordered, count - 1, -1)

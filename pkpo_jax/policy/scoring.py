@@ -1,4 +1,4 @@
-"""Scoring: log-probs of responses, the prompt computed once and its n responses beside it."""
+"""Scoring, which computes log-probs of n responses to a prompt, and the prompt only once."""
 
 from __future__ import annotations
 
@@ -21,21 +21,25 @@ def score(
     *,
     head_chunk: int = 64,
 ) -> tuple[jax.Array, jax.Array]:
-    """Log-probs of response tokens, and the entropy of the distribution each was drawn from.
+    """Computes the log-probs of response tokens, and the policy's entropy at each of them.
 
-    The same numbers as `sampling.sample` returns for its own tokens, differentiable in `params`.
-    The head runs on response tokens alone, in float32, `head_chunk` tokens of every response at a
-    time, and is recomputed in the backward pass: [P, n, head_chunk, V] is its largest array.
+    The numbers are those that `sampling.sample` returns for its own tokens, and are differentiable
+    in `params`. The head runs on response tokens alone, in float32, on `head_chunk` tokens of every
+    response at a time, and is recomputed in the backward pass. Its largest array is therefore
+    [P, n, head_chunk, V].
 
     Args:
+      model: the network.
       params: parameters of `model`.
-      prompts: [P, L] int32, right-padded; lengths: [P] int32, at least 1 each.
-      responses: [P, n, T] int32; what stands after a response's end is scored as well, mask it.
-      temperature: scalar > 0, may be traced; the policy is softmax(logits / temperature).
-      head_chunk: see above; T is padded up to a multiple of it.
+      prompts: [P, L] int32, right-padded.
+      lengths: [P] int32, the number of tokens of each prompt, at least 1.
+      responses: [P, n, T] int32. Tokens after the end of a response are scored too; mask them.
+      temperature: scalar > 0, may be traced. The policy is softmax(logits / temperature).
+      head_chunk: tokens of every response that the head runs on at a time. T is padded up to a
+        multiple of it.
 
     Returns:
-      log_probs, entropy: [P, n, T] float32, nats.
+      log_probs, entropy: [P, n, T] float32 each, in nats.
     """
     variables = {"params": params}
     prefix = model.apply(variables, prompts, lengths, method="prefill")
@@ -60,12 +64,12 @@ def score(
 
 
 def _split(x: jax.Array, size: int) -> jax.Array:
-    """[P, n, T, ...] to [chunks, P, n, size, ...], zeros after the end."""
+    """Splits [P, n, T, ...] into [chunks, P, n, size, ...], padded with zeros at the end."""
     pad = -x.shape[2] % size
     x = jnp.pad(x, [(0, pad) if axis == 2 else (0, 0) for axis in range(x.ndim)])
     return jnp.moveaxis(x.reshape(*x.shape[:2], -1, size, *x.shape[3:]), 2, 0)
 
 
 def _join(x: jax.Array) -> jax.Array:
-    """[chunks, P, n, size] back to [P, n, chunks * size]."""
+    """Joins [chunks, P, n, size] to [P, n, chunks * size]."""
     return jnp.moveaxis(x, 0, 2).reshape(*x.shape[1:3], -1)

@@ -1,4 +1,4 @@
-"""The sizes of Gemma-2: names and values of the `gemma` package."""
+"""The sizes of Gemma-2, with the names and values of the `gemma` package."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Gemma2Config:
-    """Sizes of the network; names and values are those of `gm.nn.Gemma2_*.config`.
+    """The sizes of the network, with the names and values of `gm.nn.Gemma2_*.config`.
 
-    `num_embed` counts the rows of the embedding table, `vocab_size` the tokens that exist: rows
-    from `vocab_size` on, and PAD, are never sampled and have probability zero. `dtype` is that of
-    activations ("float32" or "bfloat16"); norms, softmax, soft-caps and the head are float32.
+    `num_embed` is the number of rows of the embedding table and `vocab_size` the number of tokens.
+    PAD and the rows from `vocab_size` on are never sampled and have probability zero. `dtype` is
+    that of activations ("float32" or "bfloat16"). Norms, softmax, soft-caps and the head are always
+    float32.
     """
 
     num_layers: int
@@ -33,13 +34,13 @@ class Gemma2Config:
     def __post_init__(self) -> None:
         if self.num_layers < 2 or self.num_layers % 2:
             raise ValueError(
-                f"num_layers={self.num_layers}; layers come in pairs, local and global: "
+                f"num_layers={self.num_layers}; layers come in pairs, a local and a global one, so "
                 "num_layers must be even."
             )
         if self.num_heads % self.num_kv_heads or self.num_heads == self.num_kv_heads:
             raise ValueError(
                 f"num_heads={self.num_heads}, num_kv_heads={self.num_kv_heads}; Gemma-2 groups "
-                "queries: num_heads must be a multiple of num_kv_heads, and larger."
+                "queries, so num_heads must be a multiple of num_kv_heads, and larger."
             )
         if not 2 < self.vocab_size <= self.num_embed:
             raise ValueError(
@@ -48,7 +49,7 @@ class Gemma2Config:
 
     @property
     def num_pairs(self) -> int:
-        """Local (sliding window) and global layers alternate, local first."""
+        """The number of pairs of a local (sliding-window) layer and the global layer after it."""
         return self.num_layers // 2
 
 

@@ -1,4 +1,7 @@
-"""Tokenizers: `encode_prompt`, `encode`, `decode`, `vocab_size`, `eos_id`, `stop_tokens`."""
+"""The tokenizer of Gemma-2, and one of characters for policies trained from scratch.
+
+Both have `encode_prompt`, `encode`, `decode`, `vocab_size`, `bos_id`, `eos_id` and `stop_tokens`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,9 @@ from pkpo_jax.policy import official
 
 
 class CharacterTokenizer:
-    """One token a character, for policies trained from scratch. Ids 0, 1, 2 are PAD, EOS, BOS.
+    """A tokenizer with one token for each character, for policies trained from scratch.
+
+    Ids 0, 1 and 2 are PAD, EOS and BOS. The characters follow in the given order.
 
     >>> tokenizer = CharacterTokenizer("LRUD")
     >>> tokenizer.encode("RUD")
@@ -35,46 +40,54 @@ class CharacterTokenizer:
         return len(self._characters) + 3
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the characters, without BOS or EOS; ValueError on one that has no id."""
+        """Returns the ids of the characters, without BOS or EOS.
+
+        Raises:
+          ValueError: a character has no id.
+        """
         try:
             return [self._ids[c] for c in text]
         except KeyError as e:
             raise ValueError(
-                f"no token for the character {e.args[0]!r}; the tiny policy knows those of the "
-                f"task's alphabet, {self._characters!r}."
+                f"no token for the character {e.args[0]!r}; the tiny policy knows the characters "
+                f"of the task's alphabet, {self._characters!r}."
             ) from None
 
     def encode_prompt(self, text: str) -> list[int]:
-        """BOS and the ids of a prompt."""
+        """Returns BOS followed by the ids of a prompt."""
         return [self.bos_id, *self.encode(text)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The characters. PAD and EOS give nothing; a BOS within a text is no part of an answer,
-        and shows as the replacement character."""
+        """Returns the characters of `ids`.
+
+        PAD and EOS are left out. A BOS becomes the replacement character, so that a text which
+        holds one equals no answer.
+        """
         shown = {0: "", self.eos_id: "", self.bos_id: "\N{REPLACEMENT CHARACTER}"}
         return "".join(shown[i] if i in shown else self._characters[i - 3] for i in ids)
 
 
 class TokenizerError(ValueError):
-    """A tokenizer that cannot be loaded."""
+    """An error for a tokenizer that cannot be loaded."""
 
 
 class Gemma2Tokenizer:
     """The official tokenizer, from the `gemma` package (`pip install -e ".[gemma]"`).
 
     Args:
-      path: the `tokenizer.model` of Gemma-2; "" for the package's default, which it downloads from
-        Google's bucket and keeps.
-      chat: whether prompts are wrapped as a user's turn, which the model answers: for -it models.
+      path: the `tokenizer.model` of Gemma-2, or "" for the default of the package, which it
+        downloads from Google's bucket and caches.
+      chat: whether prompts are wrapped as a user's turn for the model to answer, as instruction-
+        tuned (-it) models expect.
 
     Raises:
-      TokenizerError: `path` is not there or no tokenizer, or the package or its default cannot be
-        reached.
+      TokenizerError: `path` does not exist or is not a tokenizer, the package is not installed, or
+        its default cannot be downloaded.
     """
 
     vocab_size = 256_000
     eos_id, bos_id = 1, 2
-    # The end of a text, and the end of a turn.
+    # EOS ends a text, and <end_of_turn> the turn of a chat model.
     stop_tokens = (1, 107)
 
     def __init__(self, path: str = "", *, chat: bool = False) -> None:
@@ -87,8 +100,8 @@ class Gemma2Tokenizer:
         kwargs = {"path": str(epath.Path(path).expanduser())} if path else {}
         try:
             self._tokenizer = official.gemma().text.Gemma2Tokenizer(**kwargs)
-            self._tokenizer.encode("")  # It reads its file when first used.
-        except Exception as e:  # Of the package, the file system or the bucket.
+            self._tokenizer.encode("")  # The file is read on first use.
+        except Exception as e:  # The package, the file system and the bucket raise many types.
             what = f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"
             raise TokenizerError(
                 f"the tokenizer at {path or 'the default of the gemma package'} cannot be loaded "
@@ -98,13 +111,13 @@ class Gemma2Tokenizer:
         self._chat = chat
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a response's text, without BOS or EOS."""
+        """Returns the ids of a response's text, without BOS or EOS."""
         return self._tokenizer.encode(text)
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Returns BOS and the ids of a prompt, as the turn of a user where the model expects turns.
+        """Returns BOS followed by the ids of a prompt, wrapped as a user's turn for chat models.
 
-        A turn is what the model's own chat template makes of one message, which strips its text.
+        The turn is that of the model's own chat template for one message, which strips its text.
         """
         if self._chat:
             text = f"<start_of_turn>user\n{text.strip()}<end_of_turn>\n<start_of_turn>model\n"
