@@ -142,7 +142,7 @@ def child(settings: dict[str, Any]) -> int:
 
 
 def _signal_in(phase: str, step: int, after: float, number: int) -> None:
-    """Arranges for a signal to this process, `after` seconds after a phase of `step` has begun."""
+    """Makes a phase send this process a signal, `after` seconds after its call number `step`."""
     owner, name = {
         "sample": (Trainer, "_sample_batch"),
         "grade": (Trainer, "_grade"),
@@ -209,8 +209,8 @@ def killed(workdir: pathlib.Path, rng: random.Random) -> Iterator[tuple[str, boo
     """
     for i in range(_KILLS.value):
         phase = PHASES[i % len(PHASES)]
-        # The moments spread over the duration of the phase. A checkpoint takes longest, as it is
-        # written in the background.
+        # This is a random moment of the phase. A checkpoint takes longest, as it is written in the
+        # background.
         after = rng.uniform(0.0, {"grade": 0.005, "checkpoint": 0.3}.get(phase, 0.05))
         step = rng.randint(1, 2 if phase == "checkpoint" else 5)
         result = run(workdir, signal=signal.SIGKILL, phase=phase, step=step, after=after)
@@ -221,7 +221,7 @@ def killed(workdir: pathlib.Path, rng: random.Random) -> Iterator[tuple[str, boo
 
 
 def corrupted(workdir: pathlib.Path, rng: random.Random, damage: Callable) -> None:
-    """Damages a file of the newest checkpoint, and resumes the run."""
+    """Kills the run, applies `damage` to a file of its newest checkpoint, and resumes it."""
     run(workdir, signal=signal.SIGKILL, phase="sample", step=STEPS // 2, after=0.0)
     steps = [int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()]
     newest = workdir / "checkpoints" / str(max(steps))
