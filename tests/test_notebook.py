@@ -9,7 +9,7 @@ pytest.importorskip("ipykernel", reason="needs nbclient and ipykernel")
 
 from tests import notebook
 
-SHORTER = "warm_start_steps, rl_steps, eval_problems = 2, 2, 64"
+SHORTER = "warm_start_steps, rl_steps, training_mazes, held_out_mazes = 2, 2, 200, 64"
 
 
 def outputs(cells):
