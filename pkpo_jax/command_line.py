@@ -18,11 +18,12 @@ from pkpo_jax.training import saved_run
 
 _DEFAULT_CONFIG = "maze_tiny"
 # These modes are about a run that is there, with the config that it was made with.
-_OF_A_RUN = ("eval", "sample", "report")
+_OF_A_RUN = ("eval", "sample", "report", "export")
 # Flags that some modes have, and the others refuse.
 _ONLY = {
     "topology": ("compile",),
-    "step": ("eval", "sample"),
+    "step": ("eval", "sample", "export"),
+    "to": ("export",),
     "split": ("eval", "sample"),
     "count": ("sample",),
     "ks": ("sample", "sweep"),
@@ -146,14 +147,15 @@ def _define_mode(values: flags.FlagValues) -> None:
     flags.DEFINE_enum(
         "mode",
         "train",
-        ["train", "sweep", "compile", "eval", "sample", "report"],
+        ["train", "sweep", "compile", "eval", "sample", "report", "export"],
         "train: run the experiment. sweep: train it for every k of --ks and seed of --seeds, in "
         "DIR/k<k>_seed<seed>, and compare them in a table, DIR/sweep.png and DIR/sweep.json. "
         "compile: compile its sampling and update steps without weights or data, print what a "
         "device needs, and exit with 1 if it does not fit. The others are of a run that is there, "
         "finished or not. eval: pass@k for every k, majority vote and diversity, with intervals, "
         "in DIR/eval/<split>_step<N>. sample: show responses to some problems, and the weight of "
-        "each. report: make DIR/report.html.",
+        "each. report: make DIR/report.html. export: write the policy to --to, as safetensors that "
+        "transformers, vLLM and others read.",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -183,8 +185,11 @@ def _define_others() -> None:
     flags.DEFINE_string(
         "step",
         "newest",
-        "With --mode=eval or sample, the step whose policy it is of: newest, best (of those kept, "
-        "by the metric checkpoint.best) or a number; 0 is the policy before RL.",
+        "With --mode=eval, sample or export, the step whose policy it is: newest, best (of those "
+        "kept, by the metric checkpoint.best) or a number; 0 is the policy before RL.",
+    )
+    flags.DEFINE_string(
+        "to", None, "With --mode=export, the directory to write, which must not exist yet."
     )
     flags.DEFINE_enum(
         "split", "test", ["test", "train"], "With --mode=eval or sample, the problems."
@@ -262,6 +267,8 @@ def _check(values: flags.FlagValues) -> None:
         given = values[name].value
         if given is not None and not re.fullmatch(r"\d+(,\d+)*", given):
             raise config_lib.ConfigError(f"--{name}={given}; expected whole numbers, as in 1,4,8.")
+    if mode == "export" and not values.to:
+        raise config_lib.ConfigError("--to is missing; give the directory to write.")
     if mode == "report" and not _workdirs(values)[0].exists():
         raise config_lib.ConfigError(
             f"--workdir={values.workdir} does not exist; give the directory of a run."

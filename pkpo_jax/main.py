@@ -5,6 +5,7 @@ pkpo-jax --mode=sweep --config=maze_tiny --ks=1,8 --seeds=0,1,2 --workdir=runs/s
 pkpo-jax --mode=eval --workdir=runs/maze,runs/maze_k1 [--step=best]
 pkpo-jax --mode=sample --workdir=runs/maze [--ks=1,4,8]
 pkpo-jax --mode=report --workdir=runs/maze
+pkpo-jax --mode=export --workdir=runs/maze --to=exported/maze [--step=best]
 pkpo-jax --mode=compile --config=gemma2_2b_math --topology=v5e:4x4
 """
 
@@ -87,6 +88,11 @@ def _run(mode: str) -> None:
         sys.exit(not compilation.report(values.config, values.topology))
     elif mode == "report":
         _report(workdirs[0])
+    elif mode == "export":
+        from pkpo_jax import export
+
+        overrides = config_flags.get_override_values(values["config"])
+        export.run(workdirs[0], values.to, values.step, overrides)
     else:
         from pkpo_jax.reporting import inspection
 

@@ -104,6 +104,10 @@ def main(tmp_path_factory):
             "--ks is for --mode=sample and --mode=sweep; drop it to eval.",
         ),
         (["--workdir=x", "--step=3"], "--step is for --mode=eval and --mode=sample"),
+        (["--workdir=x", "--to=y"], "--to is for --mode=export; drop it to train"),
+        (["--workdir=x", "--mode=export"], "--to is missing; give the directory to write"),
+        (["--workdir=x", "--mode=export", "--to=."], "--to=. exists; give a directory that does"),
+        (["--workdir=x", "--mode=export", "--to=y"], "config.json does not exist; give the --work"),
         (["--mode=eval"], "error: --workdir is missing"),
         (
             ["--workdir=x", "--mode=eval"],

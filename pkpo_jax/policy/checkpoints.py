@@ -20,7 +20,7 @@ from etils import epath
 from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
 
-from pkpo_jax.policy import gemma2
+from pkpo_jax.policy import gemma2, hugging_face
 
 WHERE = (
     "a directory with an Orbax checkpoint (kaggle.com/models/google/gemma-2/flax, or "
@@ -289,7 +289,7 @@ class _HuggingFace:
         found = {name: tuple(x.get_shape()) for name, x in self._tensors.items()}
         expected = self._expected()
         if _HEAD in found:
-            expected[_HEAD] = expected[_TABLE]
+            expected[_HEAD] = expected[hugging_face.TABLE]
         _check(path, expected, found)
         self._check_config()
         _check_dtypes(path, {name: x.get_dtype() for name, x in self._tensors.items()})
@@ -328,22 +328,7 @@ class _HuggingFace:
         path = self._path / "config.json"
         if not path.exists():
             return
-        theirs, c = _json(path), self._config
-        ours = {
-            "model_type": "gemma2",
-            "num_hidden_layers": c.num_layers,
-            "hidden_size": c.embed_dim,
-            "intermediate_size": c.hidden_dim,
-            "num_attention_heads": c.num_heads,
-            "num_key_value_heads": c.num_kv_heads,
-            "head_dim": c.head_dim,
-            "vocab_size": c.vocab_size,
-            "query_pre_attn_scalar": round(c.query_pre_attn_scalar**-2),
-            "sliding_window": c.sliding_window_size,
-            "attn_logit_softcapping": c.attn_logits_soft_cap,
-            "final_logit_softcapping": c.final_logit_softcap,
-            "rope_theta": c.rope_base_frequency,
-        }
+        theirs, ours = _json(path), hugging_face.describe(self._config)
         # Newer versions of transformers keep the base frequency in a section of its own.
         theirs = {**(theirs.get("rope_parameters") or {}), **theirs}
         for name, value in ours.items():
@@ -363,7 +348,7 @@ class _HuggingFace:
             "mlp.gate_proj": (c.hidden_dim, c.embed_dim),
             "mlp.up_proj": (c.hidden_dim, c.embed_dim),
             "mlp.down_proj": (c.embed_dim, c.hidden_dim),
-            **dict.fromkeys(_HUGGING_FACE_NORMS.values(), (c.embed_dim,)),
+            **dict.fromkeys(hugging_face.NORMS.values(), (c.embed_dim,)),
         }
         layers: dict[str, tuple[int, ...]] = {
             f"model.layers.{layer}.{name}.weight": shape
@@ -371,7 +356,7 @@ class _HuggingFace:
             for name, shape in shapes.items()
         }
         return layers | {
-            _TABLE: (c.vocab_size, c.embed_dim),
+            hugging_face.TABLE: (c.vocab_size, c.embed_dim),
             "model.norm.weight": (c.embed_dim,),
         }
 
@@ -396,13 +381,13 @@ class _HuggingFace:
         """Refuses a head that is not the embedding table, which the network has in its place."""
         if _HEAD not in self._tensors:
             return
-        head, table = self._tensors[_HEAD], self._tensors[_TABLE]
+        head, table = self._tensors[_HEAD], self._tensors[hugging_face.TABLE]
         for start in range(0, self._config.vocab_size, rows):
             part = slice(start, min(start + rows, self._config.vocab_size))
             if not np.array_equal(head[part], table[part]):
                 raise CheckpointError(
-                    f"{self._path}: {_HEAD!r} differs from {_TABLE!r}; Gemma-2 has one table for "
-                    "both, so that this checkpoint would be another network here."
+                    f"{self._path}: {_HEAD!r} differs from {hugging_face.TABLE!r}; Gemma-2 has one "
+                    "table for both, so that this checkpoint would be another network here."
                 )
 
     def _part(self, path: Path, index: tuple[slice, ...]) -> np.ndarray:
@@ -413,7 +398,7 @@ class _HuggingFace:
             start, stop = (min(i, self._config.vocab_size) for i in (rows.start, rows.stop))
             table = np.zeros((0, columns.stop - columns.start), np.float32)
             if start < stop:
-                table = self._tensors[_TABLE][start:stop, columns]
+                table = self._tensors[hugging_face.TABLE][start:stop, columns]
             return np.pad(table, ((0, rows.stop - rows.start - len(table)), (0, 0)))
         if path[0] == "final_norm":
             return self._tensors["model.norm.weight"][index[0]]
@@ -456,7 +441,7 @@ class _HuggingFace:
                 return tensor("mlp.down_proj")[columns, rows].T
             case (norm, "scale"):
                 # Both scale by 1 + weight.
-                return tensor(_HUGGING_FACE_NORMS[norm])[index[0]]
+                return tensor(hugging_face.NORMS[norm])[index[0]]
         raise KeyError(path)
 
 
@@ -467,10 +452,4 @@ def _json(path: epath.Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} cannot be read as JSON ({e}); download it again.") from None
 
 
-_TABLE, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
-_HUGGING_FACE_NORMS = {
-    "pre_attention_norm": "input_layernorm",
-    "post_attention_norm": "post_attention_layernorm",
-    "pre_ffw_norm": "pre_feedforward_layernorm",
-    "post_ffw_norm": "post_feedforward_layernorm",
-}
+_HEAD = "lm_head.weight"

@@ -1,0 +1,119 @@
+"""Exports: files as transformers writes and reads them."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from etils import epath
+
+from pkpo_jax import export
+from pkpo_jax.policy import gemma2, hugging_face
+from pkpo_jax.training import loop, saved_run
+from tests.policy import gemma_golden, hf_golden
+from tests.policy.test_checkpoints import CONFIG, assert_equal, read, tensors
+from tests.training.test_run import small_config
+
+
+def written(path):
+    """All tensors that a directory holds, by name."""
+    files = sorted(path.glob("*.safetensors"))
+    found = {}
+    for file in files:
+        held = safetensors.numpy.load_file(file)
+        assert not set(held) & set(found)
+        found |= held
+    return found, [file.name for file in files]
+
+
+@pytest.mark.parametrize("name", ["2b", "9b"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_round_trip_is_bit_for_bit(name, dtype, tmp_path):
+    """From the files of transformers and back, with either layout of the MLP in memory."""
+    config = hf_golden.CONFIGS[name]
+    params = read(hf_golden.PATH, config, dtype=dtype)
+    hugging_face.write(epath.Path(tmp_path / "out"), params, config, largest_file=30_000)
+    found, files = written(tmp_path / "out")
+    expected = {key: x.astype(dtype) for key, x in tensors().items()}
+    assert found.keys() == expected.keys()
+    for key, x in found.items():
+        assert x.dtype == dtype
+        np.testing.assert_array_equal(x, expected[key], err_msg=key)
+    # As published: several files, and an index that says what is where.
+    assert len(files) > 1 and files[0] == f"model-00001-of-{len(files):05d}.safetensors"
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    assert index["weight_map"].keys() == expected.keys()
+    assert index["metadata"]["total_size"] == sum(x.nbytes for x in expected.values())
+    assert_equal(read(tmp_path / "out", config, dtype=dtype), params)
+
+
+def test_config_json_says_what_that_of_transformers_says(tmp_path):
+    params = read(hf_golden.PATH, CONFIG)
+    hugging_face.write(epath.Path(tmp_path / "out"), params, CONFIG)
+    ours, theirs = (
+        json.loads((path / "config.json").read_text())
+        for path in (tmp_path / "out", hf_golden.PATH)
+    )
+    assert written(tmp_path / "out")[1] == ["model.safetensors"]
+    theirs |= theirs.pop("rope_parameters") | {"torch_dtype": theirs["dtype"]}
+    # The length is that of the official models: nothing in the network depends on it.
+    differing = {key for key in ours if ours[key] != theirs[key]}
+    assert differing <= {"max_position_embeddings"}
+
+
+def test_files_of_the_tokenizer_come_along(tmp_path):
+    (tmp_path / "vocabulary").write_bytes(b"pieces")
+    beside = epath.Path(tmp_path / "from")
+    beside.mkdir()
+    (beside / "chat_template.jinja").write_text("turns")
+    (beside / "generation_config.json").write_text("{}")
+    hugging_face.write(
+        epath.Path(tmp_path / "out"),
+        read(hf_golden.PATH, CONFIG),
+        CONFIG,
+        tokenizer=str(tmp_path / "vocabulary"),
+        beside=beside,
+    )
+    assert (tmp_path / "out" / "tokenizer.model").read_bytes() == b"pieces"
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == "turns"
+    assert (tmp_path / "out" / "generation_config.json").read_text() == "{}"
+
+
+def test_a_runs_policy_is_exported(tmp_path, capsys):
+    config = small_config()
+    config.train.steps = config.checkpoint.every = 1
+    config.warm_start.steps = 0
+    loop.train(config, tmp_path / "run")
+    export.run(tmp_path / "run", str(tmp_path / "out"), "newest", {})
+    assert "the policy of step 1 is in" in capsys.readouterr().out
+    saved = saved_run.read_config(tmp_path / "run")
+    network = export.network(saved).model.config
+    exported = read(tmp_path / "out", network)
+    own = read(tmp_path / "run" / "checkpoints" / "1" / "params", network)
+    # Rows of the table that no token has are not exported.
+    table = own["embedder"]["input_embedding"]
+    own["embedder"]["input_embedding"] = table.at[network.vocab_size :].set(0.0)
+    assert_equal(exported, own)
+
+
+@pytest.mark.parametrize("name", hf_golden.CONFIGS)
+def test_transformers_reads_what_is_written(name, tmp_path):
+    """The logits of transformers and ours agree, where it is installed."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    config = hf_golden.CONFIGS[name]
+    model = gemma2.Gemma2(config)
+    params = jax.jit(lambda key: gemma2.init_params(model, key))(jax.random.key(0))
+    params = jax.tree.map(lambda x: x + 0.2 * np.cos(np.arange(x.size)).reshape(x.shape), params)
+    hugging_face.write(epath.Path(tmp_path / "out"), params, config)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out", attn_implementation="eager"
+    )
+    tokens = gemma_golden.tokens()
+    with torch.no_grad():
+        expected = theirs(torch.tensor(np.array(tokens))).logits.numpy()
+    hidden, _ = model.apply({"params": params}, tokens[:, None])
+    ours = model.apply({"params": params}, hidden[:, 0], method="logits")
+    np.testing.assert_allclose(ours[..., 1 : config.vocab_size], expected[..., 1:], atol=3e-5)
+    assert expected.std() > 0.5
