@@ -17,7 +17,7 @@ The faults are
 A run survives a fault if it ends with the same metrics and parameters as the undisturbed run. With
 the last two faults some responses are invalid, so those runs are compared with a run whose grader
 itself returns a timeout, or an error, for the same responses. The script takes twenty to forty
-minutes on two cores, and needs root to mount the small file system.
+minutes on two cores. Mounting the small file system needs root; without it, that fault is skipped.
 """
 
 from __future__ import annotations
