@@ -1,4 +1,4 @@
-"""Studies and benchmarks: scripts, run as python -m experiments.NAME."""
+"""Studies, benchmarks and launchers, each a script that runs as python -m experiments.NAME."""
 
 from __future__ import annotations
 

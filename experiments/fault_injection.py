@@ -1,21 +1,23 @@
-"""Breaks a run in every way that it should survive, and compares its end with one left alone.
+"""Injects faults that a run has to survive, and compares its result with an undisturbed run.
 
 python -m experiments.fault_injection --workdir=runs/faults
 
-A short run of the maze task samples ahead, in several updates a batch, with a reference policy and
-groups drawn at random: all that a checkpoint has to keep. Runs like it are
+The runs are short ones of the maze task. They sample ahead, make several updates a batch, and use a
+reference policy and a bootstrap estimator, so that a checkpoint has to keep every kind of state.
+The faults are
 
-  killed       SIGKILL at 20 random moments, in turn while it samples, grades, updates and writes a
-               checkpoint, each time started again
+  killed       SIGKILL at 20 random moments, in turn during sampling, grading, the update and the
+               writing of a checkpoint; the run is started again after each
   terminated   SIGTERM at a random moment
-  corrupted    a file of the newest checkpoint cut, changed or deleted
-  full disk    a file system of a few megabytes, until room is made
-  hanging      a grader that never answers for some responses, and ignores SIGTERM
-  crashing     a grader that ends its process for some responses
+  corrupted    a file of the newest checkpoint is truncated, changed or deleted
+  full disk    a file system of a few megabytes is full until space is freed
+  hanging      a grader never returns for some responses, and ignores SIGTERM
+  crashing     a grader ends its process for some responses
 
-and survive if they end with the metrics and parameters of the run left alone; the last two, for
-which some responses are invalid, with those of a run whose grader marks the same ones as a timeout,
-or an error, by itself. Twenty to forty minutes on two cores; the full disk takes root, to mount it.
+A run survives a fault if it ends with the same metrics and parameters as the undisturbed run. With
+the last two faults some responses are invalid, so those runs are compared with a run whose grader
+itself returns a timeout, or an error, for the same responses. The script takes twenty to forty
+minutes on two cores. Mounting the small file system needs root; without it, that fault is skipped.
 """
 
 from __future__ import annotations
@@ -50,10 +52,12 @@ from pkpo_jax.training import checkpoints, loop, metrics, trainer
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training.trainer import Trainer
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/faults", "Where the runs are kept; made anew.")
-_KILLS = flags.DEFINE_integer("kills", 20, "How often the first run is killed.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
-_CHILD = flags.DEFINE_string("child", None, "Used by the experiment itself: a run, as JSON.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "runs/faults", "Directory of the runs; it is deleted first."
+)
+_KILLS = flags.DEFINE_integer("kills", 20, "Number of times the first run is killed.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the random moments.")
+_CHILD = flags.DEFINE_string("child", None, "Used by the experiment itself: one run, as JSON.")
 
 STEPS = 48
 PHASES = ("sample", "grade", "update", "checkpoint")
@@ -75,12 +79,12 @@ def config(workers: int) -> config_dict.ConfigDict:
 
 
 def is_bad(response: str) -> bool:
-    """Which responses these graders fail on: about one in sixty."""
+    """Returns whether the graders below fail on a response; about one in sixty is bad."""
     return zlib.crc32(response.encode()) % 60 == 0
 
 
 class TimeoutMaze(Maze):
-    """Gives them no reward, as an answer that ran out of time: what `HangingMaze` should end as."""
+    """Reports a timeout for bad responses, which is what `HangingMaze` has to lead to."""
 
     def grade(self, problem: tasks.Problem, response: str) -> Any:
         if is_bad(response):
@@ -89,7 +93,7 @@ class TimeoutMaze(Maze):
 
 
 class ErrorMaze(Maze):
-    """Gives them no reward, as an answer that failed: what `CrashingMaze` should end as."""
+    """Reports an error for bad responses, which is what `CrashingMaze` has to lead to."""
 
     def grade(self, problem: tasks.Problem, response: str) -> Any:
         if is_bad(response):
@@ -98,7 +102,7 @@ class ErrorMaze(Maze):
 
 
 class HangingMaze(Maze):
-    """Never comes back from them."""
+    """Never returns for bad responses."""
 
     def grade(self, problem: tasks.Problem, response: str) -> float:
         if is_bad(response):
@@ -109,7 +113,7 @@ class HangingMaze(Maze):
 
 
 class CrashingMaze(Maze):
-    """Ends its process on them."""
+    """Ends its process for bad responses."""
 
     def grade(self, problem: tasks.Problem, response: str) -> float:
         if is_bad(response):
@@ -123,9 +127,9 @@ GRADERS = {
 
 
 def child(settings: dict[str, Any]) -> int:
-    """One process of a run, with what `settings` has happen to it."""
+    """Trains in this process with the grader and the fault in `settings`; returns the exit code."""
     tasks.TASKS["maze"] = GRADERS[settings["grader"]]
-    # Few and late, so that a hang costs seconds.
+    # A short grace period keeps each hang down to seconds.
     grading.GRACE = 0.1
     if "signal" in settings:
         _signal_in(settings["phase"], settings["step"], settings["after"], settings["signal"])
@@ -138,7 +142,7 @@ def child(settings: dict[str, Any]) -> int:
 
 
 def _signal_in(phase: str, step: int, after: float, number: int) -> None:
-    """Sends this process a signal, `after` seconds into a phase of a step, or of one after it."""
+    """Makes a phase send this process a signal, `after` seconds after its call number `step`."""
     owner, name = {
         "sample": (Trainer, "_sample_batch"),
         "grade": (Trainer, "_grade"),
@@ -159,7 +163,7 @@ def _signal_in(phase: str, step: int, after: float, number: int) -> None:
 
 
 def run(workdir: pathlib.Path, grader: str = "Maze", workers: int = 0, **settings: Any) -> Any:
-    """Runs, or goes on with, the run in `workdir`, in a process of its own."""
+    """Starts or resumes the run in `workdir` in a separate process, and waits for its end."""
     settings |= {"workdir": str(workdir), "grader": grader, "workers": workers}
     cache = workdir.parent / "jax_cache"
     return subprocess.run(
@@ -178,7 +182,7 @@ def finish(workdir: pathlib.Path, **options: Any) -> None:
 
 
 def end_of(workdir: pathlib.Path) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
-    """What a run ends with: its metrics, less those of the machine, and all arrays."""
+    """Returns the metrics of a run, without those of the machine, and its final arrays."""
     kept = [
         {k: v for k, v in line.items() if not k.startswith(("time/", "memory/", "compil"))}
         for line in metrics.read(workdir)
@@ -198,10 +202,15 @@ def same_end(workdir: pathlib.Path, expected: pathlib.Path) -> bool:
 
 
 def killed(workdir: pathlib.Path, rng: random.Random) -> Iterator[tuple[str, bool]]:
-    """Kills the run again and again; whether each kill came, and what it left could be read."""
+    """Kills the run repeatedly, and finishes it.
+
+    Yields:
+      The phase of each kill, and whether the run was killed and its metrics have no gap.
+    """
     for i in range(_KILLS.value):
         phase = PHASES[i % len(PHASES)]
-        # Spread over what the phase takes; a checkpoint is written in the background.
+        # This is a random moment of the phase. A checkpoint takes longest, as it is written in the
+        # background.
         after = rng.uniform(0.0, {"grade": 0.005, "checkpoint": 0.3}.get(phase, 0.05))
         step = rng.randint(1, 2 if phase == "checkpoint" else 5)
         result = run(workdir, signal=signal.SIGKILL, phase=phase, step=step, after=after)
@@ -212,7 +221,7 @@ def killed(workdir: pathlib.Path, rng: random.Random) -> Iterator[tuple[str, boo
 
 
 def corrupted(workdir: pathlib.Path, rng: random.Random, damage: Callable) -> None:
-    """Damages a file of the newest checkpoint, and goes on."""
+    """Kills the run, applies `damage` to a file of its newest checkpoint, and resumes it."""
     run(workdir, signal=signal.SIGKILL, phase="sample", step=STEPS // 2, after=0.0)
     steps = [int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()]
     newest = workdir / "checkpoints" / str(max(steps))
@@ -238,11 +247,11 @@ def delete(path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def small_disk(path: pathlib.Path) -> Iterator[None]:
-    """A file system of 24 MiB at `path` while the body runs; PermissionError if refused."""
+    """Mounts a file system of 24 MiB at `path` for the body; raises PermissionError if refused."""
     path.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "none", str(path)]
     if subprocess.run(mount, capture_output=True).returncode:
-        raise PermissionError("mounting a file system takes root")
+        raise PermissionError("mounting a file system needs root")
     try:
         yield
     finally:
@@ -250,7 +259,7 @@ def small_disk(path: pathlib.Path) -> Iterator[None]:
 
 
 def full_disk(workdir: pathlib.Path) -> int:
-    """Runs on a disk that is full half-way, makes room, goes on; what the first run exited with."""
+    """Resumes a run on a full disk, and again with space; returns the first exit code."""
     disk = workdir.with_name("disk")
     with small_disk(disk):
         run(disk / "run", signal=signal.SIGKILL, phase="sample", step=STEPS // 3, after=0.0)
@@ -258,7 +267,7 @@ def full_disk(workdir: pathlib.Path) -> int:
         with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
             while True:
                 file.write(bytes(4096))
-        # Room for metrics, but for no checkpoint.
+        # This leaves enough space for metrics, but not for a checkpoint.
         os.truncate(filler, filler.stat().st_size - 400_000)
         code = run(disk / "run").returncode
         filler.unlink()
@@ -283,27 +292,27 @@ def main(argv: Sequence[str]) -> None:
         rows.append((fault, survived, total, note))
         console.print(f"{fault}: {survived}/{total} {note}", highlight=False)
 
-    alone = base / "alone"
-    finish(alone)
+    undisturbed = base / "undisturbed"
+    finish(undisturbed)
     outcomes = list(killed(base / "killed", rng))
-    same = same_end(base / "killed", alone)
+    same = same_end(base / "killed", undisturbed)
     for phase in PHASES:
         of_phase = [ok for p, ok in outcomes if p == phase]
         record(f"SIGKILL, {phase}", sum(of_phase) * same, len(of_phase))
     result = run(base / "terminated", signal=signal.SIGTERM, phase="update", step=20, after=0.0)
     finish(base / "terminated")
-    ok = result.returncode == 143 and same_end(base / "terminated", alone)
+    ok = result.returncode == 143 and same_end(base / "terminated", undisturbed)
     record("SIGTERM", int(ok), 1, f"exit code {result.returncode}")
     for damage in (cut, change, delete):
         workdir = base / f"corrupted_{damage.__name__}"
         corrupted(workdir, rng, damage)
         aside = [p.name for p in (workdir / "corrupt").glob("*")]
-        ok = same_end(workdir, alone)
+        ok = same_end(workdir, undisturbed)
         record(f"checkpoint file, {damage.__name__}", int(ok), 1, f"set aside: {aside}")
     try:
         code = full_disk(base / "full")
-        ok = code == 4 and same_end(base / "full", alone)
-        record("full disk", int(ok), 1, f"exit code {code}, then room")
+        ok = code == 4 and same_end(base / "full", undisturbed)
+        record("full disk", int(ok), 1, f"exit code {code} before space was freed")
     except PermissionError as e:
         record("full disk", 0, 0, f"not tried: {e}")
     for grader, reference, column in (
@@ -315,16 +324,16 @@ def main(argv: Sequence[str]) -> None:
         count = sum(line.get(column, 0) for line in metrics.read(base / grader))
         ok = count > 0 and same_end(base / grader, base / reference)
         record(grader, int(ok), 1, f"{count} answers")
-    table = rich.table.Table("fault", "survived / total", "", title="faults, and the run's end")
+    table = rich.table.Table("fault", "survived / total", "", title="faults and survival")
     for fault, survived, total, note in rows:
         table.add_row(fault, f"{survived} / {total}", note)
     survived, total = sum(r[1] for r in rows), sum(r[2] for r in rows)
     table.add_row("all", f"{survived} / {total}", "")
     console.print(table)
-    last = metrics.read(alone)[-1]
+    last = metrics.read(undisturbed)[-1]
     console.print(
-        f"the run left alone ends with eval/pass_at_8 {last['eval/pass_at_8']:.4f}, loss "
-        f"{last['train/loss']:.6f}; survived: the same to the last bit. Seed {_SEED.value}, "
+        f"the undisturbed run ends with eval/pass_at_8 {last['eval/pass_at_8']:.4f}, loss "
+        f"{last['train/loss']:.6f}; survived means equal to the last bit. Seed {_SEED.value}, "
         f"{time.perf_counter() - started:.0f} s, {experiments.machine()}",
         highlight=False,
     )

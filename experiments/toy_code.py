@@ -1,18 +1,19 @@
-"""Tiny programming problems in MBPP's layout, for a character policy on a CPU.
+"""Writes tiny programming problems in MBPP's layout, for a character policy on a CPU.
 
 python -m experiments.toy_code DIR [--problems=1000] [--seed=0]
 
-Writes DIR/mbpp.jsonl, for task.data_dir=DIR with task.evaluate_on=mbpp and task.instruct=False: as
-many problems to train on as asked for, and a fifth of that, up to 500, to test on. A problem is a
-function of one integer, of which the prompt shows one value and the tests know two more:
+The problems are in DIR/mbpp.jsonl, for task.data_dir=DIR with task.evaluate_on=mbpp and
+task.instruct=False. There are --problems training problems, and a fifth as many test problems, at
+most 500. In each problem, the policy has to find a function of one integer. The prompt shows one of
+its values, and the tests check two more:
 
     Find f.                     def f(x): return x+4
     assert f(2) == 6
 
-So that several programs can fit what is shown (x+4, 3*x, x*x+2) and few fit all: no single one is
-always right, and the policies that maximise pass@1 and pass@k differ. Both splits are drawn alike,
-and share prompts: what is held out is which function it is this time. Prompts have up to 26
-characters, solutions up to 22.
+Several programs fit the value that is shown (x+4, 3*x, x*x+2), and few of them pass all tests. No
+single program is always right, so the policies that maximise pass@1 and pass@k differ. Both splits
+are sampled alike and share prompts; the function behind a prompt is what is held out. Prompts have
+up to 26 characters, solutions up to 22.
 """
 
 from __future__ import annotations
@@ -25,22 +26,23 @@ from typing import Any
 
 from absl import app, flags
 
-_PROBLEMS = flags.DEFINE_integer("problems", 1000, "Problems to train on.", lower_bound=5)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the problems.")
+_PROBLEMS = flags.DEFINE_integer("problems", 1000, "Number of training problems.", lower_bound=5)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the problems.")
 
-# MBPP's test split, and where its training split starts, which has no end.
+# These are the task ids of MBPP's test split, and the first one of its training split, which is
+# open-ended here.
 TEST, TRAIN = range(11, 511), 511
 SHOWN, ARGUMENTS = range(2, 6), range(10)
 
 
 def functions() -> list[str]:
-    """All bodies of functions."""
+    """Returns the bodies of all functions."""
     forms = ("x+{a}", "x-{a}", "{a}-x", "{a}*x", "x*x+{a}")
     return [form.format(a=a) for form in forms for a in range(1, 6)]
 
 
 def problem(rng: random.Random) -> dict[str, Any]:
-    """A function, with a value that is shown, and two more."""
+    """Returns a random function as a problem, with one shown test and two hidden ones."""
     body, shown = rng.choice(functions()), rng.choice(SHOWN)
     function = eval(f"lambda x: {body}")
     hidden = rng.sample([x for x in ARGUMENTS if x != shown], 2)
@@ -54,7 +56,7 @@ def problem(rng: random.Random) -> dict[str, Any]:
 
 
 def problems(count: int, seed: int) -> list[dict[str, Any]]:
-    """Of both splits, the test split first."""
+    """Returns the problems of both splits, the test split first."""
     rng = random.Random(seed)
     numbers = [*TEST[: count // 5], *range(TRAIN, TRAIN + count)]
     return [{"task_id": number, **problem(rng)} for number in numbers]

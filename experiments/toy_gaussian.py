@@ -1,17 +1,16 @@
-"""The one-dimensional toy of "Pass@K Policy Optimization" (arXiv 2505.15201, section 4), exactly.
+"""Reproduces the one-dimensional toy problem of "Pass@K Policy Optimization" (arXiv 2505.15201).
 
 python -m experiments.toy_gaussian --workdir=runs/toy [--ks=1,2,4,8,16]
 
-The policy is x ~ Normal(theta, 0.1), the reward x^2 on [0, 1] and 0 outside. Writes, in WORKDIR,
-five figures and results.json with the numbers behind them:
+The problem is that of section 4. The policy is x ~ Normal(theta, 0.1), and the reward is x^2 on
+[0, 1] and 0 outside. The script prints tables, and writes five plots and results.json with the
+numbers behind them to WORKDIR, in about two minutes on two CPU cores:
 
   objective.png     max@k and its derivative against theta, by quadrature
-  weights.png       what rank a sample must have to count: order-statistic weights of max@k, n = 8
+  weights.png       how much the reward of each rank counts: order-statistic weights of max@k, n = 8
   variance.png      variance of single gradient estimates at theta = 1, k = 4, against n
-  effective.png     effective reward (the weight) against raw reward, n = 32
+  effective.png     effective reward (the reward weight) against raw reward, n = 32
   training.png      theta trained by each estimator and k, from a bad start, over seeds
-
-and prints the tables. About two minutes on two CPU cores.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ import experiments
 import pkpo_jax as pkpo
 from pkpo_jax.estimators.pkpo import Baseline
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/toy", "Where figures and results.json are put.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/toy", "Directory of the plots and results.json.")
 _KS = flags.DEFINE_list("ks", ["1", "2", "4", "8", "16"], "Values of k, each at least 1.")
 _REPLICATES = flags.DEFINE_integer("replicates", 100_000, "Gradient estimates for each variance.")
 _SEEDS = flags.DEFINE_integer("seeds", 20, "Training runs of each estimator and k.")
@@ -52,13 +51,13 @@ _X, _MASSES = (_NODES + 1) / 2, _MASSES / 2
 
 
 def value(theta: float, k: int) -> float:
-    """max@k at theta: the integral over rewards t of 1 - P(reward <= t)^k, with t = x^2."""
+    """Returns max@k at theta, the integral over rewards t = x^2 of 1 - P(reward <= t)^k."""
     at_most = 1 - special.ndtr((1 - theta) / SD) + special.ndtr((_X - theta) / SD)
     return float(np.sum(_MASSES * 2 * _X * (1 - at_most**k)))
 
 
 def derivative(theta: float, k: int) -> float:
-    """d max@k / d theta."""
+    """Returns d max@k / d theta at theta."""
     high, low = (1 - theta) / SD, (_X - theta) / SD
     at_most = 1 - special.ndtr(high) + special.ndtr(low)
     change = (np.exp(-(high**2) / 2) - np.exp(-(low**2) / 2)) / (SD * np.sqrt(2 * np.pi))
@@ -66,7 +65,7 @@ def derivative(theta: float, k: int) -> float:
 
 
 def optimum(k: int) -> float:
-    """The theta that maximises max@k."""
+    """Returns the theta that maximises max@k."""
     root: Any = optimize.brentq(derivative, 0.5, 1.3, args=(k,), xtol=1e-12)
     return float(root)
 
@@ -79,26 +78,32 @@ def reward(x: jax.Array) -> jax.Array:
 
 
 def _disjoint(rewards: jax.Array, k: int) -> jax.Array:
-    """[..., n/k, k] consecutive groups; samples left over are dropped."""
+    """Splits rewards [..., n] into consecutive groups [..., n // k, k], without the remainder."""
     groups = rewards.shape[-1] // k
     return rewards[..., : groups * k].reshape(*rewards.shape[:-1], groups, k)
 
 
 def _spread(weights: jax.Array, n: int) -> jax.Array:
-    """Weights of disjoint groups averaged over the groups, 0 for samples left over: [..., n]."""
+    """Divides weights of disjoint groups by their number, and returns them as [..., n].
+
+    Samples left over by the groups have the weight 0.
+    """
     flat = (weights / weights.shape[-2]).reshape(*weights.shape[:-2], -1)
     return jnp.pad(flat, [(0, 0)] * (flat.ndim - 1) + [(0, n - flat.shape[-1])])
 
 
 def naive(rewards: jax.Array, k: int) -> jax.Array:
-    """Each disjoint group's maximum, for all its samples."""
+    """Gives all samples of a disjoint group the maximum of the group."""
     groups = _disjoint(rewards, k)
     best = jnp.broadcast_to(groups.max(-1, keepdims=True), groups.shape)
     return _spread(best, rewards.shape[-1])
 
 
 def naive_with_baseline(rewards: jax.Array, k: int) -> jax.Array:
-    """Each disjoint group's maximum less the mean maximum of the other groups, if there are any."""
+    """Gives all samples of a disjoint group its maximum less the mean maximum of the other groups.
+
+    Without other groups, nothing is subtracted.
+    """
     best = _disjoint(rewards, k).max(-1)
     centred = pkpo.rloo_advantages(best) if best.shape[-1] > 1 else best
     shape = (*best.shape, k)
@@ -106,7 +111,10 @@ def naive_with_baseline(rewards: jax.Array, k: int) -> jax.Array:
 
 
 def disjoint_loo_minus_one(rewards: jax.Array, k: int) -> jax.Array:
-    """loo_minus_one within each disjoint group of k, n = k; RLOO needs groups of two at k = 1."""
+    """Returns the loo_minus_one weights within each disjoint group of n = k samples.
+
+    For k = 1 the groups have two samples, which RLOO needs.
+    """
     groups = _disjoint(rewards, max(k, 2))
     return _spread(pkpo.pkpo_weights(groups, k), rewards.shape[-1])
 
@@ -123,12 +131,12 @@ ESTIMATORS: dict[str, Callable[[jax.Array, int], jax.Array]] = {
 
 
 def serves(name: str, n: int, k: int) -> bool:
-    """Whether the estimator exists for n samples."""
+    """Returns whether the estimator is defined for n samples and this k."""
     return n > k if name in ("loo", "centered") else n >= max(k, 2)
 
 
 def gradient_estimate(name: str, x: jax.Array, theta: jax.typing.ArrayLike, k: int) -> jax.Array:
-    """sum_i w_i d log p(x_i) / d theta of samples [..., n]: [...]."""
+    """Returns the estimates sum_i w_i d log p(x_i) / d theta [...] of samples x [..., n]."""
     weights = ESTIMATORS[name](reward(x), k)
     return (weights * (x - theta)).sum(-1) / SD**2
 
@@ -148,7 +156,10 @@ def exact_table(ks: Sequence[int]) -> dict[str, dict[str, float]]:
 
 
 def variances(replicates: int) -> dict[str, dict[str, float]]:
-    """{estimator: {n: mean square of (estimate - true gradient)}} at theta = 1, k = VARIANCE_K."""
+    """Returns the variances {estimator: {n: variance}} at theta = 1 and k = VARIANCE_K.
+
+    A variance is the mean square of the estimate less the true gradient.
+    """
     true = derivative(1.0, VARIANCE_K)
 
     @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -168,7 +179,10 @@ def variances(replicates: int) -> dict[str, dict[str, float]]:
 
 
 def train(name: str, k: int, seeds: int) -> np.ndarray:
-    """[seeds, TRAIN_STEPS + 1] theta, by Adam with a rate that falls to 0 along a cosine."""
+    """Trains theta with Adam, and returns it after each step as [seeds, TRAIN_STEPS + 1].
+
+    The learning rate falls to 0 along a cosine.
+    """
     optimizer = optax.adam(optax.cosine_decay_schedule(0.01, TRAIN_STEPS), b2=0.99)
 
     def run(key: jax.Array) -> jax.Array:
@@ -189,7 +203,7 @@ def train(name: str, k: int, seeds: int) -> np.ndarray:
 
 
 def trainings(ks: Sequence[int], seeds: int) -> dict[str, dict[str, Any]]:
-    """{estimator: {k: final theta over seeds, and bands of theta along the run}}."""
+    """Returns {estimator: {k: results}}: the final theta over seeds, and bands along the run."""
     results: dict[str, dict[str, Any]] = {}
     for name in ESTIMATORS:
         results[name] = {}
@@ -211,14 +225,17 @@ def trainings(ks: Sequence[int], seeds: int) -> dict[str, dict[str, Any]]:
 
 
 def rank_weights(n: int, k: int) -> np.ndarray:
-    """[n] what one more unit of the reward of rank i adds to max@k: C(i-1, k-1) / C(n, k)."""
+    """Returns [n], what one more unit of the reward of rank i adds to max@k.
+
+    For rank i it is C(i-1, k-1) / C(n, k).
+    """
     ranks = np.arange(1, n + 1)
     raised = [np.where(ranks >= i, 1.0, 0.0) for i in range(1, n + 2)]
     steps = np.asarray(pkpo.max_at_k(np.stack(raised), k))
     return steps[:-1] - steps[1:]
 
 
-# -- figures --------------------------------------------------------------------------------------
+# -- plots ----------------------------------------------------------------------------------------
 
 
 def draw_objective(path: pathlib.Path, ks: Sequence[int]) -> dict[str, Any]:

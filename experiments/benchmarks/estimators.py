@@ -1,10 +1,11 @@
-"""The sort-based kernel beside the paper's listing, and its share of a training step.
+"""Compares the speed of the sort-based kernel with the paper's listing and with a training step.
 
 python -m experiments.benchmarks.estimators
 
-Prints the time of the recommended weights (loo_minus_one, k = n/2) for several numbers and sizes of
-groups: ours, jitted, k traced, and the product form of arXiv 2505.15201 in NumPy, a group at a time
-as the paper lists it. Medians of repeated calls; both in this one process.
+The script prints the time of the recommended reward weights (loo_minus_one, k = n/2) for several
+numbers and sizes of groups. One implementation is ours, jitted and with k traced; the other one is
+the product form of arXiv 2505.15201 in NumPy, which handles a group at a time as in the paper's
+listing. Times are medians of repeated calls, and both implementations run in the same process.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ GROWTH = (64, 256, 1024, 4096, 16384)
 
 
 def diagonal(n: int, k: int) -> np.ndarray:
-    """[n] the share of k-subsets whose maximum has rank i: C(i-1, k-1) / C(n, k), as products."""
+    """Returns [n], the share of k-subsets whose maximum has rank i: C(i-1, k-1) / C(n, k)."""
     shares = np.zeros(n)
     for i in range(k, n + 1):
         shares[i - 1] = k / n * np.prod(np.arange(i - k + 1, i) / np.arange(n - k + 1, n))
@@ -40,8 +41,10 @@ def diagonal(n: int, k: int) -> np.ndarray:
 
 
 def off_diagonal(n: int, k: int) -> np.ndarray:
-    """[n] the share of k-subsets with a given sample whose maximum has the higher rank j:
-    C(j-2, k-2) / C(n, k), as products."""
+    """Returns [n], the share of k-subsets that hold a given sample and whose maximum has rank j.
+
+    The rank j is higher than that of the sample, and the share is C(j-2, k-2) / C(n, k).
+    """
     shares = np.zeros(n)
     if k < 2:
         return shares
@@ -52,12 +55,16 @@ def off_diagonal(n: int, k: int) -> np.ndarray:
 
 
 def listing_weights(rewards: np.ndarray, k: int) -> np.ndarray:
-    """Equation 33 for one group: s_i - k/n rho_{k-1}(g without i), k >= 2, from sorted sums."""
+    """Returns the reward weights [n] of one group by equation 33, from sums over sorted rewards.
+
+    The weight of sample i is s_i - k/n rho_{k-1}(g without i), for k >= 2.
+    """
     n, order = len(rewards), np.argsort(rewards)
     g = rewards[order]
     later = g * off_diagonal(n, k)
     s = g * diagonal(n, k) + np.concatenate([np.cumsum(later[:0:-1])[::-1], [0.0]])
-    # Without the sample of rank i, the ones below keep their rank and those above move down one.
+    # Without the sample of rank i, samples below it keep their rank, and the rank of those above
+    # falls by one.
     shares = diagonal(n - 1, k - 1)
     below = np.concatenate([[0.0], np.cumsum(g[:-1] * shares)])
     above = np.concatenate([np.cumsum((g[1:] * shares)[::-1])[::-1], [0.0]])
@@ -67,7 +74,7 @@ def listing_weights(rewards: np.ndarray, k: int) -> np.ndarray:
 
 
 def seconds(call: Callable[[], object], repeats: int) -> float:
-    """Median time of a call, after one that is not counted."""
+    """Returns the median time of a call, after one call that is not counted."""
     call()
     times = []
     for _ in range(repeats):
@@ -113,7 +120,7 @@ def growth(console: rich.console.Console) -> None:
 
 
 def share_of_update(console: rich.console.Console) -> None:
-    """The kernel on one batch of maze_tiny, over a whole update step of that config."""
+    """Prints the time of the kernel on a batch of maze_tiny as a share of the whole update step."""
     config = maze_tiny.get_config()
     config.warm_start.steps = 0
     trainer = Trainer(config)

@@ -1,9 +1,9 @@
 """Measures the grader of programs on MBPP, for `graders`.
 
-Counts the reference programs that pass, in each of a dozen layouts of a response; what a constant
-earns that is read off the shown test, with each way of counting; and the programs that are graded
-in a second, with as many workers as cores and with three times as many, with the verdicts that
-differ between the two.
+It counts the reference programs that pass in each of a dozen layouts of a response, and measures
+the reward of a constant that is copied from the shown test, for each way of counting tests. It also
+measures the programs graded per second with as many workers as cores and with three times as many,
+and counts the verdicts that differ between the two.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pkpo_jax import tasks
 from pkpo_jax.tasks.code import Code
 from pkpo_jax.tasks.grading import Grader, Grades
 
-# Tasks that constants are tried on: the first hundred of MBPP's training problems.
+# Constants are tried on these tasks, the first hundred of MBPP's training problems.
 _CONSTANTS = range(511, 611)
 
 LAYOUTS: dict[str, Callable[[str], str]] = {
@@ -49,7 +49,7 @@ def _indented(code: str) -> str:
 
 
 def references(mbpp: str, workers: int) -> tuple[dict[str, float], Grades]:
-    """Returns how many reference programs pass, and how many a second are graded."""
+    """Returns how many reference programs pass and are graded per second, and their grades."""
     task, problems = _problems(mbpp)
     texts = [[LAYOUTS["one block"](p["solution"])] for p in problems]
     with Grader(task, workers=workers, timeout=60.0) as grader:
@@ -62,7 +62,7 @@ def references(mbpp: str, workers: int) -> tuple[dict[str, float], Grades]:
 
 
 def layouts(mbpp: str, workers: int, count: int = 100) -> dict[str, float]:
-    """Returns how many of the first `count` reference programs pass, by layout."""
+    """Returns how many of the first `count` reference programs pass in each layout."""
     task, problems = _problems(mbpp)
     problems = problems[:count]
     texts = [[layout(p["solution"]) for layout in LAYOUTS.values()] for p in problems]
@@ -72,8 +72,9 @@ def layouts(mbpp: str, workers: int, count: int = 100) -> dict[str, float]:
 
 
 def constants(mbpp: str, workers: int) -> dict[str, float]:
-    """Returns what constants earn on average that are read off the shown test, by the way of
-    counting; a problem whose shown test compares with no constant earns them nothing.
+    """Returns the mean reward of constants copied from the shown test, by how tests are counted.
+
+    A problem whose shown test does not compare with a constant gives no reward.
     """
     _, problems = _problems(mbpp)
     problems = [p for p in problems if p["task_id"] in _CONSTANTS]
@@ -92,7 +93,7 @@ def constants(mbpp: str, workers: int) -> dict[str, float]:
 
 
 def constant(test: str, names: Sequence[str]) -> str:
-    """Returns a program whose functions return what a test expects; one without, if it is unclear.
+    """Returns a program whose functions return what a test expects, or None if that is unclear.
 
     >>> print(constant("assert add(1, 2) == 3", ["add"]))
     def add(*args, **kwargs): return 3
@@ -111,9 +112,10 @@ def constant(test: str, names: Sequence[str]) -> str:
 
 
 def under_load(mbpp: str) -> dict[str, Any]:
-    """Returns the programs a second, and the verdicts that differ, with three workers a core.
+    """Compares one worker a core with three: programs per second, and verdicts that differ.
 
-    A verdict that differs is a task_id, and the reward and status with few workers and with many.
+    A different verdict is listed as the task_id, the reward and status with few workers, and those
+    with many.
     """
     cores = os.cpu_count() or 1
     (few, idle), (many, busy) = (references(mbpp, n * cores) for n in (1, 3))
@@ -139,7 +141,7 @@ def _problems(mbpp: str) -> tuple[Code, Sequence[tasks.Problem]]:
 
 
 def measure(mbpp: str) -> dict[str, dict[str, Any]]:
-    """Returns all counts, by table."""
+    """Returns the counts of each table."""
     cores = os.cpu_count() or 1
     return {
         "reference programs of MBPP": under_load(mbpp),

@@ -17,7 +17,8 @@ from pkpo_jax.tasks import Grade, Math, math_answers
 from pkpo_jax.tasks.boxed import boxed
 from pkpo_jax.tasks.grading import Grader
 
-# A number, a name or a point of such: to state it is no copy, though the question has it as well.
+# This matches a number, a name or a point of them. Such an answer is not taken for a copy of the
+# question, although the question contains it as well.
 _BARE = re.compile(
     r"(?:[-()\[\]{}\\$ ,;:.]|[0-9]|\\text|\\(?:[!,;%]|circ|pi|theta|left|right|infty)"
     r"(?![a-zA-Z])|\^\\circ|(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z]))+"
@@ -25,16 +26,20 @@ _BARE = re.compile(
 
 
 def measure(math500: str, gsm8k: str) -> dict[str, Any]:
-    """Returns counts over the files at two paths, and the answers graded in a second.
+    """Returns counts over the files at two paths, and the answers graded per second.
 
     Returns:
-      `golds` of both files, and `golds_accepted`; `solutions_agree`: solutions of MATH-500 that end
-      on the box of their "answer"; `paraphrases`: the golds in other spellings, and
-      `paraphrases_refused` of them, as pairs of texts; `formulas` of the problems that hold an
-      operation, `formulas_paid` of them, and `formulas_paid_unseen`, where the grader does not
-      know the problem's text; `bare_paid`: coincidences, such as a 2 in a problem whose answer is
-      2; `pairs_equal`: golds of different texts that are right for one another;
-      `answers_per_second`, of the paraphrases, by one process; and what `under_load` returns.
+      A dict with these keys, and those of `under_load`:
+        golds, golds_accepted: reference answers of both files, and how many of them are accepted.
+        solutions_agree: solutions of MATH-500 whose last box is accepted for their "answer".
+        paraphrases, paraphrases_refused: reference answers in other spellings, and those of them
+          that are refused, as pairs of texts.
+        formulas, formulas_paid, formulas_paid_unseen: formulas of the problems that hold an
+          operation; those of them that get a reward; and those that get one if the grader does not
+          know the text of the problem.
+        bare_paid: coincidences, such as a 2 in a problem whose answer is 2.
+        pairs_equal: reference answers with different texts that are accepted for one another.
+        answers_per_second: of the paraphrases, graded by one process.
     """
     problems = json.loads(pathlib.Path(math500).read_text())
     lines = pathlib.Path(gsm8k).read_text().splitlines()
@@ -62,7 +67,7 @@ def under_load(
 ) -> dict[str, int]:
     """Returns how many verdicts differ between as many workers as cores and three times as many.
 
-    The answers are the formulas of the problems, and the paraphrases of all golds.
+    The answers are the formulas of the problems, and the paraphrases of all reference answers.
     """
     tried = [(row, text) for row in problems for text in math_answers.formulas(row["problem"])] + [
         ({"answer": gold}, text) for gold, text in paraphrases
@@ -80,7 +85,8 @@ def under_load(
 def copies(problems: Sequence[dict[str, str]]) -> dict[str, Any]:
     """Grades each formula of a problem, and its sides and parts, as the problem's answer.
 
-    A part is bare if it is made of numerals, single letters and brackets alone, and a formula else.
+    A part that consists of numerals, single letters and brackets alone is bare; any other part is a
+    formula.
     """
     found: dict[str, Any] = {"formulas": 0, "formulas_paid": [], "formulas_paid_unseen": []}
     bare = []
@@ -101,7 +107,7 @@ def copies(problems: Sequence[dict[str, str]]) -> dict[str, Any]:
 
 
 def paraphrases(gold: str) -> Iterator[str]:
-    """Yields spellings of an answer that models use."""
+    """Yields other spellings of an answer that models use."""
     yield f"$ {gold} $."
     if r"\frac" in gold:
         yield gold.replace(r"\frac", r"\dfrac")
@@ -135,7 +141,7 @@ def paraphrases(gold: str) -> Iterator[str]:
 
 
 def equal_pairs(golds: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yields pairs of different texts, the second right where the first is the answer."""
+    """Yields pairs of different texts, of which the second is accepted where the first is right."""
     texts = list(golds)
     for gold in texts:
         for other in texts:

@@ -1,11 +1,11 @@
-"""How many answers the graders' pool grades in a second, and what a stuck answer costs.
+"""Measures how many answers the grading pool grades per second, and what a stuck answer costs.
 
 python -m experiments.benchmarks.grading
 
-Batches of 16 prompts x 8 answers, for each task by one worker and by two: mazes with random walks,
-MATH's notation with answers that are right up to form, and programs (`code`), each in sandboxes of
-its own. Then programs again, some of which never end: a stuck answer keeps one worker for
-`task.timeout`, while the others grade on.
+A batch has 16 prompts x 8 answers, and is graded by one worker and by two. The tasks are mazes with
+random walks, MATH with right answers in other notations, and programs (`code`), each of which runs
+in its own sandbox. After that come batches with programs that never end: each of them blocks one
+worker for `task.timeout` while the others continue.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def programs(stuck: int = 0) -> tuple[tasks.Task, Batch]:
 
 
 def seconds(task: tasks.Task, batch: Batch, workers: int) -> float:
-    """Of the faster of two batches, after the workers are warm."""
+    """Returns the seconds of the faster of two batches, after the workers have warmed up."""
     problems, texts = batch
     taken = []
     with Grader(task, workers=workers, timeout=30) as grader:

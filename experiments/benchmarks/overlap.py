@@ -1,11 +1,11 @@
-"""What sampling one step ahead saves, for graders of several speeds.
+"""Measures the time that sampling one step ahead saves, for graders of several speeds.
 
 python -m experiments.benchmarks.overlap
 
-Steps of the tiny policy (16 prompts x 16 responses of up to 64 tokens), graded in worker processes
-that wait as long as the row says and compute nothing, as where code runs elsewhere: in turn, and
-with `rollout.ahead`, which samples the next batch while this one is graded. The longest that can be
-saved is the shorter of sampling and grading.
+The steps are those of the tiny policy (16 prompts x 16 responses of up to 64 tokens). The grading
+workers wait for the time in the row and compute nothing, as if the code ran on another machine.
+Steps run in turn, and with `rollout.ahead`, which samples the next batch while this one is graded.
+At most, this saves the shorter of the times for sampling and grading.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from pkpo_jax.tasks import Maze
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training.trainer import Trainer
 
-_STEPS = flags.DEFINE_integer("steps", 12, "Steps that are timed, after three that are not.")
+_STEPS = flags.DEFINE_integer("steps", 12, "Number of timed steps, after three that are not timed.")
 _WORKERS = 4
 _ANSWERS = 16 * 16
 
-# Set by the rows of the table; workers get it with the task.
+# Each row of the table sets this delay, and workers receive it with the task.
 _delay = 0.0
 
 
@@ -46,7 +46,7 @@ class SlowMaze(Maze):
 
 
 def step_times(ahead: bool) -> tuple[float, float, float]:
-    """Median seconds of a step, of its sampling and of its grading."""
+    """Returns the median seconds of a step, of its sampling and of its grading."""
     config = config_lib.default()
     config.task.train_problems, config.task.test_problems = 1000, 10
     config.rollout.max_prompt, config.rollout.max_response = 21, 64

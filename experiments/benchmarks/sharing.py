@@ -1,11 +1,12 @@
-"""What it saves to compute a prompt once for its n responses, in sampling and in the gradient.
+"""Measures what computing a prompt once for its n responses saves, in sampling and in the gradient.
 
 python -m experiments.benchmarks.sharing
 
-The same sampler, scorer and weights on prompts [P, L] with n responses each, and on every prompt
-repeated n times with one response each. Prints time and the compiled program's temporary memory,
-shared beside repeated, for L/T/n (prompt and response tokens, responses to a prompt). Medians of
-calls that alternate, both in this one process; no response ends early.
+The same sampler, scorer and parameters are used on prompts [P, L] with n responses each (shared),
+and on every prompt repeated n times with one response each (repeated). The script prints the time
+and the temporary memory of both compiled programs for several L/T/n: prompt tokens, response
+tokens, and responses to a prompt. Times are medians of alternating calls in the same process, and
+no response ends early.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from absl import app, flags, logging
 import experiments
 from pkpo_jax.policy import gemma2, sampling, scoring
 
-_REPEATS = flags.DEFINE_integer("repeats", 5, "Calls of each program that are timed.")
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Number of timed calls of each program.")
 
 PROMPTS = 4
 SHAPES = ((32, 32, 16), (256, 32, 16), (1024, 64, 16))
@@ -44,7 +45,7 @@ CONFIG = dataclasses.replace(
 
 
 def compare(programs: dict[str, tuple[Callable[..., Any], tuple]]) -> dict[str, tuple[float, int]]:
-    """{name: (median seconds, bytes of temporaries)}, the programs called in turn."""
+    """Returns {name: (median seconds, bytes of temporaries)} of programs called in turn."""
     compiled = {name: jax.jit(f).lower(*args).compile() for name, (f, args) in programs.items()}
     times: dict[str, list[float]] = {name: [] for name in programs}
     for repeat in range(_REPEATS.value + 1):
@@ -61,7 +62,7 @@ def compare(programs: dict[str, tuple[Callable[..., Any], tuple]]) -> dict[str, 
 
 
 def programs(length: int, responses: int, n: int, *, shared: bool) -> tuple[Any, Any]:
-    """(gradient, sampler), each a function and its arguments, of one way to lay the batch out."""
+    """Returns the gradient and the sampler for one layout, each as a function and its arguments."""
     model = gemma2.Gemma2(CONFIG)
     params = jax.jit(gemma2.init_params, static_argnums=0)(model, jax.random.key(0))
     prompts = jax.random.randint(jax.random.key(1), (PROMPTS, length), 3, CONFIG.vocab_size)

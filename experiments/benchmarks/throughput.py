@@ -1,12 +1,13 @@
-"""How near sampling comes to the device's copy rate, and the update to its matmul rate.
+"""Compares the rate of sampling with the device's copy rate, and of updates with its matmul rate.
 
 python -m experiments.benchmarks.throughput --size=2b --prompts=4 --micro_batches=4
 
-Random weights in the shape of Gemma-2, all in bfloat16, on one device. Decoding is bound by memory:
-its rate is the parameters and the keys and values that every token has to read, over time; the
-update is bound by arithmetic: its rate is the operations of its matrix products, those that
-rematerialisation does again included. Both beside what a copy and a product of large matrices reach
-on the same device in the same run. `--profile=DIR` keeps a trace of one call of each.
+The parameters are random, in the shapes of Gemma-2 and in bfloat16, on one device. Decoding is
+bound by memory, so its rate is the bytes of parameters, keys and values that the tokens have to
+read, per second. The update is bound by arithmetic, so its rate is the operations of its matrix
+products per second, including those that rematerialisation repeats. Both are compared with the
+rates of a copy and of a product of large matrices on the same device in the same run.
+`--profile=DIR` keeps a trace of one call of each.
 """
 
 from __future__ import annotations
@@ -31,16 +32,20 @@ from pkpo_jax.reporting import compilation
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import programs, step
 
-_SIZE = flags.DEFINE_enum("size", "tiny", ["tiny", "2b", "9b", "27b"], "Shape of the network.")
-_PROMPTS = flags.DEFINE_integer("prompts", 4, "Prompts a step, each with 16 responses.")
+_SIZE = flags.DEFINE_enum("size", "tiny", ["tiny", "2b", "9b", "27b"], "Size of the network.")
+_PROMPTS = flags.DEFINE_integer(
+    "prompts", 4, "Number of prompts in a step, each with 16 responses."
+)
 _LENGTHS = flags.DEFINE_list("lengths", ["256", "256"], "Tokens of a prompt and of a response.")
-_MICRO_BATCHES = flags.DEFINE_integer("micro_batches", 1, "Parts in which prompts are scored.")
-_REPEATS = flags.DEFINE_integer("repeats", 5, "Calls that are timed.")
-_PROFILE = flags.DEFINE_string("profile", None, "Where to keep a trace for TensorBoard.")
+_MICRO_BATCHES = flags.DEFINE_integer(
+    "micro_batches", 1, "Number of parts in which prompts are scored."
+)
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Number of timed calls.")
+_PROFILE = flags.DEFINE_string("profile", None, "Directory for a trace that TensorBoard shows.")
 
 
 def seconds(f: Callable[[], Any]) -> float:
-    """Median time of a call, after one that compiles."""
+    """Returns the median time of a call in seconds, after one call that compiles."""
     jax.block_until_ready(f())
     times = []
     for _ in range(_REPEATS.value):
@@ -51,14 +56,14 @@ def seconds(f: Callable[[], Any]) -> float:
 
 
 def copy_rate(size: int) -> float:
-    """Bytes read and written a second by a program that copies `size` bytes."""
+    """Returns the bytes that a program which copies `size` bytes reads and writes per second."""
     x = jnp.ones(size // 2, jnp.bfloat16)
     copy = jax.jit(lambda x: x + 1)
     return 2 * size / seconds(lambda: copy(x))
 
 
 def matmul_rate(n: int) -> float:
-    """Operations a second of a product of two n x n matrices in bfloat16."""
+    """Returns the operations per second of a product of two n x n matrices in bfloat16."""
     x = jnp.ones((n, n), jnp.bfloat16)
     multiply = jax.jit(jnp.dot)
     return 2 * n**3 / seconds(lambda: multiply(x, x))
@@ -72,7 +77,7 @@ def build() -> programs.Programs:
     config.train.prompts, config.train.micro_batches = _PROMPTS.value, _MICRO_BATCHES.value
     mesh = parallel.make_mesh((1, 1, 1), jax.devices()[:1])
     vocabulary = 256 if _SIZE.value == "tiny" else tokenizers.Gemma2Tokenizer.vocab_size
-    # No token ends a response: every one runs to its full length.
+    # No token ends a response, so that each has its full length.
     endless = types.SimpleNamespace(vocab_size=vocabulary, stop_tokens=())
     return programs.Programs(config, parallel.Jitted(mesh), endless)
 
@@ -92,7 +97,8 @@ def main(argv: Sequence[str]) -> None:
     batch = built.devices.put((prompts, lengths, np.arange(count, dtype=np.int32)), count)
     sampler, scalars = built.sampler(n), (jax.random.key(1), 0, 1.0)
     decoding = seconds(lambda: sampler(state.params, batch, scalars))
-    # What a token reads: parameters once, and for every response its prompt's and its own keys.
+    # A decoding step reads the parameters and the keys and values of each prompt once, and those of
+    # each response, which has half of its tokens on average.
     tokens = config.rollout.max_response
     parameters = sum(x.nbytes for x in jax.tree.leaves(state.params))
     position = 4 * model.num_kv_heads * model.head_dim * model.num_layers
@@ -117,7 +123,7 @@ def main(argv: Sequence[str]) -> None:
         with jax.profiler.trace(_PROFILE.value):
             jax.block_until_ready(sampler(state.params, batch, scalars))
             jax.block_until_ready(update())
-    table = rich.table.Table("program", "time, s", "rate", "the device's", "share")
+    table = rich.table.Table("program", "time, s", "rate", "rate of the device", "share")
     for label, taken, rate, best, unit in (
         ("sampling", decoding, read / decoding, copied, "GB/s copied"),
         ("update", updating, operations / updating, multiplied, "GFLOP/s multiplied"),

@@ -1,4 +1,4 @@
-"""From a config to a running sweep: Cloud TPU (tpu_vm), GKE (xpk) and GPU clusters (slurm).
+"""Launches a config or a sweep on Cloud TPU (tpu_vm), GKE (xpk) and GPU clusters (slurm).
 
-Each prints the commands that it would run; --execute runs them.
+Each launcher prints the commands that it would run; --execute runs them.
 """

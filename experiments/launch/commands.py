@@ -1,4 +1,4 @@
-"""Commands that are printed or run, and the commit that is launched."""
+"""Commands that a launcher prints or runs, and the commit that it launches."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
-# The repository that is launched.
+# This repository is launched.
 ROOT = pathlib.Path(__file__).parents[2]
-# Where its commit is packed.
+# The commit is packed in this directory.
 PACKED = pathlib.Path("/tmp")
 
 
 class LaunchError(Exception):
-    """One line for the user; `code` is what the program exits with, 2 for what was asked."""
+    """An error in one line for the user, with an exit code: 2 if the request itself is wrong."""
 
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message)
@@ -26,7 +26,7 @@ class LaunchError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Words to run, and what for. As a string, bash that does the same."""
+    """The words of a command, the reason for it, and its input. str() gives the same in bash."""
 
     argv: tuple[str, ...]
     why: str = ""
@@ -47,25 +47,25 @@ class Command:
 
 
 def quote(word: str) -> str:
-    """`word` for bash; of --flag=value, the value alone is quoted."""
+    """Returns `word` quoted for bash; in --flag=value, only the value is quoted."""
     found = re.match(r"--[\w.-]+=", word)
     flag = found[0] if found else ""
     return flag + shlex.quote(word[len(flag) :])
 
 
 class Shell:
-    """Runs commands, each shown before it runs for the first time."""
+    """Runs commands, and shows each before it runs for the first time."""
 
     def __init__(self) -> None:
         self._shown: set[Command] = set()
 
     def run(self, command: Command, *, capture: bool = False) -> subprocess.CompletedProcess[str]:
-        """`capture` keeps what it says, for the caller to read; it may fail."""
+        """Runs a command that may fail; `capture` returns its output instead of showing it."""
         if command not in self._shown:
             self._shown.add(command)
             command.show()
         try:
-            # An empty input, so that nothing asks and waits.
+            # Without a terminal as input, no command can wait for an answer.
             return subprocess.run(
                 command.argv, input=command.stdin, text=True, capture_output=capture, cwd=ROOT
             )
@@ -73,13 +73,17 @@ class Shell:
             raise LaunchError(f"{command.argv[0]} was not found; install it first.") from None
 
     def do(self, command: Command) -> None:
-        """Runs what has to succeed."""
+        """Runs a command, and raises a LaunchError if it fails."""
         if code := self.run(command).returncode:
             raise LaunchError(f"{' '.join(command.argv[:5])} ... failed with exit code {code}.")
 
 
 def commit(*, clean: bool) -> str:
-    """The commit that is checked out; with `clean`, a LaunchError if files differ from it."""
+    """Returns the commit that is checked out.
+
+    Raises:
+      LaunchError: git fails, or `clean` is True and files differ from the commit.
+    """
 
     def git(*words: str) -> str:
         try:
@@ -103,7 +107,7 @@ def commit(*, clean: bool) -> str:
 
 
 def show_or_do(plan: Sequence[Command], execute: bool) -> None:
-    """Prints the commands, or runs them."""
+    """Runs the commands if `execute` is True, and prints them otherwise."""
     if not execute:
         print("# Nothing is run: this is what --execute does.\n")
     shell = Shell()
@@ -115,13 +119,13 @@ def show_or_do(plan: Sequence[Command], execute: bool) -> None:
 
 
 def main(launch: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
-    """Runs a launcher: its exit code."""
+    """Runs a launcher, prints its errors, and returns the exit code."""
     try:
         launch(argv)
     except LaunchError as e:
         print(f"error: {' '.join(str(e).split())}", file=sys.stderr)
         return e.code
     except KeyboardInterrupt:
-        print("\ninterrupted: what was created is still there.", file=sys.stderr)
+        print("\ninterrupted: everything that was created still exists.", file=sys.stderr)
         return 130
     return 0

@@ -16,7 +16,7 @@ WORKER = "pkpo_jax/experiments/launch/worker.sh"
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """The commands for one slice, which does `runs` one after another."""
+    """The commands for one slice, on which `runs` run one after another."""
 
     name: str
     runs: tuple[Run, ...]
@@ -62,7 +62,7 @@ class Slice:
         return self._gcloud("tpu-vm", "ssh", self.name, f"--worker={worker}", *flags, why=why)
 
     def finished_marks(self) -> list[Command]:
-        """Each succeeds if its run left a mark in the bucket that it is finished."""
+        """Returns commands that succeed if the bucket holds the marker of a finished run."""
         if not self.args.bucket:
             return []
         runs = f"{self.args.bucket}/runs"
@@ -90,7 +90,7 @@ class Slice:
         ]
 
     def _arguments(self) -> list[str]:
-        """Of the trainer, with -- between the runs."""
+        """Returns the arguments of the trainer, with -- between the runs."""
         words: list[str] = []
         for run in self.runs:
             directory = f"{self.args.shared_dir}/runs"

@@ -6,16 +6,16 @@
         --config=configs/gemma2_2b_math.py --config.task.data_dir=$SHARED/MATH \\
         --config.model.checkpoint=$SHARED/gemma2-2b-it
 
-prints the command, with its script, and it can be pasted into a shell; --execute runs it. Put a
-directory that all nodes share into the first line; weights and problems lie in it. The sweep is one
-job array, a run a task, kept in RUNS_DIR/NAME/k8_seed0; RUNS_DIR is on a file system that all nodes
-share, and so is the repository, from whose root it is submitted, with the environment that has the
-package (`pip install -e ".[cuda,math,gemma]"`) active.
+This prints the command with its script, which can be pasted into a shell; --execute runs it. In the
+first line, put a directory that all nodes share and that holds parameters and problems. The sweep
+is one job array with a task for each run, for example in RUNS_DIR/NAME/k8_seed0. RUNS_DIR and the
+repository are on a file system that all nodes share. Submit from the root of the repository, in the
+environment that has the package (`pip install -e ".[cuda,math,gemma]"`).
 
-A run has a process for each GPU, which JAX finds by SLURM's variables. Before the time is up they
-are sent SIGTERM, save, and exit with 143: the task is queued again, and goes on from there. So it
-does after a node failed, or the job was preempted. Other exit codes end the task; the same command
-goes on with it.
+A run has a process for each GPU, and JAX finds them through SLURM's variables. Before the time
+limit, the processes get SIGTERM, save, and exit with 143; the task is queued again, and continues
+from the checkpoint. The same happens after the failure of a node or preemption. Any other exit code
+ends the task, and the same command resumes it.
 
 This has not been tried on a cluster.
 """
@@ -41,18 +41,23 @@ ACTIONS = {
 def flags(argv: Sequence[str]) -> argparse.Namespace:
     parser = sweeps.Parser("slurm", str(__doc__), ACTIONS)
     add = parser.add_argument
-    add("--nodes", type=_positive, default=1, help="Of one run.")
-    add("--gpus", type=_positive, default=8, help="Of a node.")
-    add("--cpus", type=_positive, default=8, help="Of a process: there is one for each GPU.")
-    add("--time", default="24:00:00", help="The limit of a task, until it is queued again.")
+    add("--nodes", type=_positive, default=1, help="Number of nodes of a run.")
+    add("--gpus", type=_positive, default=8, help="Number of GPUs of a node.")
+    add(
+        "--cpus",
+        type=_positive,
+        default=8,
+        help="Number of CPUs of a process; each GPU has one process.",
+    )
+    add("--time", default="24:00:00", help="Time limit of a task, after which it is queued again.")
     add(
         "--grace",
         type=_positive,
         default=300,
-        help="Seconds before the limit to save in: a step and an evaluation have to end first.",
+        help="Seconds between SIGTERM and the limit, for a step, an evaluation and the checkpoint.",
     )
-    add("--at_once", type=_positive, help="How many tasks may run at a time; all, if not given.")
-    add("--runs_dir", type=sweeps.directory, help="Where the runs are kept.")
+    add("--at_once", type=_positive, help="Number of tasks that may run at once; all by default.")
+    add("--runs_dir", type=sweeps.directory, help="Directory of the runs.")
     add(
         "--sbatch_flags",
         default="",
@@ -71,7 +76,7 @@ def _positive(text: str) -> int:
 
 
 def script(args: argparse.Namespace, runs: Sequence[sweeps.Run]) -> str:
-    """What sbatch runs."""
+    """Returns the script for sbatch."""
     at_once = f"%{args.at_once}" if args.at_once else ""
     options = [
         f"--job-name={args.name}",
@@ -100,12 +105,12 @@ def script(args: argparse.Namespace, runs: Sequence[sweeps.Run]) -> str:
             *cases,
             "  *) exit 2 ;;",
             "esac",
-            "# JAX gives each process of a node the GPU of its number: it has to see all of them.",
+            "# JAX assigns GPUs to the processes of a node, so each of them has to see all GPUs.",
             "# Where one process fails, the others end.",
             'srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --gpu-bind=none --kill-on-bad-exit=1 \\',
             '  python -m pkpo_jax.main "${run[@]}"',
             "code=$?",
-            "# It was told to end, and has saved.",
+            "# The run got SIGTERM, and has saved.",
             'if [ "$code" = 143 ]; then',
             '  scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"',
             "fi",
@@ -116,7 +121,7 @@ def script(args: argparse.Namespace, runs: Sequence[sweeps.Run]) -> str:
 
 
 def plan(args: argparse.Namespace) -> list[Command]:
-    """The commands of an action."""
+    """Returns the commands of an action."""
     if args.action == "status":
         return [Command(("squeue", "--me", f"--name={args.name}"), "List the tasks.")]
     if args.action == "cancel":

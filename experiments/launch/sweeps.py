@@ -1,4 +1,4 @@
-"""The runs of a sweep, and the flags that describe one."""
+"""The runs of a sweep, and the flags that all launchers share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ml_collections import config_dict, config_flags
 from experiments.launch import commands
 from experiments.launch.commands import Command, LaunchError
 
-# The image of a TPU VM, by generation.
+# Each TPU generation needs this image for its VMs.
 RUNTIMES = {
     "v2": "tpu-ubuntu2204-base",
     "v3": "tpu-ubuntu2204-base",
@@ -28,14 +28,14 @@ RUNTIMES = {
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One of a sweep: the name of its directory, and what it sets."""
+    """A run of a sweep: the name of its directory, and the config keys that it sets."""
 
     name: str
     overrides: tuple[str, ...]
 
 
 def sweep(ks: Sequence[int], seeds: Sequence[int]) -> list[Run]:
-    """Every k with every seed; without either, the config's own.
+    """Returns a run for each pair of k and seed; an empty list keeps the config's own value.
 
     >>> [run.name for run in sweep([1, 8], [0])]
     ['k1_seed0', 'k8_seed0']
@@ -52,17 +52,17 @@ def sweep(ks: Sequence[int], seeds: Sequence[int]) -> list[Run]:
 
 
 def trainer_arguments(args: argparse.Namespace, run: Run, directory: str) -> list[str]:
-    """What pkpo_jax.main is given for `run`, all of whose runs are kept in `directory`."""
+    """Returns the arguments of pkpo_jax.main for `run`; all runs are kept in `directory`."""
     workdir = "/".join(part for part in (directory.rstrip("/"), args.name, run.name) if part)
     config, overrides = described(args, run)
     return ["--distributed", f"--config={config}", f"--workdir={workdir}", *overrides]
 
 
 def described(args: argparse.Namespace, run: Run) -> tuple[str, list[str]]:
-    """What --config is for a run, and what is set beside it.
+    """Returns the value of --config for a run, and the flags that override its keys.
 
-    A config that has an argument is told k in it, as in gemma2_2b_math.py:anneal,k=4: set beside
-    it, k would take the place of the schedule.
+    If the config has an argument, k becomes part of it, as in gemma2_2b_math.py:anneal,k=4, for as
+    an override it would replace the schedule.
     """
     overrides = [*args.overrides, *run.overrides]
     ks = [o for o in run.overrides if o.startswith("--config.k=")]
@@ -73,7 +73,7 @@ def described(args: argparse.Namespace, run: Run) -> tuple[str, list[str]]:
 
 
 class Parser(argparse.ArgumentParser):
-    """Flags that all launchers have; what is wrong with them becomes a LaunchError."""
+    """A parser of the flags that all launchers share, which raises LaunchErrors."""
 
     def __init__(self, module: str, description: str, actions: dict[str, str]) -> None:
         super().__init__(
@@ -85,13 +85,15 @@ class Parser(argparse.ArgumentParser):
         )
         text = "; ".join(f"{name}: {what}" for name, what in actions.items())
         self.add_argument("action", choices=actions, metavar="ACTION", help=text)
-        self.add_argument("--execute", action="store_true", help="Run the commands; else print.")
         self.add_argument(
-            "--name", type=_name, required=True, help="Of the sweep, and its directory."
+            "--execute", action="store_true", help="Run the commands instead of printing."
+        )
+        self.add_argument(
+            "--name", type=_name, required=True, help="Name of the sweep and its directory."
         )
         self.add_argument(
             "--config",
-            help="The experiment, a file of the repository; any key is set beside it, as in "
+            help="The experiment, a file of the repository. Other flags set its keys, as in "
             "--config.train.steps=1000.",
         )
         self.add_argument(
@@ -103,7 +105,7 @@ class Parser(argparse.ArgumentParser):
         raise LaunchError(f"{message.removeprefix('argument ')}; --help says more.", 2)
 
     def read(self, argv: Sequence[str]) -> argparse.Namespace:
-        """The flags, and in `overrides` what is set beside --config."""
+        """Returns the flags, with those that set a key of the config as `overrides`."""
         overrides = [arg for arg in argv if arg.startswith("--config.")]
         for override in overrides:
             if "=" not in override:
@@ -117,7 +119,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _name(text: str) -> str:
-    # What Google Cloud and Kubernetes allow, with room for -k8-seed0.
+    # These are the rules of Google Cloud and Kubernetes, with space left for -k8-seed0.
     if not re.fullmatch(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", text):
         raise argparse.ArgumentTypeError(
             f"{text!r}; expected at most 40 lower-case letters, digits and hyphens, a letter first"
@@ -132,21 +134,21 @@ def _whole_numbers(text: str) -> tuple[int, ...]:
 
 
 def bucket(text: str) -> str:
-    """A type of flag: gs://NAME."""
+    """Parses a flag that is a bucket, gs://NAME."""
     if not re.fullmatch(r"gs://[a-z0-9][-_.a-z0-9]{1,220}[a-z0-9]/?", text):
         raise argparse.ArgumentTypeError(f"{text!r}; expected a bucket, as in gs://my-bucket")
     return text.rstrip("/")
 
 
 def directory(text: str) -> str:
-    """A type of flag: an absolute path."""
+    """Parses a flag that is an absolute path."""
     if not text.startswith("/"):
         raise argparse.ArgumentTypeError(f"{text!r}; expected an absolute path, as in /mnt/pkpo")
     return text.rstrip("/") or "/"
 
 
 def accelerator(text: str) -> str:
-    """A type of flag: a kind of TPU slice, as in v5litepod-128."""
+    """Parses a flag that is a kind of TPU slice, as in v5litepod-128."""
     known = re.fullmatch(rf"({'|'.join(RUNTIMES)})-[1-9]\d*", text)
     if not known:
         raise argparse.ArgumentTypeError(
@@ -157,14 +159,21 @@ def accelerator(text: str) -> str:
 
 
 def devices(accelerator: str) -> int:
-    """How many devices JAX sees on a slice: a v4 or v5p is named after cores, two a device."""
+    """Returns the number of JAX devices of a slice.
+
+    The names of v4 and v5p slices count cores, of which a device has two.
+    """
     generation, _, size = accelerator.partition("-")
     return int(size) // 2 if generation in ("v4", "v5p") else int(size)
 
 
 def check_runs(args: argparse.Namespace, runs: Sequence[Run], devices: int) -> None:
-    """Raises what the trainer would say of a run's config, before anything is paid for."""
-    # Not needed to look at a sweep, and slow to import.
+    """Checks the configs of all runs as the trainer does, before anything is paid for.
+
+    Raises:
+      LaunchError: a config cannot run on that number of devices.
+    """
+    # These imports are slow, and actions that only look at a sweep do not need them.
     from pkpo_jax.training import checks
     from pkpo_jax.training import config as config_lib
 
@@ -200,7 +209,7 @@ def check_runs(args: argparse.Namespace, runs: Sequence[Run], devices: int) -> N
 
 
 def _check_path(key: str, path: str, what: str) -> None:
-    """Raises a ConfigError for a path that no host can have: an empty or a relative one."""
+    """Raises a ConfigError for an empty or a relative path, which hosts cannot share."""
     from pkpo_jax.training.config import ConfigError
 
     if not path.startswith("/") and "://" not in path:
@@ -211,23 +220,24 @@ def _check_path(key: str, path: str, what: str) -> None:
 
 
 def paths_within(args: argparse.Namespace, directory: str) -> list[tuple[str, str]]:
-    """Returns (flag, path) of all that is set beside --config to a path in `directory`."""
+    """Returns (flag, path) of each override that is a path in `directory`."""
     split = [(override, override.partition("=")[2]) for override in args.overrides]
     return [(flag, path) for flag, path in split if path.startswith(directory.rstrip("/") + "/")]
 
 
 def check_bucket(args: argparse.Namespace) -> None:
-    """Raises a LaunchError if the bucket, or what the runs read from it, cannot be listed."""
+    """Raises a LaunchError if the bucket, or a path in it that the runs read, cannot be listed."""
     shell = commands.Shell()
 
     def refusal(url: str) -> str:
         run = shell.run(Command(("gcloud", "storage", "ls", url), "Is it there?"), capture=True)
         return (run.stderr.strip().splitlines() or ["gcloud failed"])[-1] if run.returncode else ""
 
-    if (said := refusal(args.bucket)) and "matched no objects" not in said:  # It may be empty.
+    # An empty bucket is fine.
+    if (said := refusal(args.bucket)) and "matched no objects" not in said:
         raise LaunchError(
-            f"--bucket={args.bucket} cannot be read ({said}); make it, as --help says, or give "
-            "your own.",
+            f"--bucket={args.bucket} cannot be read ({said}); create it as described in --help, or "
+            "give your own.",
             2,
         )
     for flag, path in paths_within(args, args.shared_dir):

@@ -6,27 +6,27 @@
         --config=configs/gemma2_2b_math.py --config.task.data_dir=/mnt/pkpo/MATH \\
         --config.model.checkpoint=/mnt/pkpo/gemma2-2b-it
 
-prints the commands, each of which can be pasted into a shell; --execute runs them. Put your own
-project and bucket into the first line. The other actions take the same flags. Each pair of --ks and
---seeds is a run, and has a slice of its own, NAME-k8-seed0 for one, unless --one_slice has them
-done one after another.
+This prints the commands, each of which can be pasted into a shell; --execute runs them. Put your
+own project and bucket into the first line. The other actions take the same flags. Each pair of --ks
+and --seeds is a run with its own slice, for example NAME-k8-seed0. With --one_slice, all runs share
+one slice and run one after another.
 
-The workers get the commit that is checked out. They mount the bucket at --shared_dir: put weights
-and problems there beforehand, as in `gcloud storage cp -r gemma2-2b-it $BUCKET/`; --execute looks
-whether they are there before it asks for a slice. A run is kept in SHARED_DIR/runs/NAME/k8_seed0,
-with the trainers' logs, and a file `finished` at its end. Whatever is taken away, the same action
-brings a run back to where it was: `launch` and `resume` once, `watch` until all are finished, and
-then it deletes the slices.
+The workers get the commit that is checked out, and mount the bucket at --shared_dir. Put parameters
+and problems into the bucket first, as in `gcloud storage cp -r gemma2-2b-it $BUCKET/`; --execute
+checks that they exist before it requests a slice. A run is kept in SHARED_DIR/runs/NAME/k8_seed0,
+with the trainers' logs and, once it has ended, a file `finished`. If machines are lost, the same
+action resumes the run from its newest checkpoint: `launch` and `resume` do so once, and `watch`
+until all runs are finished, after which it deletes the slices.
 
-The bucket needs a hierarchical namespace, for checkpoints are directories that are renamed:
+The bucket needs a hierarchical namespace, because checkpoints are directories that are renamed:
 
     BUCKET=gs://my-bucket
     gcloud storage buckets create $BUCKET --location=us-west4 --uniform-bucket-level-access \\
         --enable-hierarchical-namespace
 
-Without one, a rename is a copy of every file, and one that is interrupted leaves a checkpoint that
-the next start sets aside. --nfs=HOST:/EXPORT, a Filestore instance for one, is a file system in
-every respect. None of this has been tried on Google Cloud.
+Without one, a rename copies every file, and an interrupted rename leaves a checkpoint that the next
+start sets aside. --nfs=HOST:/EXPORT, for example a Filestore instance, is a complete file system.
+None of this has been tried on Google Cloud.
 """
 
 from __future__ import annotations
@@ -39,49 +39,54 @@ from experiments.launch import commands, slices, sweeps, watching
 from experiments.launch.commands import LaunchError
 
 ACTIONS = {
-    "launch": "create, wait, install and start, as far as it is not done",
-    "resume": "the same, of what was preempted, stopped or crashed",
+    "launch": "create, wait, install and start, without the steps that are already done",
+    "resume": "the same for runs that were preempted, stopped or crashed",
     "watch": "launch, and resume until all runs are finished",
-    "create": "ask for the slices",
+    "create": "request the slices",
     "install": "install on every worker",
     "start": "start on all workers",
-    "status": "what slices and workers do",
-    "logs": "the last of what the trainers said",
-    "stop": "end the trainers, which save first; the slices stay",
-    "delete": "delete the slices; what is in the bucket stays",
+    "status": "show the states of slices and workers",
+    "logs": "show the last lines of the trainers' logs",
+    "stop": "end the trainers, which save first, and keep the slices",
+    "delete": "delete the slices, and keep the bucket",
 }
-# These pay for something, or run something.
+# These actions cost money or run something, so the configs are checked first.
 _CHECKED = ("launch", "resume", "watch", "create", "start")
 
 
 def flags(argv: Sequence[str]) -> argparse.Namespace:
     parser = sweeps.Parser("tpu_vm", str(__doc__), ACTIONS)
     add = parser.add_argument
-    add("--project", required=True, help="Of Google Cloud.")
-    add("--zone", required=True, help="One that has such TPUs, as in us-west4-a.")
+    add("--project", required=True, help="Google Cloud project.")
+    add("--zone", required=True, help="Zone that has such TPUs, as in us-west4-a.")
     add(
         "--accelerator",
         type=sweeps.accelerator,
         default="v5litepod-128",
-        help="The kind and size of a slice.",
+        help="Kind and size of a slice.",
     )
-    add("--runtime_version", help="The image of the machines; by default, the one for such TPUs.")
-    add("--spot", action="store_true", help="Slices that are cheaper and can be preempted.")
+    add("--runtime_version", help="Image of the machines; by default, the one for such TPUs.")
+    add("--spot", action="store_true", help="Use cheaper slices that can be preempted.")
     add("--create_flags", default="", help="More flags of queued-resources create, in quotes.")
     add(
         "--existing",
         action="store_true",
-        help="The TPU VM NAME is there: neither create it nor delete it.",
+        help="Use the existing TPU VM NAME, which is neither created nor deleted.",
     )
-    add("--one_slice", action="store_true", help="All runs one after another, on one slice.")
-    add("--bucket", type=sweeps.bucket, help="What the workers share, mounted with gcsfuse.")
-    add("--nfs", help="In its place, HOST:/EXPORT, mounted with NFS.")
-    add("--shared_dir", type=sweeps.directory, default="/mnt/pkpo", help="Where it is mounted.")
-    add("--extras", default="tpu,gemma,math,code,arc", help="Of the package, to install.")
-    add("--worker", default="0", help="With logs, a number or all.")
-    add("--lines", type=int, default=50, help="With logs, how many.")
-    add("--poll", type=float, default=30.0, help="Seconds between two looks.")
-    add("--keep", action="store_true", help="With watch, keep the slices of runs that have ended.")
+    add("--one_slice", action="store_true", help="Run all runs one after another on one slice.")
+    add("--bucket", type=sweeps.bucket, help="Bucket that the workers share, mounted with gcsfuse.")
+    add("--nfs", help="HOST:/EXPORT, mounted with NFS instead of a bucket.")
+    add(
+        "--shared_dir",
+        type=sweeps.directory,
+        default="/mnt/pkpo",
+        help="Where it is mounted on the workers.",
+    )
+    add("--extras", default="tpu,gemma,math,code,arc", help="Extras of the package to install.")
+    add("--worker", default="0", help="Worker whose logs are shown, a number or all.")
+    add("--lines", type=int, default=50, help="Number of lines of the logs.")
+    add("--poll", type=float, default=30.0, help="Seconds between two queries of the state.")
+    add("--keep", action="store_true", help="Let watch keep the slices of runs that have ended.")
     args = parser.read(argv)
     args.runtime_version = (
         args.runtime_version or sweeps.RUNTIMES[args.accelerator.partition("-")[0]]
@@ -89,7 +94,7 @@ def flags(argv: Sequence[str]) -> argparse.Namespace:
     if bool(args.bucket) == bool(args.nfs):
         parser.error("--bucket or --nfs: expected one of them, as in --bucket=gs://my-bucket")
     if args.existing and args.action in ("create", "delete"):
-        parser.error(f"--existing: {args.action} is not for a TPU VM that was there before")
+        parser.error(f"--existing: {args.action} does not apply to a TPU VM that exists already")
     return args
 
 
@@ -103,7 +108,7 @@ def slices_of(args: argparse.Namespace) -> list[slices.Slice]:
     if len(runs) == 1 or args.one_slice:
         return [slices.Slice(args.name, tuple(runs), args, commit)]
     if args.existing:
-        raise LaunchError("--existing is one slice; add --one_slice for a sweep.", 2)
+        raise LaunchError("--existing uses one slice; add --one_slice for a sweep.", 2)
     return [
         slices.Slice(f"{args.name}-{run.name.replace('_', '-')}", (run,), args, commit)
         for run in runs
@@ -111,7 +116,7 @@ def slices_of(args: argparse.Namespace) -> list[slices.Slice]:
 
 
 def show(it: slices.Slice) -> None:
-    """Prints what an action does, in order, as if nothing were there."""
+    """Prints the commands of an action in order, as if no slice existed yet."""
     args = it.args
     steps = {
         "status": [it.state(), it.machines(), it.status(), *it.finished_marks()],
@@ -136,7 +141,9 @@ def show(it: slices.Slice) -> None:
     for command in [*it.install(), it.start()]:
         command.show()
     if args.action == "watch":
-        print("# Then status, again and again; what resume does, where it is needed; in the end")
+        print(
+            "# Then status again and again, with the commands of resume where needed, and finally"
+        )
         it.delete().show()
 
 

@@ -1,4 +1,4 @@
-"""How a TPU slice is brought to run, and to the end of its runs, from any state."""
+"""Brings TPU slices from any state to running, and to the end of their runs."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from experiments.launch.slices import Slice
 # States of a queued resource: https://cloud.google.com/tpu/docs/queued-resources
 _QUEUED = ("CREATING", "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING")
 _LEAVING = ("SUSPENDING", "DELETING")
-# States of its machines in which they come up; in others than these and READY they are lost.
+# The machines are starting in these states; in any other state except READY they are lost.
 _STARTING = ("CREATING", "STARTING", "RESTARTING", "REIMAGING", "REPAIRING")
-# How often something may fail that a second try can mend, before the slice runs again.
+# A failure that may be temporary is fatal after this many times, if the slice has not run since.
 _TRIES = 5
-# Exit codes of the trainer after which the same command would end so again: the config cannot be
-# run, or the run learns nothing.
+# After these exit codes of the trainer, the same command would fail again, because the config
+# cannot run or the run learns nothing.
 _FINAL = (2, 3)
 
 
 class Watched:
-    """A slice that is brought, step by step, from whatever state it is in to its runs' end."""
+    """A slice that is advanced step by step, from any state to the end of its runs."""
 
     def __init__(self, it: Slice, shell: commands.Shell) -> None:
         self.it, self._shell = it, shell
@@ -33,10 +33,13 @@ class Watched:
         self._created = self._started = False
 
     def advance(self) -> str:
-        """Does what its state asks for, and returns that: "running" and "finished" among others.
+        """Takes the action that the state of the slice requires, and returns the state.
+
+        Returns:
+          "running", "finished", or another text that describes the state.
 
         Raises:
-          LaunchError: it cannot go on.
+          LaunchError: the slice cannot continue.
         """
         state = self.look()
         if state in (*_QUEUED, *_LEAVING, "STARTING", "UNKNOWN"):
@@ -53,10 +56,10 @@ class Watched:
         if self._created and state == "FAILED":
             raise LaunchError(_with_advice(reason or "the request failed"))
         self.create()
-        return "asked for" if state == "NOT_FOUND" else f"{state}, asked for anew"
+        return "requested" if state == "NOT_FOUND" else f"{state}, requested again"
 
     def look(self) -> str:
-        """The state of the request; once it is ACTIVE, that of the machines counts too."""
+        """Returns the state of the request or, once it is ACTIVE, that of the machines."""
         state = "ACTIVE" if self.it.args.existing else self._ask(self.it.state())
         if state != "ACTIVE":
             return state
@@ -70,7 +73,7 @@ class Watched:
         self._created = True
         code, said = self._capture(self.it.create())
         if code:
-            # What was refused can still be in the queue, and counts against the quota.
+            # A refused request can still be in the queue, where it counts against the quota.
             if self._ask(self.it.state()) not in ("NOT_FOUND", "UNKNOWN"):
                 self._shell.run(self.it.delete())
             raise LaunchError(_with_advice(said))
@@ -127,7 +130,7 @@ class Watched:
         return run.returncode, run.stderr if run.returncode else run.stdout
 
     def _failed(self, what: str, said: str = "") -> str:
-        """Notes what a second try can mend, so that it is not tried forever."""
+        """Counts a failure that may be temporary, so that it is not retried forever."""
         self._failures[what] += 1
         if self._failures[what] >= _TRIES:
             raise LaunchError(f"{what} failed {_TRIES} times. {said.strip()[-300:]}")
@@ -135,7 +138,7 @@ class Watched:
 
 
 def _with_advice(said: str) -> str:
-    """What Google Cloud said, and of a quota, what to do."""
+    """Returns the last line of an error from Google Cloud, or advice if it concerns a quota."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     named = [line for line in lines if re.search("quota", line, re.IGNORECASE)]
     if not named:
@@ -148,12 +151,15 @@ def _with_advice(said: str) -> str:
 
 
 def bring(watched: Sequence[Watched], until: Sequence[str], poll: float, *, clean: bool) -> None:
-    """Advances all slices until each is in one of the states `until`.
+    """Brings each slice to one of the states `until`, or reports that it has failed.
 
-    `clean` deletes those whose runs have ended, for good or ill: an idle slice is paid for.
+    Args:
+      poll: seconds between two queries of the states.
+      clean: whether to delete the slices whose runs have finished or failed, because an idle slice
+        costs money.
 
     Raises:
-      LaunchError: some could not be brought there; the others have been.
+      LaunchError: some slices failed; the others are in one of the states.
     """
     pending, last, errors = list(watched), dict[str, str](), list[LaunchError]()
     while pending:

@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# What runs on each worker of a TPU slice; tpu_vm.py copies the repository there and calls it.
+# This script runs on each worker of a TPU slice. tpu_vm.py copies the repository there and calls it.
 #
 #   worker.sh set_up COMMIT EXTRAS SOURCE SHARED PACKAGES
 #       mounts SOURCE (gs://BUCKET, or HOST:/EXPORT by NFS) at SHARED, and installs this repository.
-#       The packages that the first install found are written to PACKAGES, and found again by later
-#       ones: a run that goes on, goes on with the same.
+#       The first install writes the versions of its packages to PACKAGES, and later ones install the
+#       same, so that a resumed run has the packages of its first start.
 #   worker.sh start ARGUMENTS... [-- ARGUMENTS...]
-#       starts the trainer in the background; after --, the next run, once this one is done.
+#       starts the trainer in the background; arguments after -- are for the next run, which starts
+#       when this one has finished
 #   worker.sh stop           ends the trainer, which saves first
 #   worker.sh status [COMMIT KEY]
-#       prints what the trainer does; given the arguments' KEY, whether it is with those, and given
-#       a commit, whether that is what is installed
-#   worker.sh logs LINES     prints the last of what it said
+#       prints the state of the trainer, and whether it differs from the commit and from the arguments
+#       with this KEY, if they are given
+#   worker.sh logs LINES     prints the last lines of the trainer's log
 set -euo pipefail
 
 cd -P "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -19,14 +20,14 @@ state=$HOME/.pkpo_jax
 python=$state/venv/bin/python
 mkdir -p "$state"
 
-# The number of this worker, as JAX reads it.
+# Prints the number of this worker, from where JAX reads it too.
 worker() {
   curl -fsS --max-time 10 -H 'Metadata-Flavor: Google' \
     http://metadata.google.internal/computeMetadata/v1/instance/attributes/agent-worker-number
 }
 
 apt_install() {
-  # A machine that has just started is busy with its own updates.
+  # On a machine that has just started, automatic updates hold the lock of apt.
   sudo apt-get -o DPkg::Lock::Timeout=600 update
   sudo env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 install -y "$@"
 }
@@ -49,8 +50,9 @@ mount_shared() {
     apt_install gcsfuse
   fi
   sudo chown "$(id -u)" "$shared"
-  # Orbax renames directories. Hosts have to see at once what another one wrote: no metadata is
-  # kept. Metrics have to be in the bucket once they are synced: streamed writes are only at close.
+  # Orbax renames directories. Hosts have to see at once what another host has written, so no
+  # metadata is cached. Metrics have to be in the bucket once they are synced, and streamed writes
+  # would be there only after closing.
   gcsfuse --implicit-dirs --rename-dir-limit=200000 --metadata-cache-ttl-secs=0 \
     --metadata-cache-negative-ttl-secs=0 --enable-streaming-writes=false \
     "${source#gs://}" "$shared"
@@ -60,7 +62,7 @@ set_up() {
   local commit=$1 extras=$2 source=$3 shared=$4 packages=$5 same=()
   rm -f "$state/installed"
   mount_shared "$source" "$shared"
-  # The images have Python 3.10; uv brings a newer one.
+  # The images have Python 3.10; uv installs a newer one.
   PATH=$HOME/.local/bin:$PATH
   command -v uv >/dev/null || curl -fsSL https://astral.sh/uv/install.sh | sh
   [ -x "$python" ] || uv venv --python 3.11 "$state/venv"
@@ -77,14 +79,14 @@ set_up() {
 
 start() {
   exec 9>"$state/lock"
-  # Held for as long as the runs go on.
+  # The lock is held until the runs have ended.
   if ! flock -n 9; then
     echo "worker $(worker): runs already"
     return
   fi
   rm -f "$state/exit" "$state/pid"
   printf '%s\n' "$@" | sha1sum | cut -c -8 >"$state/key"
-  # A session of its own, which does not end with that of ssh.
+  # In its own session, the process survives the end of the ssh session.
   setsid bash experiments/launch/worker.sh run "$@" </dev/null >"$state/runs.log" 2>&1 &
   echo "worker $(worker): started"
 }
@@ -108,22 +110,22 @@ train() {
   for argument; do
     case $argument in --workdir=*) workdir=${argument#--workdir=} ;; esac
   done
-  # The lock is not the trainer's: a process that it leaves behind would keep it.
+  # The trainer does not inherit the lock, for a process that it leaves behind would keep it.
   "$python" -m pkpo_jax.main "$@" >"$state/trainer.log" 2>&1 9>&- &
   echo $! >"$state/pid"
   wait $! || code=$?
   rm -f "$state/pid"
   log=$workdir/logs/$(date -u +%Y%m%dT%H%M%SZ)-worker$(worker).log
   mkdir -p "$workdir/logs" && cp "$state/trainer.log" "$log" || true
-  # The first process writes the report last of all.
+  # The first process writes the report at the very end.
   if [ "$code" = 0 ] && [ "$(worker)" = 0 ]; then touch "$workdir/finished"; fi
   return "$code"
 }
 
 stop() {
-  # Between two runs, there is no trainer for a moment.
+  # Between two runs, there is no trainer for a short time.
   until flock -n "$state/lock" true || kill -TERM "$(cat "$state/pid")"; do sleep 1; done
-  # It saves at the end of its step, and that can hold an evaluation.
+  # The trainer saves at the end of its step, which can include an evaluation.
   flock -w 600 "$state/lock" true || kill -KILL "$(cat "$state/pid")"
   flock -w 60 "$state/lock" true
   echo "worker $(worker): stopped"
@@ -137,7 +139,7 @@ status() {
   if ! flock -n "$state/lock" true; then
     now=running
     if [ "$key" != "${2:-$key}" ]; then now="running something else"; fi
-  # After a restart of the machine, the mount is gone.
+  # The mount does not survive a restart of the machine.
   elif [ "$now" != "exit 0" ] &&
     { [ "$commit" != "${1:-$commit}" ] || [ -z "$commit" ] || ! mountpoint -q "$shared"; }; then
     now="not installed"

@@ -6,16 +6,16 @@
         --config=configs/gemma2_2b_math.py --config.task.data_dir=/mnt/pkpo/MATH \\
         --config.model.checkpoint=/mnt/pkpo/gemma2-2b-it
 
-prints the commands, each of which can be pasted into a shell; --execute runs them. Put your own
-cluster, project and bucket into the first line. The other actions take the same flags. Each pair of
---ks and --seeds is a workload, NAME-k8-seed0 for one, and is kept in SHARED_DIR/runs/NAME/k8_seed0.
-`attach` comes first, once a cluster: it has the cluster mount the bucket, which needs a
-hierarchical namespace as tpu_vm says.
+This prints the commands, each of which can be pasted into a shell; --execute runs them. Put your
+own cluster, project and bucket into the first line. The other actions take the same flags. Each
+pair of --ks and --seeds is a workload, for example NAME-k8-seed0, and is kept in
+SHARED_DIR/runs/NAME/k8_seed0. Run `attach` first, once for each cluster. It mounts the bucket,
+which needs a hierarchical namespace (see tpu_vm).
 
-A workload that is preempted, or crashes, is started again on the cluster, up to --max_restarts
-times, and goes on from its newest checkpoint; not after the trainer's exit codes 2 and 3, which
-say that it would end so again. Each pod installs the packages when it starts, unless
---docker_image has them: one that holds this repository in its working directory.
+A workload that is preempted or crashes is started again on the cluster, up to --max_restarts times,
+and continues from its newest checkpoint. It is not started again after the trainer's exit codes 2
+and 3, after which it would fail again. Each pod installs the packages when it starts, unless
+--docker_image is an image that has them, with this repository in its working directory.
 
 None of this has been tried on Google Cloud; the flags are those of xpk 1.x.
 """
@@ -31,11 +31,11 @@ from experiments.launch import commands, sweeps
 from experiments.launch.commands import Command, LaunchError
 
 ACTIONS = {
-    "attach": "have the cluster mount the bucket; once a cluster",
+    "attach": "mount the bucket on the cluster, once for each cluster",
     "create": "create a workload for each run",
     "status": "list the workloads",
-    "logs": "the last of what the first pods said",
-    "delete": "delete the workloads; what is in the bucket stays",
+    "logs": "show the last lines of the first pods' logs",
+    "delete": "delete the workloads, and keep the bucket",
 }
 _STORAGE = "pkpo"
 
@@ -43,16 +43,21 @@ _STORAGE = "pkpo"
 def flags(argv: Sequence[str]) -> argparse.Namespace:
     parser = sweeps.Parser("xpk", str(__doc__), ACTIONS)
     add = parser.add_argument
-    add("--cluster", required=True, help="One that xpk has made.")
-    add("--project", required=True, help="Of Google Cloud.")
-    add("--zone", required=True, help="Of the cluster, as in us-west4-a.")
-    add("--tpu_type", type=sweeps.accelerator, default="v5litepod-128", help="Of a slice.")
-    add("--bucket", type=sweeps.bucket, help="What the pods share; attach needs it.")
-    add("--shared_dir", type=sweeps.directory, default="/mnt/pkpo", help="Where it is mounted.")
-    add("--base_docker_image", default="python:3.11", help="What the commit is laid upon.")
-    add("--docker_image", help="In its place, an image with everything installed.")
-    add("--extras", default="tpu,gemma,math,code,arc", help="Of the package, to install.")
-    add("--max_restarts", type=int, default=50, help="Of one workload.")
+    add("--cluster", required=True, help="Cluster that xpk has created.")
+    add("--project", required=True, help="Google Cloud project.")
+    add("--zone", required=True, help="Zone of the cluster, as in us-west4-a.")
+    add("--tpu_type", type=sweeps.accelerator, default="v5litepod-128", help="Type of a slice.")
+    add("--bucket", type=sweeps.bucket, help="Bucket that the pods share; attach needs it.")
+    add(
+        "--shared_dir",
+        type=sweeps.directory,
+        default="/mnt/pkpo",
+        help="Where it is mounted in the pods.",
+    )
+    add("--base_docker_image", default="python:3.11", help="Image to which the commit is added.")
+    add("--docker_image", help="Image with everything installed, used instead.")
+    add("--extras", default="tpu,gemma,math,code,arc", help="Extras of the package to install.")
+    add("--max_restarts", type=int, default=50, help="Number of restarts of a workload.")
     add("--create_flags", default="", help="More flags of xpk workload create, in quotes.")
     args = parser.read(argv)
     if args.action == "attach" and not args.bucket:
@@ -70,7 +75,7 @@ class Cluster:
 
     def attach(self) -> Command:
         args = self.args
-        # As in worker.sh.
+        # The options are those of worker.sh.
         options = (
             "implicit-dirs,rename-dir-limit=200000,metadata-cache-ttl-secs=0,"
             "metadata-cache-negative-ttl-secs=0,enable-streaming-writes=false"
@@ -82,7 +87,7 @@ class Cluster:
         return Command(("xpk", "storage", "attach", _STORAGE, *self._where, *rest), why)
 
     def pack(self, commit: str) -> list[Command]:
-        """What puts the commit where xpk takes it from."""
+        """Returns the commands that unpack the commit in the directory that xpk uploads."""
         tree = f"{commands.PACKED}/pkpo_jax-{commit}"
         archive = ("git", "archive", "--format=tar", f"--output={tree}.tar", commit)
         return [
@@ -94,7 +99,7 @@ class Cluster:
     def create(self, run: sweeps.Run, commit: str) -> Command:
         args = self.args
         words = sweeps.trainer_arguments(args, run, f"{args.shared_dir}/runs")
-        # The trainer takes the place of the shell, so that SIGTERM reaches it.
+        # The trainer replaces the shell, so that SIGTERM reaches it.
         script = f"exec python -m pkpo_jax.main {shlex.join(words)}"
         image = [f"--docker-image={args.docker_image}"]
         if not args.docker_image:
@@ -104,7 +109,8 @@ class Cluster:
             image = [f"--base-docker-image={args.base_docker_image}", f"--script-dir={tree}"]
         restarts = [
             f"--max-restarts={args.max_restarts}",
-            # Of a crash, and of a directory that could not be written; signals are among xpk's own.
+            # 1 is a crash, and 4 a directory that could not be written. Signals are among the codes
+            # after which xpk itself restarts.
             "--restart-on-exit-codes=1,4",
             "--termination-grace-period-seconds=300",
         ]
@@ -127,7 +133,9 @@ class Cluster:
         labels = f"jobset.sigs.k8s.io/jobset-name={self._name(run)}"
         first = "batch.kubernetes.io/job-completion-index=0"
         selector = f"--selector={labels},{first}"
-        return Command(("kubectl", "logs", selector, "--container=jax-tpu", "--tail=50"), "Say it.")
+        return Command(
+            ("kubectl", "logs", selector, "--container=jax-tpu", "--tail=50"), "Show the log."
+        )
 
     def delete(self, run: sweeps.Run) -> Command:
         return self._workload("delete", run, "--force", why="Delete the workload.")
@@ -144,7 +152,7 @@ class Cluster:
 
 
 def plan(args: argparse.Namespace) -> list[Command]:
-    """The commands of an action."""
+    """Returns the commands of an action."""
     cluster, runs = Cluster(args), sweeps.sweep(args.ks, args.seeds)
     if args.action == "attach":
         return [cluster.attach()]

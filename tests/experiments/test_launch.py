@@ -260,7 +260,7 @@ def test_from_launch_through_preemption_to_the_end(cloud, capfd):
 
     (cloud / "hold").touch()
     code, out, _ = run(tpu_vm, on_cloud(cloud, "resume", "--execute", "--spot"), capfd)
-    assert code == 0 and "maze: SUSPENDED, asked for anew" in out
+    assert code == 0 and "maze: SUSPENDED, requested again" in out
     assert sorted(trained(cloud, 4)[2:]) == sorted(first)
     # The resumed run has the packages that were installed at the first start.
     assert (cloud / "bucket/runs/maze/packages.txt").read_text() == "jax==0.10.2\n"
@@ -290,7 +290,7 @@ def test_watch_brings_back_what_is_preempted(how, cloud, capfd):
         argv = [arg.replace("--bucket=gs://bucket", "--nfs=10.0.0.2:/share") for arg in argv]
     code, out, err = run(tpu_vm, argv, capfd)
     assert code == 0, err
-    assert f"maze: {how}, asked for anew" in out and "maze: finished" in out
+    assert f"maze: {how}, requested again" in out and "maze: finished" in out
     runs = trained(cloud)
     assert len(runs) == 4 and len({arguments for *_, arguments in runs}) == 1
     assert (cloud / "bucket/runs/maze/k1_seed0/finished").exists()
