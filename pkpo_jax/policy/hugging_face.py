@@ -14,10 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from flax import traverse_util
 
+from pkpo_jax.policy import checkpoint_checks as checks
 from pkpo_jax.policy import gemma2
+from pkpo_jax.policy.checkpoint_checks import Path
 
-TABLE = "model.embed_tokens.weight"
+TABLE, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 NORMS = {
     "pre_attention_norm": "input_layernorm",
     "post_attention_norm": "post_attention_layernorm",
@@ -36,6 +39,185 @@ _BESIDE = (
     "chat_template.jinja",
     "generation_config.json",
 )
+
+
+class Files:
+    """A checkpoint of google/gemma-2-* on Hugging Face, in safetensors.
+
+    Its matrices are [out, in], all heads of a matrix share one axis, and the embedding table has
+    one row for each token.
+    """
+
+    def __init__(self, path: epath.Path, config: gemma2.Gemma2Config) -> None:
+        from safetensors import safe_open
+
+        self._path, self._config = path, config
+        self._tensors = {}
+        for file in self._files():
+            try:
+                opened = safe_open(str(file), framework="np")
+            except Exception as e:
+                raise checks.CheckpointError(
+                    f"{file} cannot be read as safetensors ({e}); download it again."
+                ) from None
+            self._tensors |= {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+        found = {name: tuple(x.get_shape()) for name, x in self._tensors.items()}
+        expected = self._expected()
+        if HEAD in found:
+            expected[HEAD] = expected[TABLE]
+        checks.check_shapes(path, expected, found)
+        self._check_config()
+        checks.check_dtypes(path, {name: x.get_dtype() for name, x in self._tensors.items()})
+
+    def _files(self) -> list[epath.Path]:
+        """Returns the files that the index names, or the only file where there is no index.
+
+        Raises:
+          checks.CheckpointError: the directory holds other safetensors files, or one is missing.
+        """
+        files = sorted(self._path.glob("*.safetensors"))
+        index = self._path / "model.safetensors.index.json"
+        if not index.exists():
+            if len(files) > 1:
+                raise checks.CheckpointError(
+                    f"{self._path} holds {len(files)} safetensors files and no {index.name}, which "
+                    "lists the files of the checkpoint; download it, or keep one file."
+                )
+            return files
+        named = set(_read_json(index).get("weight_map", {}).values())
+        for file in files:
+            if file.name not in named:
+                raise checks.CheckpointError(
+                    f"{self._path} holds {file.name}, which {index.name} does not name; remove it "
+                    "if it is no part of the checkpoint, or the index if that is another's."
+                )
+        missing = sorted(named - {file.name for file in files})
+        if missing:
+            raise checks.CheckpointError(
+                f"{self._path} holds no {missing[0]}, which {index.name} names; download it."
+            )
+        return files
+
+    def _check_config(self) -> None:
+        """Compares config.json, if the checkpoint has one, with the network of model.size."""
+        path = self._path / "config.json"
+        if not path.exists():
+            return
+        theirs, ours = _read_json(path), describe(self._config)
+        # Newer versions of transformers keep the base frequency in a section for the rotation.
+        theirs = {**(theirs.get("rope_parameters") or {}), **theirs}
+        for name, value in ours.items():
+            if name in theirs and theirs[name] != value:
+                raise checks.CheckpointError(
+                    f"{path}: {name} is {theirs[name]!r}, where the network of model.size has "
+                    f"{value!r}; set model.size to the checkpoint's."
+                )
+
+    def _expected(self) -> dict[str, tuple[int, ...]]:
+        c = self._config
+        shapes = {
+            "self_attn.q_proj": (c.num_heads * c.head_dim, c.embed_dim),
+            "self_attn.k_proj": (c.num_kv_heads * c.head_dim, c.embed_dim),
+            "self_attn.v_proj": (c.num_kv_heads * c.head_dim, c.embed_dim),
+            "self_attn.o_proj": (c.embed_dim, c.num_heads * c.head_dim),
+            "mlp.gate_proj": (c.hidden_dim, c.embed_dim),
+            "mlp.up_proj": (c.hidden_dim, c.embed_dim),
+            "mlp.down_proj": (c.embed_dim, c.hidden_dim),
+            **dict.fromkeys(NORMS.values(), (c.embed_dim,)),
+        }
+        layers: dict[str, tuple[int, ...]] = {
+            f"model.layers.{layer}.{name}.weight": shape
+            for layer in range(c.num_layers)
+            for name, shape in shapes.items()
+        }
+        return layers | {
+            TABLE: (c.vocab_size, c.embed_dim),
+            "model.norm.weight": (c.embed_dim,),
+        }
+
+    def read(self, like: Any) -> Any:
+        self._check_head()
+
+        def place(path: Path, x: jax.ShapeDtypeStruct) -> jax.Array:
+            def part(index: tuple[slice, ...] | None) -> np.ndarray:
+                index = index or (slice(None),) * len(x.shape)
+                index = tuple(
+                    slice(*i.indices(size)[:2]) for i, size in zip(index, x.shape, strict=True)
+                )
+                return self._part(path, index).astype(x.dtype, copy=False)
+
+            return jax.make_array_from_callback(x.shape, x.sharding, part)
+
+        flat = checks.flatten(like)
+        params = traverse_util.unflatten_dict({path: place(path, x) for path, x in flat.items()})
+        return checks.check_finite(self._path, params)
+
+    def _check_head(self, rows: int = 8192) -> None:
+        """Refuses a head that differs from the embedding table, which serves as the head here."""
+        if HEAD not in self._tensors:
+            return
+        head, table = self._tensors[HEAD], self._tensors[TABLE]
+        for start in range(0, self._config.vocab_size, rows):
+            part = slice(start, min(start + rows, self._config.vocab_size))
+            if not np.array_equal(head[part], table[part]):
+                raise checks.CheckpointError(
+                    f"{self._path}: {HEAD!r} differs from {TABLE!r}; Gemma-2 has one "
+                    "table for both, so that this checkpoint would become another network."
+                )
+
+    def _part(self, path: Path, index: tuple[slice, ...]) -> np.ndarray:
+        """Reads a part of the parameter at `path` in memory from the file."""
+        if path[0] == "embedder":
+            rows, columns = index
+            # The file lacks the rows past the vocabulary, which belong to no token, so they are 0.
+            start, stop = (min(i, self._config.vocab_size) for i in (rows.start, rows.stop))
+            table = np.zeros((0, columns.stop - columns.start), np.float32)
+            if start < stop:
+                table = self._tensors[TABLE][start:stop, columns]
+            return np.pad(table, ((0, rows.stop - rows.start - len(table)), (0, 0)))
+        if path[0] == "final_norm":
+            return self._tensors["model.norm.weight"][index[0]]
+        place = gemma2.KINDS.index(path[1])
+        pairs = range(index[0].start, index[0].stop)
+        return np.stack([self._layer(2 * pair + place, path[2:], *index[1:]) for pair in pairs])
+
+    def _layer(self, layer: int, path: Path, *index: slice) -> np.ndarray:
+        size = self._config.head_dim
+
+        def tensor(name: str) -> Any:
+            return self._tensors[f"model.layers.{layer}.{name}.weight"]
+
+        def heads(i: slice) -> slice:
+            return slice(i.start * size, i.stop * size)
+
+        match path:
+            case ("attn", "q_einsum", "w"):
+                rows, columns, within = index
+                x = tensor("self_attn.q_proj")[heads(rows), columns]
+                return x.reshape(-1, size, x.shape[-1]).swapaxes(1, 2)[..., within]
+            case ("attn", "kv_einsum", "w"):
+                which, rows, columns, within = index
+                names = ("self_attn.k_proj", "self_attn.v_proj")[which]
+                x = np.stack([tensor(name)[heads(rows), columns] for name in names])
+                return x.reshape(len(x), -1, size, x.shape[-1]).swapaxes(2, 3)[..., within]
+            case ("attn", "attn_vec_einsum", "w"):
+                rows, within, columns = index
+                x = tensor("self_attn.o_proj")[columns, heads(rows)]
+                return x.T.reshape(-1, size, len(x))[:, within]
+            case ("mlp", "gating_einsum"):
+                transposed = self._config.transpose_gating_einsum
+                which, *rest = index
+                rows, columns = rest if transposed else rest[::-1]
+                names = ("mlp.gate_proj", "mlp.up_proj")[which]
+                x = np.stack([tensor(name)[rows, columns] for name in names])
+                return x if transposed else x.swapaxes(1, 2)
+            case ("mlp", "linear"):
+                rows, columns = index
+                return tensor("mlp.down_proj")[columns, rows].T
+            case (norm, "scale"):
+                # Both networks scale by 1 + the parameter, so it is read as it is.
+                return tensor(NORMS[norm])[index[0]]
+        raise KeyError(path)
 
 
 def write(
@@ -173,6 +355,15 @@ def _config_json(config: gemma2.Gemma2Config, dtype: str) -> dict[str, Any]:
         "pad_token_id": 0,
         "torch_dtype": str(jnp.dtype(dtype)),
     }
+
+
+def _read_json(path: epath.Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (TypeError, ValueError) as e:
+        raise checks.CheckpointError(
+            f"{path} cannot be read as JSON ({e}); download it again."
+        ) from None
 
 
 def _write_json(path: epath.Path, value: dict[str, Any]) -> None:

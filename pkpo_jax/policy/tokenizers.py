@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
+from typing import Any
 
 from etils import epath
 
@@ -72,17 +73,20 @@ class TokenizerError(ValueError):
 
 
 class Gemma2Tokenizer:
-    """The official tokenizer, from the `gemma` package (`pip install -e ".[gemma]"`).
+    """The official tokenizer, from its file or from the `gemma` package.
+
+    A file needs `sentencepiece` alone (`pip install -e ".[tokenizer]"`); the default of the package
+    needs the package (`pip install -e ".[gemma]"`).
 
     Args:
-      path: the `tokenizer.model` of Gemma-2, or "" for the default of the package, which it
+      path: the `tokenizer.model` of Gemma-2, or "" for the default of the gemma package, which it
         downloads from Google's bucket and caches.
       chat: whether prompts are wrapped as a user's turn for the model to answer, as instruction-
         tuned (-it) models expect.
 
     Raises:
-      TokenizerError: `path` does not exist or is not a tokenizer, the package is not installed, or
-        its default cannot be downloaded.
+      TokenizerError: `path` does not exist or is not Gemma-2's tokenizer, what reads it is not
+        installed, or the default cannot be downloaded.
     """
 
     vocab_size = 256_000
@@ -97,11 +101,10 @@ class Gemma2Tokenizer:
                 "weights on Hugging Face and Kaggle, or an empty path to download it from Google's "
                 "bucket."
             )
-        kwargs = {"path": str(epath.Path(path).expanduser())} if path else {}
         try:
-            self._tokenizer = official.gemma().text.Gemma2Tokenizer(**kwargs)
-            self._tokenizer.encode("")  # The file is read on first use.
-        except Exception as e:  # The package, the file system and the bucket raise many types.
+            self._tokenizer = _read(path) if path else official.gemma().text.Gemma2Tokenizer()
+            self._tokenizer.encode("")  # The gemma package reads its file on first use.
+        except Exception as e:  # The packages, the file system and the bucket raise many types.
             what = f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"
             raise TokenizerError(
                 f"the tokenizer at {path or 'the default of the gemma package'} cannot be loaded "
@@ -125,3 +128,12 @@ class Gemma2Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode([int(i) for i in ids])
+
+
+def _read(path: str) -> Any:
+    """Returns a sentencepiece processor, whose ids are those of the gemma package."""
+    try:
+        import sentencepiece
+    except ImportError:
+        raise ImportError('sentencepiece is missing: pip install -e ".[tokenizer]"') from None
+    return sentencepiece.SentencePieceProcessor(model_file=str(epath.Path(path).expanduser()))

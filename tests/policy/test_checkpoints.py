@@ -389,14 +389,14 @@ import jax
 import numpy as np
 from flax import traverse_util
 from pkpo_jax import parallel
-from pkpo_jax.policy import checkpoints
+from pkpo_jax.policy import checkpoints, hugging_face
 from tests.policy import hf_golden
 from tests.policy import test_checkpoints as t
 
 directory = pathlib.Path(sys.argv[1])
 mesh = parallel.make_mesh((2, 2, 2))
 assert mesh.size == 8
-part, sizes, read = checkpoints._HuggingFace._part, [], []
+part, sizes, read = hugging_face.Files._part, [], []
 
 class Counted:
     def __init__(self, tensor):
@@ -424,7 +424,7 @@ def check(path, config):
     assert jax.tree.map(lambda x: x.sharding, eight) == jax.tree.map(lambda x: x.sharding, like)
     return eight, traverse_util.flatten_dict(like)
 
-checkpoints._HuggingFace._part = recording_part
+hugging_face.Files._part = recording_part
 for name in ("2b", "9b"):
     # One of the table's four parts ends among the rows without a token, and one holds only those.
     config = dataclasses.replace(hf_golden.CONFIGS[name], num_embed=80)

@@ -1,8 +1,82 @@
-"""The turns of Gemma-2, against the template that its checkpoints publish."""
+"""Gemma-2's tokenizer, read from a file, and the turns of its chat template."""
 
+import sys
 import types
 
+import numpy as np
+import pytest
+
 from pkpo_jax.policy import tokenizers
+
+TEXTS = ("What is 12 + 30?", "It is 42.\n\nThe answer is $\\boxed{42}$.", "x² ≤ 9, also  spaces")
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory):
+    """Trains a tokenizer.model that has the official special tokens at their ids."""
+    import sentencepiece
+
+    directory = tmp_path_factory.mktemp("tokenizer")
+    corpus = directory / "corpus.txt"
+    corpus.write_text("\n".join((*TEXTS, "user", "model", "the quick brown fox")))
+    symbols = ["<mask>", "<2mass>", "[@BOS@]", *(f"<unused{i}>" for i in range(99))]
+    symbols += ["<start_of_turn>", "<end_of_turn>", "\n", "\n\n"]
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(corpus),
+        model_prefix=str(directory / "tokenizer"),
+        model_type="bpe",
+        vocab_size=500,
+        pad_id=0,
+        eos_id=1,
+        bos_id=2,
+        unk_id=3,
+        user_defined_symbols=symbols,
+        byte_fallback=True,
+        split_digits=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=False,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    return str(directory / "tokenizer.model")
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_texts_come_back(vocabulary, text):
+    tokenizer = tokenizers.Gemma2Tokenizer(vocabulary)
+    ids = tokenizer.encode(text)
+    assert min(ids) > 3  # No PAD, EOS, BOS or UNK.
+    assert tokenizer.decode(ids) == tokenizer.decode(np.array(ids)) == text
+    assert tokenizer.encode_prompt(text) == [2, *ids]
+
+
+def test_prompts_as_turns(vocabulary):
+    tokenizer = tokenizers.Gemma2Tokenizer(vocabulary, chat=True)
+    bos, start, end = 2, 106, 107
+    assert tokenizer.stop_tokens == (1, end)
+
+    def ids(text):
+        return tokenizer.encode(text)
+
+    question = TEXTS[0]
+    newline, model = ids("\n"), ids("model\n")
+    expected = [bos, start, *ids("user\n"), *ids(question), end, *newline, start, *model]
+    assert tokenizer.encode_prompt(question) == expected
+    assert tokenizer.decode(expected[-len(model) :]) == "model\n"
+
+
+def test_a_tokenizer_that_is_not_there(tmp_path):
+    with pytest.raises(tokenizers.TokenizerError, match="Hugging Face and Kaggle") as error:
+        tokenizers.Gemma2Tokenizer(str(tmp_path / "tokenizer.model"))
+    assert str(tmp_path / "tokenizer.model") in str(error.value)
+
+
+def test_what_is_missing_is_said(vocabulary, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    with pytest.raises(tokenizers.TokenizerError, match=r'pip install -e "\.\[tokenizer\]"'):
+        tokenizers.Gemma2Tokenizer(vocabulary)
+
 
 # The chat template of google/gemma-2-2b-it gives this for one message of a user; its BOS is an id.
 TURN = "<start_of_turn>user\n{}<end_of_turn>\n<start_of_turn>model\n"
