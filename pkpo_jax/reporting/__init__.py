@@ -1,1 +1,1 @@
-"""What people read of a run: its page, plots, tables, evaluations, and what compiling it needs."""
+"""Reports of runs: a page, plots, tables, evaluations, and what compiling their steps needs."""

@@ -1,7 +1,7 @@
-"""Compiling the steps of a config ahead of time, for devices that are not there.
+"""Compilation of the steps of a config ahead of time, for devices that need not be present.
 
 `report` compiles the sampler and the update for a TPU topology, or for the local backend, and
-prints what a device needs: memory against what it has, work, communication, compile time.
+prints what a device needs: memory compared with what it has, work, communication, compile time.
 """
 
 from __future__ import annotations
@@ -28,23 +28,25 @@ from pkpo_jax.training import checks, programs, step
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training.state import TrainState
 
-# High-bandwidth memory of a chip, GiB, as Cloud TPU's documentation states it.
+# The high-bandwidth memory of a chip in GiB is that of Cloud TPU's documentation.
 HBM_GIB = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
 _GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """What one device needs for one call of a program; bytes, unless said otherwise.
+    """The needs of one device for one call of a program, in bytes unless stated otherwise.
 
     Attributes:
-      arguments: parameters, optimiser and batch; what the program gives back in their place is
-        not counted again.
-      temporaries: what it needs beside them while it runs, its other results included.
-      flops: multiplications and additions of its matrix products, if devices share them evenly.
-      accessed: memory that XLA estimates to be read and written, a loop's body counted once.
-      collectives: by kind, bytes that it receives; loops as often as they run.
-      seconds: that compiling took.
+      arguments: parameters, optimiser state and batch. Results that reuse the memory of arguments
+        are not counted again.
+      temporaries: memory needed beside the arguments while the program runs, including its other
+        results.
+      flops: number of multiplications and additions in matrix products, if devices share them
+        evenly.
+      accessed: XLA's estimate of the memory read and written, with the body of a loop counted once.
+      collectives: bytes received by kind of collective, with loops counted as often as they run.
+      seconds: compile time in seconds.
     """
 
     arguments: int
@@ -59,12 +61,12 @@ class Compiled:
         return self.arguments + self.temporaries
 
     def beside(self, held: int) -> Compiled:
-        """The same, with as many bytes more that are held all the while."""
+        """Returns these needs with `held` more bytes, for arrays that stay in memory."""
         return dataclasses.replace(self, arguments=self.arguments + held)
 
 
 def topology_devices(topology: str) -> tuple[list[Any], int]:
-    """The devices of a TPU topology such as "v5e:8x16", and the memory of one in bytes.
+    """Returns the devices of a TPU topology such as "v5e:8x16", and the memory of one in bytes.
 
     Raises:
       ConfigError: there is no such topology, or libtpu is not installed.
@@ -73,10 +75,11 @@ def topology_devices(topology: str) -> tuple[list[Any], int]:
     sides = 2 if kind in ("v5e", "v6e") else 3
     if kind not in HBM_GIB or not re.fullmatch("x".join([r"\d+"] * sides), grid):
         raise config_lib.ConfigError(
-            f"--topology={topology}; expected a chip ({', '.join(HBM_GIB)}) and its grid: of two "
-            "sides for v5e and v6e, such as v5e:8x16, of three for v4 and v5p, such as v5p:4x4x8."
+            f"--topology={topology}; expected a chip ({', '.join(HBM_GIB)}) and its grid, which "
+            "has two sides for v5e and v6e, as in v5e:8x16, and three for v4 and v5p, as in "
+            "v5p:4x4x8."
         )
-    # libtpu asks a TPU VM for these; there is none.
+    # libtpu would ask a TPU VM for these values, but there is none.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
@@ -84,16 +87,24 @@ def topology_devices(topology: str) -> tuple[list[Any], int]:
 
     try:
         described = topologies.get_topology_desc(platform="tpu", topology_name=topology)
-    except Exception as e:  # Of libtpu, of whatever type.
+    except Exception as e:  # libtpu raises errors of many types.
         raise config_lib.ConfigError(
-            f"--topology={topology} cannot be described ({str(e).splitlines()[0]}); it takes "
+            f"--topology={topology} cannot be described ({str(e).splitlines()[0]}); it needs "
             'libtpu, which pip install -e ".[tpu]" installs, and a grid that Cloud TPU offers.'
         ) from None
     return list(described.devices), HBM_GIB[kind] * _GIB
 
 
 def report(config: config_dict.ConfigDict, topology: str | None) -> bool:
-    """Compiles and prints; whether all programs fit."""
+    """Compiles the programs of a config, prints what they need, and returns whether all fit.
+
+    Args:
+      config: the experiment.
+      topology: a TPU topology such as "v5e:8x16", or None for the local devices.
+
+    Raises:
+      ConfigError: the config cannot run on these devices, or there is no such topology.
+    """
     if topology is None:
         devices, name = jax.devices(), f"{jax.device_count()} local {jax.devices()[0].device_kind}"
         memory = (devices[0].memory_stats() or {}).get("bytes_limit")
@@ -103,8 +114,8 @@ def report(config: config_dict.ConfigDict, topology: str | None) -> bool:
     checks.validate(config, len(devices), reads_weights=False)
     if config.parallel.mode != "jit":
         raise config_lib.ConfigError(
-            f"parallel.mode={config.parallel.mode!r}; --mode=compile compiles for a mesh: set it "
-            "to 'jit'."
+            f"parallel.mode={config.parallel.mode!r}; --mode=compile compiles for a mesh, so set "
+            "it to 'jit'."
         )
     shape = parallel.mesh_shape(config.parallel.mesh, len(devices))
     tokenizer = tokenizers.Gemma2Tokenizer
@@ -133,29 +144,29 @@ def report(config: config_dict.ConfigDict, topology: str | None) -> bool:
             compiled["scoring"] = compile_scorer(built)
         compiled["update"] = compile_update(built)
     except jax.errors.JaxRuntimeError as e:
-        # XLA for TPU refuses what does not fit, and says by how much in its first lines.
+        # XLA for TPU refuses programs that do not fit, and says by how much in its first lines.
         if "RESOURCE_EXHAUSTED" not in str(e):
             raise
         console.print(str(e)[:600], highlight=False, markup=False)
         console.print(f"DOES NOT FIT; {_ADVICE}", style="bold red", highlight=False)
         return False
-    # The reference policy is held all the while.
+    # The parameters of the reference policy stay in memory during every program.
     if built.needs_reference:
         reference = _bytes(built.abstract_params())
         compiled = {n: c.beside(reference) for n, c in compiled.items()}
-    table = rich.table.Table("a device", *compiled, title="compiled, not run")
+    table = rich.table.Table("per device", *compiled, title="compiled, not run")
     for label, row in _rows(list(compiled.values()), memory):
         table.add_row(label, *row)
     console.print(table)
-    # The optimiser's state waits in memory while the policy samples.
-    waiting = _bytes(built.abstract_state().opt_state)
-    totals = {n: c.total + (waiting if n != "update" else 0) for n, c in compiled.items()}
+    # The optimiser's state stays in memory while the policy samples.
+    optimizer = _bytes(built.abstract_state().opt_state)
+    totals = {n: c.total + (optimizer if n != "update" else 0) for n, c in compiled.items()}
     largest = max(totals, key=lambda name: totals[name])
     peak = f"peak {totals[largest] / _GIB:.2f} GiB"
-    beside = f", {waiting / _GIB:.2f} of them the optimiser's" if largest != "update" else ""
+    beside = f", {optimizer / _GIB:.2f} of them the optimiser's" if largest != "update" else ""
     if memory is None:
         console.print(
-            f"{peak} in {largest}{beside}; the device does not say what it has", highlight=False
+            f"{peak} in {largest}{beside}; the device does not report its memory", highlight=False
         )
         return True
     fits = totals[largest] <= memory
@@ -175,7 +186,7 @@ _ADVICE = (
 
 
 def compile_sampler(built: programs.Programs, prompts: int, n: int) -> Compiled:
-    """The sampler of n responses to each of the prompts."""
+    """Compiles the sampler of n responses to each of the prompts."""
     tokens = _array(built, (prompts, built.config.rollout.max_prompt), jnp.int32)
     rows = _array(built, (prompts,), jnp.int32)
     sampler = built.sampler(n)
@@ -183,22 +194,22 @@ def compile_sampler(built: programs.Programs, prompts: int, n: int) -> Compiled:
 
 
 def compile_scorer(built: programs.Programs) -> Compiled:
-    """The scorer of a training step's responses, where the update is given log-probs."""
+    """Compiles the scorer of a training step's responses, for updates that need its log-probs."""
     _, batch, _ = update_arguments(built)
     scored = (batch.prompts, batch.lengths, batch.rollout.tokens)
     return _compile(built.scorer, built, built.abstract_params(), scored, (1.0,))
 
 
 def compile_update(built: programs.Programs) -> Compiled:
-    """The update of a training step."""
+    """Compiles the update of a training step."""
     return _compile(built.update, built, *update_arguments(built))
 
 
 def update_arguments(built: programs.Programs) -> tuple[TrainState, step.Batch, tuple]:
-    """What the update is called with: shapes, dtypes and shardings."""
+    """Returns the shapes, dtypes and shardings of the arguments of the update."""
     config = built.config
     p, n, t = config.train.prompts, config.rollout.n, config.rollout.max_response
-    # The rollout lies as the sampler left it, rewards as the host puts them.
+    # The rollout is sharded as the sampler returns it, and rewards as the host puts them.
     tokens = {d: _array(built, (p, n, t), d, n) for d in (jnp.int32, bool, jnp.float32)}
     groups = {d: _array(built, (p, n), d, n) for d in (jnp.int32, bool)}
     scored = tokens[jnp.float32]
@@ -227,7 +238,7 @@ def _key() -> jax.ShapeDtypeStruct:
 
 
 def _array(built: programs.Programs, shape: tuple[int, ...], dtype: Any, n: int = 1) -> Any:
-    """A batch's array [P, ...], its prompts split; or [P, n, ...], its responses too."""
+    """Returns an abstract array of a batch, [P, ...] or [P, n, ...], sharded by `batch_axes`."""
     mesh = built.devices.mesh
     spec = PartitionSpec(*parallel.batch_axes(mesh.shape, shape[0], n)[: len(shape)])
     return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
@@ -254,10 +265,10 @@ def _compile(program: Any, built: programs.Programs, *arguments: Any) -> Compile
 
 
 def matmul_flops(jaxpr: Any, trips: int) -> float:
-    """Multiplications and additions of all matrix products of a jaxpr.
+    """Counts the multiplications and additions in all matrix products of a jaxpr.
 
-    XLA's own count takes the body of a loop once; this one takes it as often as the loop runs, a
-    `while` loop (decoding) `trips` times.
+    Unlike XLA's count, which takes the body of a loop once, this one takes it as often as the loop
+    runs. A `while` loop, such as decoding, is assumed to run `trips` times.
     """
     total = 0.0
     for equation in jaxpr.eqns:
@@ -276,7 +287,7 @@ def matmul_flops(jaxpr: Any, trips: int) -> float:
 
 
 def _bytes(abstract: Any) -> int:
-    """What a tree of placed shapes takes on one device."""
+    """Returns the bytes that a tree of shapes with shardings takes on one device."""
     leaves = jax.tree.leaves(abstract)
     return sum(x.dtype.itemsize * math.prod(x.sharding.shard_shape(x.shape)) for x in leaves)
 

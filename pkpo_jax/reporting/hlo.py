@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, read from its text."""
+"""Communication between devices, read from the text of a compiled program."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "coll
 
 
 def collective_bytes(hlo: str) -> dict[str, int]:
-    """By kind of collective, the bytes a device receives, from a compiled program's text.
+    """Returns the bytes that a device receives in each kind of collective.
 
-    A loop's body counts as often as the constant in its condition says, which all loops here have:
-    over layers, chunks, tokens, and the shards of a product that XLA pipelines with its transfers.
+    A loop's body counts as many times as the constant in the loop's condition says. All loops here
+    have one: those over layers, chunks, tokens, and the shards of a product that XLA pipelines with
+    its transfers.
+
+    Args:
+      hlo: the text of a compiled program.
     """
     bodies: dict[str, list[str]] = {}
     main, current = "", []
@@ -36,19 +40,20 @@ def collective_bytes(hlo: str) -> dict[str, int]:
             constants += [trips(name) for name in called(line, "calls")]
         return max(constants)
 
-    # XLA for TPU splits a transfer over the fusions it overlaps with, which name it again, also
-    # from within their loops: each channel is one transfer, as often as the least of them runs.
+    # XLA for TPU splits a transfer over the fusions that it overlaps with, and these repeat its
+    # name, also within loops. Each channel is therefore counted as one transfer, as many times as
+    # the least frequent of its mentions runs.
     channels: dict[str, tuple[str, int, int]] = {}
 
     def walk(name: str, times: int) -> None:
         for line in bodies.get(name, []):
-            found = re.match(r"\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z-]+)\(", line)
-            if not found:
+            match = re.match(r"\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z-]+)\(", line)
+            if not match:
                 continue
-            variable, shape, kind = found.groups()
+            variable, shape, kind = match.groups()
             base = kind.removesuffix("-start")
             if base in COLLECTIVES:
-                # A start returns its operand and its result; the result is the larger one.
+                # A "-start" operation returns its operand and its result, which is the larger one.
                 size = max(_sizes(shape)) if kind != base else sum(_sizes(shape))
                 channel = "".join(re.findall(r"channel_id=\d+", line)) or variable
                 least = min(times, channels.get(channel, (base, size, times))[2])
@@ -65,7 +70,7 @@ def collective_bytes(hlo: str) -> dict[str, int]:
 
 
 def _sizes(shape: str) -> list[int]:
-    """Bytes of each array in an HLO shape such as "(bf16[8,128]{1,0}, f32[4])"."""
+    """Returns the bytes of each array in an HLO shape such as "(bf16[8,128]{1,0}, f32[4])"."""
     sizes = []
     for kind, bits, dimensions in re.findall(r"\b(pred|[a-z]+?)(\d*)\[([\d,]*)\]", shape):
         size = 1 if kind == "pred" else max(int(bits or 8) // 8, 1)

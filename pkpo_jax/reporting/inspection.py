@@ -1,4 +1,4 @@
-"""What the policies of runs do: the modes eval and sample."""
+"""Evaluation of the policies of runs and samples from them, for the modes eval and sample."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ from pkpo_jax.training.trainer import Trainer
 
 
 class Request(NamedTuple):
-    """What the command line asks for.
+    """The request of the command line.
 
     Attributes:
-      config: for directories without a run; the others have their own.
-      overrides: values by key, laid over each config.
-      step: "newest", "best" or a number; split: "test" or "train".
+      config: the config of directories without a run. Those with a run use the run's config.
+      overrides: values by key, which replace those of each config.
+      step: "newest", "best" or the number of a step.
+      split: "test" or "train".
     """
 
     config: config_dict.ConfigDict
@@ -44,7 +45,10 @@ class _Policy(NamedTuple):
     """A policy of a directory, and the config to run it with.
 
     Attributes:
-      as_saved: whether its parameters are read in the dtypes that they were saved in.
+      workdir: the directory.
+      step: the step after which the policy was saved, 0 before RL.
+      config: the config, whose model.checkpoint is that of the policy.
+      as_saved: whether the parameters are read in the dtypes in which they were saved.
     """
 
     workdir: pathlib.Path
@@ -54,15 +58,22 @@ class _Policy(NamedTuple):
 
 
 def evaluate(workdirs: Sequence[pathlib.Path], request: Request) -> list[Evaluation]:
-    """Evaluates a policy of each directory, shows the figures, and leaves them in DIR/eval.
+    """Evaluates a policy of each directory, prints its metrics, and writes them to DIR/eval.
 
     DIR/eval/<split>_step<N> gets summary.json, problems.jsonl, pass_at_k.png, pass_hat_k.png, and
-    max_at_k.png where rewards are not 0 and 1. Of several directories, the first one's eval/ gets
-    compare_<split>.png too.
+    max_at_k.png where rewards are not 0 and 1. With several directories, the eval/ of the first one
+    also gets compare_<split>.png.
+
+    Args:
+      workdirs: directories of runs, or directories without a run for a given checkpoint.
+      request: the policies and problems that the command line asks for.
+
+    Returns:
+      The evaluation of each directory.
 
     Raises:
-      ConfigError: there is no such policy, or it cannot be run; before anything compiles, but for
-        a policy whose checkpoint is not one of its config's.
+      ConfigError: there is no such policy, or it cannot be run. This is raised before anything
+        compiles, except for a checkpoint that does not fit its config.
     """
     with parallel.first_process_first("runs"):
         policies = [_policy(workdir, request) for workdir in workdirs]
@@ -72,7 +83,7 @@ def evaluate(workdirs: Sequence[pathlib.Path], request: Request) -> list[Evaluat
         ]
     for policy in policies:
         checks.validate(policy.config, jax.device_count())
-    found, written = {}, []
+    results, written = {}, []
     for policy, label in zip(policies, labels, strict=True):
         output = policy.workdir / "eval" / f"{request.split}_step{policy.step}"
         with contextlib.closing(Trainer(policy.config)) as trainer:
@@ -81,48 +92,64 @@ def evaluate(workdirs: Sequence[pathlib.Path], request: Request) -> list[Evaluat
             problems = trainer.held_out
             if request.split == "train":
                 problems = evaluation.spread(trainer.problems, policy.config.eval.problems)
-            found[label] = _run(policy, trainer, problems, progress=True)
+            results[label] = _run(policy, trainer, problems, progress=True)
         if parallel.is_first_process():
-            _write(output, policy, label, found[label], request)
+            _write(output, policy, label, results[label], request)
             written.append(str(output))
     if parallel.is_first_process():
-        tables.figures(found, request.split)
-        if len(found) > 1:
+        tables.figures(results, request.split)
+        if len(results) > 1:
             path = workdirs[0] / "eval" / f"compare_{request.split}.png"
-            written += _plot(path, found, request.split)
+            written += _plot(path, results, request.split)
         print("written:", *written, sep="\n  ")
-    return list(found.values())
+    return list(results.values())
 
 
 def sample(
     workdir: pathlib.Path, request: Request, *, count: int = 3, ks: Sequence[int] = ()
 ) -> Evaluation:
-    """Shows responses to `count` problems, and the weight of each under every k of `ks`.
+    """Prints responses to some problems, with the reward weight of each for every k of `ks`.
 
-    Without `ks` they are 1 and the k that the run ends with, where the estimator serves them. The
-    config's seed says which problems, and what is drawn.
+    The config's seed determines the problems and the responses.
+
+    Args:
+      workdir: the directory of a run, or one without a run for a given checkpoint.
+      request: the policy and the problems that the command line asks for.
+      count: number of problems.
+      ks: the k to show weights for. If empty, these are 1 and the k that the run ends with, as far
+        as the estimator serves them.
+
+    Returns:
+      The evaluation that holds the problems and responses.
+
+    Raises:
+      ConfigError: there is no such policy, it cannot be run, or a k is out of range.
     """
     with parallel.first_process_first("runs"):
         policy = _policy(workdir, request)
         config = policy.config
-        # The shapes of a training step.
+        # Batches have the shapes of a training step, so that the reward weights are those of
+        # training.
         config.eval.n, config.eval.prompts = config.rollout.n, config.train.prompts
     with contextlib.closing(Trainer(config)) as trainer:
         ks = checked_ks(config, ks)
         problems = trainer.held_out if request.split == "test" else trainer.problems
         chosen = random.Random(config.seed).sample(range(len(problems)), min(count, len(problems)))
-        found = _run(policy, trainer, [problems[i] for i in sorted(chosen)], progress=False)
+        result = _run(policy, trainer, [problems[i] for i in sorted(chosen)], progress=False)
         if parallel.is_first_process():
-            spread, tokens = found.terms["entropy"]
-            entropy = spread / np.maximum(tokens, 1)
-            by_k = {k: trainer.weights(policy.step, found.rewards, entropy, k) for k in ks}
+            total, tokens = result.terms["entropy"]
+            entropy = total / np.maximum(tokens, 1)
+            by_k = {k: trainer.weights(policy.step, result.rewards, entropy, k) for k in ks}
             print(f"{workdir}, step {policy.step}: {config.rollout.n} responses to each problem")
-            tables.samples(found, by_k, request.split)
-    return found
+            tables.samples(result, by_k, request.split)
+    return result
 
 
 def unique_labels(workdirs: Sequence[pathlib.Path]) -> list[str]:
-    """The directories' names, with as much of the path before them as tells them apart.
+    """Returns the names of the directories, with as much of their paths as makes them unique.
+
+    Raises:
+      ConfigError: a directory is given twice.
 
     >>> unique_labels([pathlib.Path("a/maze"), pathlib.Path("b/maze")])
     ['a/maze', 'b/maze']
@@ -138,7 +165,11 @@ def unique_labels(workdirs: Sequence[pathlib.Path]) -> list[str]:
 
 
 def checked_ks(config: config_dict.ConfigDict, ks: Sequence[int]) -> list[int]:
-    """`ks` in order, or 1 and the k that the run ends with; ConfigError on one out of range."""
+    """Returns `ks` in order, or if it is empty, 1 and the k that the run ends with.
+
+    Raises:
+      ConfigError: a k is out of the range that the estimator and rollout.n allow.
+    """
     n, estimator = config.rollout.n, config_lib.freeze(config).estimator
 
     def wrong(k: int) -> str:
@@ -166,16 +197,17 @@ def _policy(workdir: pathlib.Path, request: Request) -> _Policy:
     if saved_run.is_run(workdir):
         if "model.checkpoint" in request.overrides:
             raise ConfigError(
-                f"--workdir={workdir} is a run's directory, and --step says which of its policies; "
-                "drop --config.model.checkpoint, or give a new --workdir."
+                f"--workdir={workdir} is a run's directory, and --step selects its policy; drop "
+                "--config.model.checkpoint, or give a new --workdir."
             )
         config = saved_run.read_config(workdir)
     config = saved_run.override(config, request.overrides)
     step, config.model.checkpoint = saved_run.policy(workdir, config, request.step)
-    # Another run's parameters may have been saved in another dtype, and other bits.
+    # The parameters of another run may have been saved in another dtype, so only the run's own
+    # ones are read and verified as saved.
     own = pathlib.Path(config.model.checkpoint).is_relative_to(workdir / "checkpoints")
     config.warm_start.steps = 0
-    # Of the training alone, and tied to the shapes that it evaluated with.
+    # These keys are about training alone, and checkpoint.best depends on training's evaluations.
     config.checkpoint.best = config.log.wandb = ""
     as_saved = own and saved_run.is_run(workdir) and "model.param_dtype" not in request.overrides
     return _Policy(workdir, step, config, as_saved)
@@ -189,7 +221,11 @@ def _run(
 
 
 def _read(policy: _Policy, trainer: Trainer) -> Any:
-    """Reads the parameters of a policy; CheckpointError, with the other steps, if it is torn."""
+    """Reads the parameters of a policy.
+
+    Raises:
+      CheckpointError: they cannot be read, or are damaged. The message lists the other steps.
+    """
     try:
         params = trainer.initial_params(policy.workdir)
         if policy.as_saved:
@@ -215,38 +251,41 @@ def _make(directory: pathlib.Path) -> None:
 
 
 def _write(
-    directory: pathlib.Path, policy: _Policy, label: str, found: Evaluation, request: Request
+    directory: pathlib.Path, policy: _Policy, label: str, result: Evaluation, request: Request
 ) -> None:
-    lines = [json.dumps(line, allow_nan=False) + "\n" for line in problem_lines(found)]
+    lines = [json.dumps(line, allow_nan=False) + "\n" for line in problem_lines(result)]
     (directory / "problems.jsonl").write_text("".join(lines))
-    _plot(directory / "pass_at_k.png", {label: found}, request.split)
-    intervals = evaluation.intervals(found.terms)
+    _plot(directory / "pass_at_k.png", {label: result}, request.split)
+    intervals = evaluation.intervals(result.terms)
     summary = {
         "split": request.split,
         "step": policy.step,
         "checkpoint": policy.config.model.checkpoint,
-        "problems": len(found.problems),
-        "left_out": evaluation.left_out(found.rewards),
-        "n": found.rewards.shape[1],
+        "problems": len(result.problems),
+        "left_out": evaluation.left_out(result.rewards),
+        "n": result.rewards.shape[1],
         "seed": policy.config.seed,
         "overrides": dict(request.overrides),
         "confidence": evaluation.CONFIDENCE,
         "replicates": evaluation.REPLICATES,
         "figures": {
             name: {"value": _finite(value), "interval": [_finite(x) for x in intervals[name]]}
-            for name, value in evaluation.figures(found.terms).items()
+            for name, value in evaluation.figures(result.terms).items()
         },
     }
     files.replace(directory / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
 
 
-def problem_lines(found: Evaluation) -> list[dict[str, Any]]:
-    """The lines of problems.jsonl; of a problem that nothing was graded of, figures are None."""
-    ks = evaluation.reported_ks(found.rewards.shape[1])
+def problem_lines(result: Evaluation) -> list[dict[str, Any]]:
+    """Returns the lines of problems.jsonl.
+
+    The metrics of a problem are None if none of its responses was graded.
+    """
+    ks = evaluation.reported_ks(result.rewards.shape[1])
     at_k = [f"{kind}_{k}" for kind in evaluation.AT_K for k in ks]
     lines = []
-    for i, problem in enumerate(found.problems):
-        answers, rewards = found.answers[i], found.rewards[i]
+    for i, problem in enumerate(result.problems):
+        answers, rewards = result.answers[i], result.rewards[i]
         graded = bool(np.isfinite(rewards).any())
         most, right = evaluation.majority(answers, rewards)
         lines.append(
@@ -255,23 +294,24 @@ def problem_lines(found: Evaluation) -> list[dict[str, Any]]:
                 "prompt": problem["prompt"],
                 "rewards": [_finite(reward) for reward in rewards.tolist()],
                 "correct": int((rewards >= 1.0).sum()),
-                **{name: float(found.terms[name][0][i]) if graded else None for name in at_k},
-                # Several where they are tied.
+                **{name: float(result.terms[name][0][i]) if graded else None for name in at_k},
+                # There are several of them where votes are tied.
                 "majority_answers": most,
                 "majority_right": right if graded else None,
                 "distinct_answers": len({a for a in answers if a is not None}),
-                "responses": found.responses[i],
+                "responses": result.responses[i],
             }
         )
     return lines
 
 
-def _plot(path: pathlib.Path, found: Mapping[str, Evaluation], split: str) -> list[str]:
-    """Draws pass@k, and in files of their own pass^k, and max@k where it differs from pass@k.
+def _plot(path: pathlib.Path, results: Mapping[str, Evaluation], split: str) -> list[str]:
+    """Draws pass@k, pass^k, and max@k where it differs from pass@k, in a file each.
 
-    Returns the paths.
+    Returns:
+      The paths of the files.
     """
-    binary = all(evaluation.is_binary(one.rewards) for one in found.values())
+    binary = all(evaluation.is_binary(one.rewards) for one in results.values())
     targets = {}
     for kind in evaluation.AT_K:
         if kind == "max_at" and binary:
@@ -281,7 +321,7 @@ def _plot(path: pathlib.Path, found: Mapping[str, Evaluation], split: str) -> li
         targets[kind] = path.with_stem(f"{stem}_{kind}_k" if beside else stem)
     for kind, target in targets.items():
         curves, bands = {}, {}
-        for label, one in found.items():
+        for label, one in results.items():
             names = {k: f"{kind}_{k}" for k in range(1, one.rewards.shape[1] + 1)}
             terms = {name: one.terms[name] for name in names.values()}
             values, intervals = evaluation.figures(terms), evaluation.intervals(terms)
@@ -293,5 +333,5 @@ def _plot(path: pathlib.Path, found: Mapping[str, Evaluation], split: str) -> li
 
 
 def _finite(value: float) -> float | None:
-    """JSON has no NaN."""
+    """Returns `value`, or None if it is not finite, because JSON has no NaN."""
     return value if math.isfinite(value) else None

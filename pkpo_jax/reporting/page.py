@@ -1,4 +1,4 @@
-"""What a run leaves at its end: plots, a table of pass@k before and after, and a page of it all."""
+"""The report of a run: its plots, a table of pass@k before and after RL, and an HTML page."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import files, metrics, provenance, saved_run
 from pkpo_jax.training.evaluation import Evaluation, k_of, reported_ks
 
-# Characters of a file of samples that the page shows.
+# The page shows this many characters of a file of samples.
 _SHOWN = 20_000
 _HEALTH = {
-    "train/skipped": "updates skipped, their loss or gradient not finite",
+    "train/skipped": "updates skipped because the loss or gradient was not finite",
     "train/invalid": "responses that could not be graded",
     "train/truncated": "responses cut off before their end",
     "train/dead_groups": "groups without gradient",
-    "train/equal_groups": "groups of equal rewards",
-    "train/clip_fraction": "tokens whose ratio was clipped",
-    "train/log_prob_gap_max": "largest log-prob gap of sampler and scorer",
+    "train/equal_groups": "zero-variance groups, whose rewards are all equal",
+    "train/clip_fraction": "tokens whose importance ratio was clipped",
+    "train/log_prob_gap_max": "largest difference between the log-probs of sampler and scorer",
 }
 
 
@@ -67,20 +67,20 @@ def write(workdir: pathlib.Path, config: config_dict.ConfigDict, last: Evaluatio
 
 
 def before_and_after(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
-    """{label: {k: pass@k}} of a run's first and last evaluation; empty before the first."""
+    """Returns {label: {k: pass@k}} of a run's first and last evaluation, empty before the first."""
     return {label: pass_at_k(line) for label, line in _ends(lines).items()}
 
 
 def intervals(
     workdir: pathlib.Path, lines: Sequence[Mapping[str, Any]]
 ) -> dict[str, dict[int, tuple[float, float]]]:
-    """Returns {label: {k: (low, high)}}, the intervals of `before_and_after`, as far as kept."""
-    kept = metrics.read_intervals(workdir)
-    return {label: pass_at_k(kept.get(line["step"], {})) for label, line in _ends(lines).items()}
+    """Returns {label: {k: (low, high)}}, the intervals of `before_and_after` that were recorded."""
+    by_step = metrics.read_intervals(workdir)
+    return {label: pass_at_k(by_step.get(line["step"], {})) for label, line in _ends(lines).items()}
 
 
 def _ends(lines: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Returns the lines of the first and the last evaluation, by what a table calls them."""
+    """Returns the metrics lines of the first and the last evaluation by their labels in a table."""
     evaluations = [line for line in lines if pass_at_k(line)]
     return {
         "before RL" if line["step"] == 0 else f"after step {line['step']}": line
@@ -89,20 +89,23 @@ def _ends(lines: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
 
 
 def pass_at_k(line: Mapping[str, Any]) -> dict[int, Any]:
-    """{k: pass@k} of a metrics line that holds an evaluation; what was not finite is left out."""
+    """Returns {k: pass@k} of a metrics line that holds an evaluation, without null values."""
     prefix = "eval/pass_at_"
-    found = {key: v for key, v in line.items() if key.startswith(prefix) and v is not None}
-    return {int(key.removeprefix(prefix)): value for key, value in found.items()}
+    values = {key: v for key, v in line.items() if key.startswith(prefix) and v is not None}
+    return {int(key.removeprefix(prefix)): value for key, value in values.items()}
 
 
 def write_page(workdir: pathlib.Path) -> pathlib.Path:
-    """Makes DIR/report.html of a run, finished or not, from what lies in its directory alone.
+    """Writes DIR/report.html of a run, finished or not, from the files in its directory alone.
 
-    The page is one file: it holds its figures, loads nothing and runs no script.
+    The page is a single file: it embeds its images, loads nothing and runs no script.
+
+    Returns:
+      The path of the page.
 
     Raises:
-      ConfigError: the directory is not a run's.
-      OSError: it cannot be written.
+      ConfigError: the directory is not that of a run.
+      OSError: the page cannot be written.
     """
     config = _read_config(workdir)
     lines = metrics.read(workdir)
@@ -162,7 +165,7 @@ def _template() -> jinja2.Template:
 
 
 def _whole(value: Any) -> int:
-    """0 for what a config should not hold there: the page is made of what there is."""
+    """Returns `value` if it is an integer and 0 otherwise, for configs that hold anything."""
     return value if isinstance(value, int) else 0
 
 
@@ -187,7 +190,7 @@ def _draw(figure: Figure) -> str:
 
 
 def _panels(lines: Sequence[Mapping[str, Any]], n: int) -> list[_Image]:
-    """The learning curves, drawn anew: a run that was killed has no plots."""
+    """Draws the learning curves, because a run that was killed has no plots in its directory."""
     images = []
     for title, series in plots.panels(lines, n).items():
         ends = [
@@ -204,7 +207,10 @@ def _figures(
     rows: Mapping[str, Mapping[int, float]],
     bands: Mapping[str, Mapping[int, tuple[float, float]]],
 ) -> dict[str, _Image]:
-    """The figures in DIR/plots by name, less the learning curves, and pass@k if it is not there."""
+    """Returns the plots in DIR/plots by name, without the learning curves.
+
+    The plot of pass@k is drawn if it is missing.
+    """
     ends = [
         f"{label}, {page_format.number(values[k])} at k = {k}"
         for label, values in rows.items()
@@ -217,34 +223,37 @@ def _figures(
             "The first held-out problems with the responses sampled to them",
         ),
     }
-    found = {path.stem: _read_png(path) for path in sorted((workdir / "plots").glob("*.png"))}
-    if rows and not found.get("pass_at_k"):
+    uris = {path.stem: _read_png(path) for path in sorted((workdir / "plots").glob("*.png"))}
+    if rows and not uris.get("pass_at_k"):
         with tempfile.TemporaryDirectory() as directory:
             path = pathlib.Path(directory) / "pass_at_k.png"
             plots.pass_at_k(path, rows, bands)
-            found["pass_at_k"] = _read_png(path)
+            uris["pass_at_k"] = _read_png(path)
     return {
         stem: _Image(*known.get(stem, (stem.replace("_", " "),) * 2), uri)
-        for stem, uri in found.items()
+        for stem, uri in uris.items()
         if uri and stem != "learning_curves"
     }
 
 
 def _read_png(path: pathlib.Path) -> str | None:
-    """None if it is missing, or torn: a run can be killed while it draws."""
+    """Returns a PNG file as a data URI, or None if it is missing or incomplete.
+
+    A run can be killed while it writes a plot.
+    """
     png = path.read_bytes() if path.is_file() else b""
     return _data_uri(png) if png.endswith(b"IEND\xaeB`\x82") else None
 
 
 class _Evaluation(NamedTuple):
     name: str
-    figures: list[tuple[str, Any, Any]]
+    metrics: list[tuple[str, Any, Any]]
     facts: list[tuple[str, Any, Any]]
     images: list[_Image]
 
 
 def _evaluations(workdir: pathlib.Path) -> Iterator[_Evaluation]:
-    """What --mode=eval left in DIR/eval/<split>_step<N>, by split and step."""
+    """Yields what --mode=eval wrote to DIR/eval/<split>_step<N>, by split and step."""
 
     def order(path: pathlib.Path) -> tuple[str, int]:
         split, _, step = path.parent.name.rpartition("_step")
@@ -253,7 +262,7 @@ def _evaluations(workdir: pathlib.Path) -> Iterator[_Evaluation]:
     for path in sorted((workdir / "eval").glob("*/summary.json"), key=order):
         summary = files.read_json(path, dict)
         if not summary:
-            continue  # It is being written.
+            continue  # The file is damaged, or not complete yet.
         rows = list(_rows(summary))
         name = re.sub(r"_step(\d+)$", r", step \1", path.parent.name)
         images = [
@@ -261,16 +270,19 @@ def _evaluations(workdir: pathlib.Path) -> Iterator[_Evaluation]:
             for image in sorted(path.parent.glob("*.png"))
             if (uri := _read_png(image))
         ]
-        figures = [row for row in rows if row[2]]
-        yield _Evaluation(name, figures, [row for row in rows if not row[2]], images)
+        with_intervals = [row for row in rows if row[2]]
+        yield _Evaluation(name, with_intervals, [row for row in rows if not row[2]], images)
 
 
 def _rows(summary: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """(name, value, interval or None) of its leaves, of all those for a k the reported ones."""
+    """Yields (name, value, interval or None) of each leaf of a summary.
+
+    Of the metrics that exist for every k, only those of reported k are included.
+    """
     ks = {name: k for name in summary if (k := k_of(name))}
     reported = reported_ks(max(ks.values(), default=1))
     for name, value in summary.items():
-        # Where rewards are 0 and 1, the two are the same.
+        # Where rewards are 0 and 1, max@k equals pass@k and is not repeated.
         again = name.startswith("max_at_") and value == summary.get(f"pass{name[3:]}")
         if again or (name in ks and ks[name] not in reported):
             continue
@@ -291,7 +303,7 @@ def _phases(lines: Sequence[Mapping[str, Any]]) -> list[str]:
 def _times(
     lines: Sequence[Mapping[str, Any]],
 ) -> list[tuple[str, float, float | None, float, float]]:
-    """(phase, seconds of the first, mean of the others, their sum, its share) of each phase."""
+    """Returns (phase, first step's seconds, mean of later steps, total, share of all) by phase."""
     values = {key: [value for _, value in plots.points(lines, key)] for key in _phases(lines)}
     total = sum(map(sum, values.values()))
     return [
@@ -308,7 +320,10 @@ def _times(
 
 
 def _rates(lines: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> dict[str, float]:
-    """Without the first step, which waits for the compiler, and without evaluations."""
+    """Returns the throughput by name.
+
+    It leaves out evaluations, and the first step, which waits for the compiler.
+    """
     later = [line for line in lines if line["step"] > 1]
     phases = [key for key in _phases(later) if key != "time/eval_s"]
     seconds = sum(value for key in phases for _, value in plots.points(later, key))
@@ -326,7 +341,7 @@ def _rates(lines: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> d
 
 
 def _health(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, float, float, int]]:
-    """(key, meaning, mean, largest, the step where it was) of the metrics of _HEALTH there are."""
+    """Returns (key, meaning, mean, largest value, its step) of each recorded metric of _HEALTH."""
     rows = []
     for key, meaning in _HEALTH.items():
         if pairs := plots.points(lines, key):
@@ -338,7 +353,7 @@ def _health(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, float, f
 
 def _counts(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     programs = [value for _, value in plots.points(lines, "compilations")]
-    # A run that goes on counts from 0 again.
+    # A run that resumes counts from 0 again, so only increases are summed.
     later = sum(max(0, b - a) for a, b in itertools.pairwise(programs))
     counts = {}
     if programs:
@@ -357,14 +372,14 @@ def _counts(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _samples(workdir: pathlib.Path) -> list[tuple[int, str, str, int]]:
-    """(step, file, text, characters left out) of the first and the last samples of training."""
+    """Returns (step, file, text, characters left out) of the first and last training samples."""
     paths = {int(p.stem): p for p in (workdir / "samples").glob("*.txt") if p.stem.isdecimal()}
-    found = []
+    samples = []
     for step in sorted({min(paths), max(paths)} if paths else ()):
         text = paths[step].read_text(encoding="utf-8", errors="replace")
         more = max(0, len(text) - _SHOWN)
-        found.append((step, paths[step].name, text[:_SHOWN], more))
-    return found
+        samples.append((step, paths[step].name, text[:_SHOWN], more))
+    return samples
 
 
 class _Start(NamedTuple):
@@ -378,7 +393,7 @@ class _Start(NamedTuple):
 
 
 def _starts(workdir: pathlib.Path) -> list[_Start]:
-    """Returns each start of the run, in order; none for a run from before they were recorded."""
+    """Returns the recorded starts of the run in order; runs of old versions have none."""
     rows = []
     for one in provenance.read(workdir):
         commit = (one.get("commit") or "unknown")[:12]
@@ -392,19 +407,19 @@ def _starts(workdir: pathlib.Path) -> list[_Start]:
                 devices=f"{one.get('devices')} x {one.get('device')}"
                 + (f", {one['processes']} processes" if one.get("processes", 1) > 1 else ""),
                 host=f"{one.get('cores')} cores of {one.get('cpu')}, {one.get('platform')}",
-                versions=", ".join(f"{name} {found}" for name, found in versions if found),
+                versions=", ".join(f"{name} {version}" for name, version in versions if version),
             )
         )
     return rows
 
 
 def _sections(settings: Mapping[str, Any]) -> dict[str, list[tuple[str, str, str | None]]]:
-    """(key, value, default where that differs) of the config, by its first level."""
+    """Returns the (key, value, default if it differs) of the config's keys by section."""
     try:
         default = config_lib.default(settings.get("task.name", "")).to_dict()
-    except (TypeError, ValueError):  # A task that is there no more.
+    except (TypeError, ValueError):  # The task does not exist any more.
         default = config_lib.default().to_dict()
-    # As JSON has it, with lists for tuples.
+    # The defaults go through JSON, which makes tuples lists as in the saved config.
     default = json.loads(json.dumps(default))
     defaults = {**dict(config_lib.flatten(default)), "k": page_format.k_text(default["k"])}
 

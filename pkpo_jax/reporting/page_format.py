@@ -1,4 +1,4 @@
-"""How the page of a run writes numbers, intervals, durations and schedules."""
+"""Formats of numbers, intervals, durations and schedules on the page of a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pkpo_jax.training import config
 
 
 def number(value: Any) -> str:
-    """Returns three decimals, or what says as much of a number that is small or large.
+    """Formats a number with three decimals, or with similar precision if it is small or large.
 
     >>> [number(x) for x in (0.25, 0.0, 2.384e-06, 36000.0, 300, None, [1, 2])]
     ['0.250', '0', '2.4e-06', '36,000', '300', '-', '[1, 2]']
@@ -29,7 +29,7 @@ def text(value: Any) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Returns seconds in the two units that say most.
+    """Formats seconds in their two largest units.
 
     >>> [duration(s) for s in (0.5, 61, 7300)]
     ['0.5 s', '1 min 1 s', '2 h 1 min']
@@ -41,7 +41,7 @@ def duration(seconds: float) -> str:
 
 
 def k_text(k: Any) -> str:
-    """Returns any spelling of the key k as a reader takes it.
+    """Formats any value of the config key k for a reader.
 
     >>> k_text({"0": 8, "200": 1})
     '8, 1 from step 200'
@@ -55,7 +55,7 @@ def k_text(k: Any) -> str:
 
 
 def with_interval(value: float | None, ends: tuple[float, float] | None) -> str:
-    """Returns a share with its interval, or the number alone where there is none.
+    """Formats a share with its interval, or the number alone if there is no interval.
 
     >>> with_interval(0.871, (0.853, 0.888)), with_interval(0.5, None)
     ('.871 (.853-.888)', '0.500')

@@ -1,4 +1,4 @@
-"""Figures of a run, PNG files in DIR/plots."""
+"""Plots of a run, which are PNG files in DIR/plots."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SOLVED = ("train/cumulative_solve_rate", "train/seen_solve_rate")
 
 
 def learning_curves(path: pathlib.Path, lines: Sequence[Mapping[str, Any]], n: int) -> None:
-    """What a run recorded against the step, a panel for each of `panels`, in one figure."""
+    """Draws the metrics of a run against the step, with one panel for each of `panels`."""
     drawn = panels(lines, n)
     columns = min(3, max(1, len(drawn)))
     rows = max(1, -(-len(drawn) // columns))
@@ -37,10 +37,13 @@ def learning_curves(path: pathlib.Path, lines: Sequence[Mapping[str, Any]], n: i
 def panels(
     lines: Sequence[Mapping[str, Any]], n: int
 ) -> dict[str, dict[str, list[tuple[int, Any]]]]:
-    """{title: {key: (step, value) pairs}} of a run's learning curves, less those that say nothing.
+    """Returns {title: {key: (step, value) pairs}} of a run's learning curves.
+
+    Panels without information, such as a constant k, are left out.
 
     Args:
-      lines: of metrics.jsonl; n: the size of a training group.
+      lines: the lines of metrics.jsonl.
+      n: the size of a training group.
     """
     training = [f"train/pass_at_{k}" for k in reported_ks(n) if k > 1]
     chosen = {
@@ -48,7 +51,7 @@ def panels(
         "held-out problems": [key for key in _keys(lines) if key.startswith("eval/pass_at_")],
         "held-out problems, max@k": [k for k in _keys(lines) if k.startswith("eval/max_at_")],
         "held-out problems, pass^k": [k for k in _keys(lines) if k.startswith("eval/pass_hat_")],
-        "entropy of a token, nats": ["train/entropy", "eval/entropy"],
+        "entropy per token, nats": ["train/entropy", "eval/entropy"],
         "k": ["train/k"],
         "groups without gradient, truncated": ["train/dead_groups", "train/truncated"],
         "gradient norm": ["train/grad_norm"],
@@ -57,23 +60,25 @@ def panels(
         "largest log-prob gap": ["train/log_prob_gap_max"],
         "seconds of a step": ["time/sample_s", "time/grade_s", "time/update_s"],
     }
-    found = {}
+    recorded = {}
     for title, keys in chosen.items():
         series = {key: points(lines, key) for key in keys}
         if title == "seconds of a step":
-            # The first one waits for the compiler, which would hide the others.
+            # The first step waits for the compiler, and its time would dwarf the others.
             series = {key: [p for p in pairs if p[0] > 1] for key, pairs in series.items()}
         series = {key: pairs for key, pairs in series.items() if pairs}
         values = {value for pairs in series.values() for _, value in pairs}
         constant = len(values) == 1 and title == "k"
         unused = values == {0.0} and title in ("KL, nats", "clipped tokens")
         if values and not constant and not unused:
-            found[title] = series
-    return found
+            recorded[title] = series
+    return recorded
 
 
 def points(lines: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, Any]]:
-    """(step, value) pairs of a metric; what was not finite is null in metrics.jsonl, and left out.
+    """Returns (step, value) pairs of a metric, without null values.
+
+    metrics.jsonl has null for values that were not finite.
 
     >>> points([{"step": 1, "a": 0.5}, {"step": 2, "a": None}, {"step": 3}], "a")
     [(1, 0.5)]
@@ -82,7 +87,7 @@ def points(lines: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, Any]
 
 
 def panel(series: Mapping[str, Sequence[tuple[int, Any]]]) -> Figure:
-    """One of `panels` as a figure of its own, without its title."""
+    """Returns one of `panels` as a separate figure, without its title."""
     figure = Figure(figsize=(3.7, 3.0), layout="constrained")
     _draw_panel(figure.subplots(), series)
     figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
@@ -93,7 +98,7 @@ def _draw_panel(ax: Axes, series: Mapping[str, Sequence[tuple[int, Any]]]) -> No
     colors = {key: f"C{i}" for i, key in enumerate(series)}
     family = [key for key in series if k_of(key) or key == "train/reward_mean"]
     if len(family) > 1:
-        # From dark to light as k grows.
+        # The colours go from dark to light as k grows.
         colors |= zip(family, colormaps["viridis"](np.linspace(0, 0.85, len(family))), strict=True)
     faint = 0.15 if len(series) > 3 else 0.3
     for key, pairs in series.items():
@@ -120,7 +125,15 @@ def pass_at_k(
     name: str = "pass@k",
     title: str = "held-out problems",
 ) -> None:
-    """pass@k against k, one line a row: {label: {k: pass@k}}; `bands` has intervals."""
+    """Draws pass@k against k, with a line for each row.
+
+    Args:
+      path: the file to write.
+      rows: {label: {k: pass@k}}.
+      bands: {label: {k: (low, high)}}, intervals to shade, or None.
+      name: label of the y axis.
+      title: title of the figure.
+    """
     figure = Figure(figsize=(6, 4), layout="constrained")
     ax = figure.subplots()
     for label, values in rows.items():
@@ -133,7 +146,7 @@ def pass_at_k(
     ax.set_xscale("log", base=2)
     ax.set_xticks(ks, [str(k) for k in ks])
     ax.set(xlabel="k", ylabel=name, title=title)
-    if ax.dataLim.y1 <= 1.0:  # Rewards can be higher.
+    if ax.dataLim.y1 <= 1.0:  # max@k can exceed 1.
         ax.set_ylim(top=1.0)
     ax.grid(alpha=0.3)
     ax.legend()
@@ -141,7 +154,7 @@ def pass_at_k(
 
 
 def samples(path: pathlib.Path, task: Task, evaluation: Evaluation, count: int = 8) -> None:
-    """The first problems of an evaluation with the responses sampled to them."""
+    """Draws the first `count` problems of an evaluation with the responses sampled to them."""
     count = min(count, len(evaluation.problems))
     columns = min(count, 4)
     rows = -(-count // columns)
@@ -161,7 +174,7 @@ def _keys(lines: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _smooth(values: Sequence[float], keep: float = 0.9) -> list[float]:
-    """Exponential moving average, without bias towards its first value."""
+    """Returns the exponential moving average, without a bias towards the first value."""
     out, total, weight = [], 0.0, 0.0
     for value in values:
         total, weight = keep * total + value, keep * weight + 1.0

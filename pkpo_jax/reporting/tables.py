@@ -1,4 +1,4 @@
-"""Evaluations and samples as tables for a terminal."""
+"""Tables of evaluations and samples for a terminal."""
 
 from __future__ import annotations
 
@@ -22,18 +22,23 @@ _NAMES = {
     "majority": "majority vote",
     "distinct_answers": "distinct answers",
     "distinct_wrong": "distinct wrong answers",
-    "entropy": "entropy of a token, nats",
+    "entropy": "entropy per token, nats",
     "truncated": "responses cut off",
-    "response_length": "tokens of a response",
+    "response_length": "tokens per response",
     "wrong_format": "responses without an answer",
-    "timeout": "out of time in grading",
-    "error": "errors in grading",
+    "timeout": "grading timeouts",
+    "error": "grading errors",
     "invalid": "responses not graded",
 }
 
 
-def figures(found: Mapping[str, Evaluation], split: str) -> None:
-    """Prints each figure of each evaluation, with its interval."""
+def figures(results: Mapping[str, Evaluation], split: str) -> None:
+    """Prints the metrics of each evaluation with their intervals.
+
+    Args:
+      results: the evaluations by the labels of their columns.
+      split: name of the problems' split, for the title.
+    """
     table = rich.table.Table(
         "",
         title=f"{split} problems, with 95% intervals over problems",
@@ -42,11 +47,11 @@ def figures(found: Mapping[str, Evaluation], split: str) -> None:
         title_justify="left",
     )
     columns = []
-    for label, one in found.items():
+    for label, one in results.items():
         count, n = one.rewards.shape
         table.add_column(Text(f"{label}\n{count} x {n} samples"), justify="right")
         intervals = evaluation.intervals(one.terms)
-        # Only the k that metrics show, for there are n of them.
+        # Intervals exist for every k up to n, but only the k of the metrics are shown.
         shown = {name for name in one.metrics if evaluation.k_of(name)}
         columns.append(
             {
@@ -64,23 +69,29 @@ def figures(found: Mapping[str, Evaluation], split: str) -> None:
             table.add_row(shown_as, *(Text(column.get(name, "-")) for column in columns))
     console = rich.console.Console(highlight=False)
     console.print(table)
-    for label, one in found.items():
+    for label, one in results.items():
         if left_out := evaluation.left_out(one.rewards):
             console.print(
-                f"{label}: {left_out} of {len(one.problems)} problems are left out, for none of "
-                "their responses could be graded.",
+                f"{label}: {left_out} of {len(one.problems)} problems are left out because none "
+                "of their responses could be graded.",
                 markup=False,
             )
 
 
-def samples(found: Evaluation, weights: Mapping[int, np.ndarray], split: str) -> None:
-    """Prints each problem, and its responses with their rewards and, for every k, weights [P, n].
+def samples(result: Evaluation, weights: Mapping[int, np.ndarray], split: str) -> None:
+    """Prints each problem, and its responses with their rewards and reward weights.
 
-    Equal responses are one row: the weight is of each, or their mean where groups are drawn.
+    Equal responses share a row, which shows the weight of one of them. Estimators that sample
+    groups can give them different weights, of which it shows the mean.
+
+    Args:
+      result: the evaluation that holds the problems and responses.
+      weights: reward weights [P, n] by k.
+      split: name of the problems' split, for the titles.
     """
     console = rich.console.Console(highlight=False)
-    for i, problem in enumerate(found.problems):
-        rewards = found.rewards[i]
+    for i, problem in enumerate(result.problems):
+        rewards = result.rewards[i]
         right = int((rewards >= 1.0).sum())
         title = f"{split} problem {problem['id']}: {right} of {len(rewards)} right"
         prompt = Text(printable(problem["prompt"].strip("\n")), overflow="fold")
@@ -91,13 +102,13 @@ def samples(found: Evaluation, weights: Mapping[int, np.ndarray], split: str) ->
         for k in weights:
             table.add_column(f"weight\nk={k}", justify="right", no_wrap=True)
         table.add_column("response", overflow="fold")
-        for (reward, response), those in _merged(rewards, found.responses[i]):
+        for (reward, response), places in _merged(rewards, result.responses[i]):
             graded = math.isfinite(reward)
-            cells = [_signed(weights[k][i, those].mean()) if graded else "-" for k in weights]
+            cells = [_signed(weights[k][i, places].mean()) if graded else "-" for k in weights]
             text = printable(response, newline="\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}\n")
             table.add_row(
                 f"{reward:.3g}" if graded else "invalid",
-                str(len(those)),
+                str(len(places)),
                 *cells,
                 Text(text, overflow="fold") if text else Text("(empty)", style="dim"),
             )
@@ -107,10 +118,10 @@ def samples(found: Evaluation, weights: Mapping[int, np.ndarray], split: str) ->
 def _merged(
     rewards: np.ndarray, responses: Sequence[str]
 ) -> list[tuple[tuple[float, str], list[int]]]:
-    """Equal responses of equal reward and where they stand: the best first, ungraded ones last."""
+    """Groups equal responses as ((reward, response), places), best first, ungraded ones last."""
     groups = collections.defaultdict(list)
     for i, (reward, response) in enumerate(zip(rewards.tolist(), responses, strict=True)):
-        # No two NaN are equal.
+        # NaN does not equal itself, so -inf stands for it as a key.
         groups[reward if math.isfinite(reward) else -math.inf, response].append(i)
     return sorted(groups.items(), key=lambda group: (-group[0][0], -len(group[1])))
 
