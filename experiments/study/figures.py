@@ -129,12 +129,12 @@ def _methods(results: Mapping[str, Any]) -> Figure:
 
 def _panels(panels: Mapping[str, Mapping[str, Curve]]) -> Figure:
     """Plots {y axis: {method: curve}} side by side, against steps."""
-    figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
+    figure = Figure(figsize=(3.8 * len(panels) + 1.6, 3.4), layout="constrained")
     for ax, (text, curves) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         for i, (method, curve) in enumerate(curves.items()):
             _band(ax, curve, f"C{i}", label(method))
         ax.set(xlabel="step", ylabel=text)
-    ax.legend(fontsize=7)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=7)
     return figure
 
 

@@ -104,7 +104,10 @@ def _tables_of_claim(letter: str, found: Mapping[str, Any]) -> list[str]:
             tables.methods(sets["fog"]),
             "The time of a step is the median over steps, for the fastest seed, because runs "
             "shared the machine with others. The five k of PKPO are one program and take "
-            f"{tables.time_of_k(sets['fog'])}, so smaller differences are noise.",
+            f"{tables.time_of_k(sets['fog'])}, so smaller differences are noise. The last two "
+            "columns show after how many steps (over seeds) and seconds of training the pass@k of "
+            "the training batches, over 10 steps, first reaches a level, or how many seeds reach "
+            "it. Training problems are not repeated, so this is pass@k on unseen problems.",
         ]
     return [tables.cost(found["cost"])] if letter == "i" else []
 

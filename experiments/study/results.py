@@ -19,7 +19,7 @@ from pkpo_jax.training import files, metrics
 FORMAT = 2
 # Numbers are kept with this many significant digits.
 DIGITS = 5
-# A learning curve has this many points, each of which is the mean over the steps since the point before.
+# A learning curve has this many points, each the mean over the steps since the point before.
 POINTS = 20
 _PASS = tuple(f"pass_at_{k}" for k in design.KS)
 EVALUATED = (*_PASS, "entropy", "distinct_wrong")

@@ -106,16 +106,36 @@ def hard(problems: Set) -> str:
 
 
 def methods(problems: Set) -> str:
-    """Returns the methods of claim f by pass@k and the time of a step."""
+    """Returns the methods of claim f by pass@k, time of a step, and time to a level of pass@k."""
     shown = ["k2", "k4", *claims.PAPER_B, "k1", "grpo", "maxrl", best_bonus(problems)]
     fastest = min(map(problems.step_seconds, shown))
     rows = []
     for method in ["base", *shown]:
-        scores = [estimate(problems.pass_at(method, k)).cell() for k in (1, 4, 16)]
-        seconds = 0.0 if method == "base" else problems.step_seconds(method)
-        time = f"{1e3 * seconds:.0f} ({seconds / fastest:.2f}x)" if seconds else ""
-        rows.append([label(method), *scores, time])
-    return markdown(["", "pass@1", "pass@4", "pass@16", "ms a step"], rows)
+        row = [label(method), *(estimate(problems.pass_at(method, k)).cell() for k in (1, 4, 16))]
+        if method == "base":
+            rows.append([*row, "", "", ""])
+            continue
+        seconds = problems.step_seconds(method)
+        time = f"{1e3 * seconds:.0f} ({seconds / fastest:.2f}x)"
+        reached = (_reached(problems, method, k, level) for k, level in ((1, 0.5), (4, 0.75)))
+        rows.append([*row, time, *reached])
+    header = ["", "pass@1", "pass@4", "pass@16", "ms a step", "to pass@1 .5", "to pass@4 .75"]
+    return markdown(header, rows)
+
+
+def _reached(problems: Set, method: str, k: int, level: float) -> str:
+    """Returns the steps and seconds after which training batches first have this pass@k."""
+    steps, seeds = problems.curve(method, f"pass_at_{k}")
+    first = [
+        next((s for s, v in zip(steps, values, strict=True) if v >= level), None)
+        for values in seeds
+    ]
+    reached = [step for step in first if step is not None]
+    if len(reached) < len(seeds):
+        return f"{len(reached)} of {len(seeds)} seeds" if reached else "never"
+    e = estimate(reached)
+    spread = "" if math.isnan(e.se) else f" ± {e.se:.0f}"
+    return f"{e.mean:.0f}{spread} ({e.mean * problems.step_seconds(method):.0f} s)"
 
 
 def time_of_k(problems: Set) -> str:
