@@ -187,15 +187,6 @@ def _on_problems(
     return found
 
 
-def commands(name: str, rates: Mapping[str, float], seed: int) -> dict[str, list[str]]:
-    """Returns {method: command} of one seed, "base" first, in a directory runs/by_hand."""
-    sweep = Sweep(
-        pathlib.Path("runs/by_hand", name), design.PROBLEMS[name], lambda jobs, title: None
-    )
-    runs = {"base": sweep.before([seed]), **sweep.report(rates, [seed])}
-    return {method: ["python", *run.command()[1:]] for method, (run,) in runs.items()}
-
-
 def _measurements(
     workdir: pathlib.Path, fog: Mapping[str, Any], seeds: Sequence[int], run_all: RunAll
 ) -> dict[str, Any]:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import pathlib
 import re
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.study import claims, design, figures, plan, results, tables
-from experiments.study.design import label
+from experiments.study import claims, design, figures, results, tables
 from experiments.study.measures import Set, all_sets, quarters
 from pkpo_jax.training import files
 
@@ -116,7 +114,7 @@ def _tables_of_claim(letter: str, found: Mapping[str, Any]) -> list[str]:
 
 
 def all_tables(found: Mapping[str, Any]) -> str:
-    """Returns TABLES.md: the numbers of all runs and measurements, and the commands."""
+    """Returns TABLES.md: the numbers of all runs and measurements."""
     letters = [finding.letter for finding in claims.findings(found)]
     parts = [
         "# Tables of the study",
@@ -141,7 +139,6 @@ def all_tables(found: Mapping[str, Any]) -> str:
         for name, problems in all_sets(found).items():
             of = "in training" if design.PROBLEMS[name].fixed else "held out"
             parts += [f"{design.PROBLEMS[name].title}, {of}:", tables.rates(problems)]
-    parts += ["## Commands", *_commands(found)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -153,27 +150,3 @@ def _groups(problems: Set) -> dict[str, Set]:
     if longer := problems.longer:
         groups[f"{longer.last_step} steps in place of {problems.last_step}"] = longer
     return groups
-
-
-def _commands(found: Mapping[str, Any]) -> list[str]:
-    """Returns the commands of one seed: before RL, one run after it, and what the others change."""
-    seed = found["seeds"][0]
-    parts = [f"These are of seed {seed}, and run in the root of the repository."]
-    for name, problems in all_sets(found).items():
-        rates = {m: problems.data["methods"][m]["rate"] for m in problems.methods}
-        commands = plan.commands(name, rates, seed)
-        base, first, *others = commands
-        parts.append(f"{design.PROBLEMS[name].title}, {label(base)}, and then {label(first)}:")
-        parts += ["    " + shlex.join(commands[m]) for m in (base, first)]
-        rows = [[label(m), _changed(commands[first], commands[m])] for m in others]
-        header = ["", f"keys that differ from {label(first)}"]
-        parts.append(tables.markdown(header, rows, words=2))
-    return parts
-
-
-def _changed(before: list[str], after: list[str]) -> str:
-    return ", ".join(
-        f"`{word.removeprefix('--config.')}`"
-        for word in after
-        if word not in before and not word.startswith("--workdir=")
-    )

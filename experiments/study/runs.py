@@ -206,6 +206,7 @@ def _done(job: Job, core: int, cache: pathlib.Path, running: set[subprocess.Pope
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     with job.log.open("a") as log:
+        print(shlex.join(job.command()), file=log, flush=True)
         # A new session keeps Ctrl-C from the program: the study ends its programs itself.
         process = subprocess.Popen(
             job.command(),

@@ -26,7 +26,6 @@ import numpy as np
 import tqdm
 from absl import app, flags, logging
 
-import pkpo_jax as pkpo
 from experiments.study import estimators, results
 from pkpo_jax import command_line
 from pkpo_jax.policy import checkpoints, scoring
@@ -149,8 +148,8 @@ def measure(
       progress: whether to show a progress bar.
 
     Returns:
-      {"step", "k", "n", "prompts", "replicates", "seed", "parameters", "max_at_1" and "max_at_k"
-      (of the prompts, from all samples), "estimators": {name: {"k", and those of `summarize`}}}.
+      {"step", "k", "n", "prompts", "replicates", "seed", "parameters", "estimators": {name: {"k",
+      and the metrics of `summarize`}}}.
 
     Raises:
       ConfigError: the run keeps no such policy, or it cannot be run.
@@ -167,7 +166,7 @@ def measure(
     # These keys are for training only.
     config.checkpoint.best = config.log.wandb = ""
     compared = estimators.serving(n, k)
-    blocks, rewards = [Moments() for _ in range(BLOCKS)], []
+    blocks = [Moments() for _ in range(BLOCKS)]
     with contextlib.closing(Trainer(config)) as trainer:
         params = trainer.initial_params(workdir)
         gradients = policy_gradients(trainer, [e.weigh for e in compared.values()])
@@ -179,15 +178,10 @@ def measure(
             valid = np.isfinite(graded)
             fed = trainer.devices.put((np.where(valid, graded, 0.0), valid), count)
             blocks[i * BLOCKS // replicates].add(gradients(params, (*batch[:2], rollout), *fed))
-            rewards.append(graded)
-    pooled = np.concatenate(rewards, -1)
-    at = {j: float(pkpo.max_at_k(pooled, j, where=np.isfinite(pooled)).mean()) for j in {1, k}}
     found = summarize(blocks, list(compared))
     return {
         **{"step": step, "k": k, "n": n, "prompts": count, "replicates": replicates, "seed": seed},
         "parameters": blocks[0].total.shape[-1],
-        "max_at_1": at[1],
-        "max_at_k": at[k],
         "estimators": {name: {"k": compared[name].k, **found[name]} for name in compared},
     }
 

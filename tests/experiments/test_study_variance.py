@@ -130,7 +130,6 @@ def run(tmp_path_factory):
 def test_measure(run):
     results = variance.measure(run[0], 0, k=2, replicates=16)
     assert json.loads(json.dumps(results, allow_nan=False)) == results
-    assert 0.0 < results["max_at_1"] < results["max_at_k"] < 1.0
     found = results["estimators"]
     assert found["none"]["noise"] > found["loo_minus_one"]["noise"] > 0.0
     assert found["loo_minus_one"]["log_ratio"] == 0.0
