@@ -189,14 +189,6 @@ def _summary(taken: np.ndarray, base: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
-    # Other scripts import this module and define flags with these names.
-    config_flags.DEFINE_config_file("config", "configs/maze_tiny.py", "What is trained.")
-    flags.DEFINE_integer("steps", 300, "Whole steps, and updates, that are timed.")
-    flags.DEFINE_string("output", "", "JSON file to write the numbers to; none if empty.")
-    return flags.FLAGS(argv)
-
-
 def main(argv: Sequence[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
@@ -208,4 +200,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=_parse)
+    # Modules that import this one may define flags with these names.
+    config_flags.DEFINE_config_file("config", "configs/maze_tiny.py", "What is trained.")
+    flags.DEFINE_integer("steps", 300, "Whole steps, and updates, that are timed.")
+    flags.DEFINE_string("output", "", "JSON file to write the numbers to; none if empty.")
+    app.run(main)

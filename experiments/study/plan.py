@@ -15,7 +15,7 @@ from experiments.study.runs import Job, Measurement, Run
 
 # Runs the jobs under a title, and returns when they are complete.
 RunAll = Callable[[Sequence[Job], str], None]
-# The only curve that is kept of runs at rates that are not tuned.
+# Only this curve is kept of runs at rates that are not tuned.
 _AT_RATES = ("cumulative_solve_rate",)
 
 

@@ -217,17 +217,6 @@ def policy_gradients(
     return make_gradients(log_prob, weighers)
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
-    # Other scripts import this module and define flags with these names.
-    flags.DEFINE_string("workdir", None, "Directory of a run.", required=True)
-    flags.DEFINE_integer("step", 0, "Step of a policy that the run keeps; 0 is before RL.")
-    flags.DEFINE_integer("k", 4, "The k of pass@k.", lower_bound=1)
-    flags.DEFINE_integer("replicates", 256, f"Gradient estimates, a multiple of {BLOCKS}.")
-    flags.DEFINE_integer("seed", 0, "Seed of the samples.")
-    flags.DEFINE_string("output", "", "JSON file to write the numbers to; none if empty.")
-    return flags.FLAGS(argv)
-
-
 def main(argv: Sequence[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
@@ -241,4 +230,11 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=_parse)
+    # Modules that import this one may define flags with these names.
+    flags.DEFINE_string("workdir", None, "Directory of a run.", required=True)
+    flags.DEFINE_integer("step", 0, "Step of a policy that the run keeps; 0 is before RL.")
+    flags.DEFINE_integer("k", 4, "The k of pass@k.", lower_bound=1)
+    flags.DEFINE_integer("replicates", 256, f"Gradient estimates, a multiple of {BLOCKS}.")
+    flags.DEFINE_integer("seed", 0, "Seed of the samples.")
+    flags.DEFINE_string("output", "", "JSON file to write the numbers to; none if empty.")
+    app.run(main)
