@@ -83,7 +83,11 @@ def blocks(found: Mapping[str, Any], drawn: list[str]) -> dict[str, str]:
         parts = [
             f"**{finding.verdict.capitalize()}.** {finding.reasons}",
             f"The rule: {finding.rule}" + ("" if whole else " (Only a part of it was run.)"),
-            *(f"![{name}](figures/{name})" for name in drawn if name[0] == finding.letter),
+            *(
+                f"![claim {finding.letter}](figures/{name})"
+                for name in drawn
+                if name[0] == finding.letter
+            ),
             *_tables_of_claim(finding.letter, found),
         ]
         made[f"claim {finding.letter}"] = "\n\n".join(parts)
