@@ -21,6 +21,7 @@ ELSEWHERE = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "experiments/study/RESULTS.md": "study/RESULTS.md",
+    "experiments/study/TABLES.md": "study/TABLES.md",
 }
 for _folder in ("experiments/figures", "experiments/study/figures"):
     for _path in sorted((ROOT / _folder).glob("*.png")):

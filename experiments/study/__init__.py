@@ -1,1 +1,1 @@
-"""The papers' claims, tested: python -m experiments.study; what came out is in RESULTS.md."""
+"""A test of the papers' claims: python -m experiments.study. RESULTS.md holds the results."""

@@ -1,14 +1,15 @@
-"""What training for pass@k costs in time, for several k, beside training for pass@1 without it.
+"""The time that training for pass@k costs, for several k, beside training for pass@1 with RLOO.
 
 python -m experiments.study.cost [--config=configs/maze_tiny.py] [--steps=300] [--output=FILE.json]
 
-In one process and in rounds, each in an order drawn anew: a whole training step (sample, grade,
-update), an update alone, and the weights of a batch alone, for every k and with RLOO's weights in
-the place of the transform. All start from the same policy, and those of a round have the same
-prompts, responses and rewards. Medians over rounds, for other work may run on the machine; ratios
-are of times of the same round, with 95% intervals by bootstrap over rounds. All k share a compiled
-program; RLOO has its own, and two copies of the same program can differ by some percent. The policy
-has had no warm start: what it knows changes no shape. About a minute and a half on one core.
+One process times, in rounds of random order, a whole training step (sample, grade, update), an
+update alone, and the reward weights of a batch alone, for every k and for RLOO. All start from the
+same policy, and the steps of a round have the same prompts, responses and rewards. Times are
+medians over rounds, because other work may run on the machine; ratios are of times of the same
+round, with 95% intervals by bootstrap over rounds. All k share a compiled program. RLOO has its
+own, and two copies of one program can differ by some percent. The policy has no SFT warm start,
+which changes no shape. It prints what `measure` returns, as JSON, in about a minute and a half on
+one core.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import json
 import pathlib
 import random
 import statistics
@@ -28,14 +28,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import rich.console
-import rich.table
 import tqdm
 from absl import app, flags, logging
 from ml_collections import config_dict, config_flags
 
-import experiments
-from experiments.study import design, files, variance
+from experiments.study import design, results, variance
 from pkpo_jax import command_line
 from pkpo_jax.estimators import schedules
 from pkpo_jax.policy import checkpoints
@@ -48,29 +45,29 @@ from pkpo_jax.training.trainer import Trainer
 BASE, PLAIN = "k = 1", "RLOO"
 KINDS = ("step", "update", "weights")
 _RESAMPLES = 2000
-# Calls of the weights alone, of which a round's time is the median: one call is too short.
+# One computation of the weights is too short to time, so a round takes the median of this many.
 _CALLS = 21
 
 
 def measure(
     config: config_dict.ConfigDict, *, steps: int = 300, seed: int = 0, progress: bool = False
 ) -> dict[str, Any]:
-    """Times of steps of `config`, for every k of the study that its estimator serves.
+    """Times steps of `config` for every k of the study that its estimator serves.
 
     Args:
-      config: of the estimator whose k changes; its k, schedules and warm start are not used.
+      config: what is trained; its k, schedules and warm start are not used.
       steps: whole steps to time, of all variants together, and as many updates.
       seed: of the order.
+      progress: whether to show a progress bar.
 
     Returns:
-      {"rounds", "prompts", "n", "compilations" (while timed: after one call of every program, with
-      k = 1), "variants": {"k = 1": {"step", "update", "weights" (the estimator alone, jitted):
-      {"seconds": median, "ratio": median over that of k = 1, "interval": [low, high] of the
-      ratio}}, ..., "RLOO": ...}}.
+      {"rounds", "prompts", "n", "compilations" (while timed, after one call of every program),
+      "variants": {"k = 1": {"step", "update", "weights": {"seconds": median, "ratio": median over
+      that of k = 1, "interval": [low, high] of the ratio}}, ..., "RLOO": ...}}.
 
     Raises:
       ConfigError: the config cannot run.
-      ValueError: fewer steps than variants.
+      ValueError: there are fewer steps than variants.
     """
     n = config.rollout.n
     largest = min(n, weights_lib.largest_k(config_lib.freeze(config).estimator, n))
@@ -105,7 +102,7 @@ def measure(
         "n": n,
         "compilations": counter.count,
         "variants": {
-            name: {kind: _figures(taken[kind], times[BASE][kind]) for kind in KINDS}
+            name: {kind: _summary(taken[kind], times[BASE][kind]) for kind in KINDS}
             for name, taken in times.items()
         },
     }
@@ -120,14 +117,14 @@ def _trainer(
     config = copy.deepcopy(config)
     config.k, config.warm_start.steps = 1, 0
     config.estimator.update(estimator)
-    # Drawn ahead, a step's samples would be of the variant before it.
+    # Sampling ahead would time the samples of the variant before.
     config.rollout.ahead = False
     config.train.steps = max(config.train.steps, rounds)
     return stack.enter_context(contextlib.closing(Trainer(config)))
 
 
 def graded_batch(trainer: Trainer, params: Any) -> step.Batch:
-    """The first batch of a run with these parameters, as an update is given it."""
+    """Returns the first batch of a run with these parameters, as an update receives it."""
     config, programs = trainer.config, trainer.programs
     prompts, temperature = variance.first_prompts(trainer), config.rollout.temperature
     key = jax.random.key(config.seed)
@@ -147,14 +144,14 @@ def graded_batch(trainer: Trainer, params: Any) -> step.Batch:
 def _calls(
     trainer: Trainer, k: int, state: TrainState, batch: step.Batch
 ) -> dict[str, Callable[[int], float]]:
-    """{kind: (round) -> seconds}, for this k; `state` is kept."""
+    """Returns {kind: (round) -> seconds} for this k; the calls keep `state`."""
     config, key = trainer.config, jax.random.key(0)
     scalars = (k, key, config.rollout.temperature, config.train.learning_rate)
     weigh = jax.jit(trainer.programs.recipe.weigh)
     more = {"rows": batch.rows, "key": key, "entropy": jnp.zeros(batch.rows.shape)}
 
     def copied() -> TrainState:
-        # An update is given its state for good.
+        # An update donates the buffers of its state.
         return jax.block_until_ready(jax.tree.map(jnp.copy, state))
 
     def whole(at: int) -> float:
@@ -180,11 +177,11 @@ def _seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def _figures(taken: np.ndarray, base: np.ndarray) -> dict[str, Any]:
-    """Of seconds [rounds], beside those of the base."""
+def _summary(taken: np.ndarray, base: np.ndarray) -> dict[str, Any]:
+    """Returns the median of times [rounds], and their ratio to those of the base."""
     ratios = taken / base
-    drawn = np.random.default_rng(0).integers(len(ratios), size=(_RESAMPLES, len(ratios)))
-    low, high = np.quantile(np.median(ratios[drawn], axis=-1), (0.025, 0.975))
+    rows = np.random.default_rng(0).integers(len(ratios), size=(_RESAMPLES, len(ratios)))
+    low, high = np.quantile(np.median(ratios[rows], axis=-1), (0.025, 0.975))
     return {
         "seconds": float(np.median(taken)),
         "ratio": float(np.median(ratios)),
@@ -192,45 +189,19 @@ def _figures(taken: np.ndarray, base: np.ndarray) -> dict[str, Any]:
     }
 
 
-def table(results: Mapping[str, Any]) -> rich.table.Table:
-    """What `measure` found, a variant a row."""
-    title = f"{results['prompts']} prompts x {results['n']}, medians of {results['rounds']} rounds"
-    columns = ("step, ms", f"/ {BASE} (95%)", "update, ms", f"/ {BASE} (95%)")
-    made = rich.table.Table("", *columns, "weights, us", "of a step", title=title)
-    for name, row in results["variants"].items():
-        cells = []
-        for kind in ("step", "update"):
-            low, high = row[kind]["interval"]
-            ratio = f"{row[kind]['ratio']:.3f} ({low:.3f}, {high:.3f})" if name != BASE else ""
-            cells += [f"{1e3 * row[kind]['seconds']:.1f}", ratio]
-        alone, whole = row["weights"]["seconds"], row["step"]["seconds"]
-        made.add_row(name, *cells, f"{1e6 * alone:.0f}", f"{alone / whole:.2%}")
-    return made
-
-
-def _parse(argv: Sequence[str]) -> list[str]:
-    # Not at the top: other scripts import this one, and have flags of the same names.
-    config_flags.DEFINE_config_file("config", "configs/maze_tiny.py", "What is trained.")
-    flags.DEFINE_integer("steps", 300, "Whole steps, and updates, that are timed.")
-    flags.DEFINE_string("output", None, "A file that the figures are written to, as JSON.")
-    return flags.FLAGS(argv)
-
-
 def main(argv: Sequence[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
-    options = flags.FLAGS
     try:
-        results = measure(options.config, steps=options.steps, progress=True)
+        found = measure(flags.FLAGS.config, steps=flags.FLAGS.steps, progress=True)
     except (ValueError, checkpoints.CheckpointError) as e:  # A ConfigError is a ValueError.
         command_line.stop(e)
-    if options.output:
-        files.write(options.output, json.dumps(results, indent=2, allow_nan=False) + "\n")
-    console = rich.console.Console(width=120)
-    console.print(table(results))
-    console.print(f"programs compiled while k changed: {results['compilations']}", highlight=False)
-    console.print(experiments.machine(), highlight=False)
+    results.publish(found, flags.FLAGS.output)
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=_parse)
+    # Modules that import this one may define flags with these names.
+    config_flags.DEFINE_config_file("config", "configs/maze_tiny.py", "What is trained.")
+    flags.DEFINE_integer("steps", 300, "Whole steps, and updates, that are timed.")
+    flags.DEFINE_string("output", "", "JSON file to write the numbers to; none if empty.")
+    app.run(main)

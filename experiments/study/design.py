@@ -1,6 +1,6 @@
-"""What the study runs: problems, methods, the rates that each is tuned over, and the seeds.
+"""The study's design: problems, methods, learning rates to tune over, and seeds.
 
-A run is the shipped trainer on a shipped config, some keys changed; this file says which.
+A run is the shipped trainer on a shipped config with some keys changed; this file says which.
 """
 
 from __future__ import annotations
@@ -10,29 +10,33 @@ from collections.abc import Mapping
 from typing import Any
 
 KS = (1, 2, 4, 8, 16)
-# Rates of Adam that every method is tuned over; where the best is the first or the last of them,
-# the grid grows by a factor of two on that side, at most so many times.
+# Every method is tuned over these learning rates of Adam. Where the best one is the first or the
+# last, the grid grows by a factor of two on that side, at most EXTENSIONS times.
 RATES = (3e-4, 6e-4, 1.2e-3)
 EXTENSIONS = 1
-# Tuning has seeds and problems of its own: what is chosen there is reported on others. This is
-# the task.seed of those problems.
+# The task.seed of the problems that rates are tuned on. Tuning has its own seeds and problems, so
+# that what it chooses is reported on others.
 TUNING_PROBLEMS = 1
 SEEDS = (0, 1, 2, 3, 4)
+# One rate at which all k of PKPO are reported too, besides their tuned rates.
+ONE_RATE = 6e-4
 
 
 @dataclasses.dataclass(frozen=True)
 class Problems:
-    """A set of problems: a config, and what is changed in it.
+    """A set of problems: a config and the keys that are changed in it.
 
     Attributes:
-      title: a few words, for tables.
-      config: of the repository.
-      changes: config keys of all its runs; warm_start, and of those before RL alone.
-      steps: of RL.
-      evaluate_every: steps between evaluations of the runs that are reported, and watched.
-      tuning_seeds: of the runs that rates are chosen by; all methods have the same ones.
-      fixed: whether a few problems are gone through again and again. Rates are chosen by pass@k in
-        training then, and by that of unseen problems otherwise.
+      title: a few words for tables.
+      config: path of the config in the repository.
+      steps: RL steps of a run.
+      evaluate_every: steps between the evaluations of reported runs of watched methods.
+      changes: config keys that all runs share.
+      warm_start: config keys of the SFT warm start alone, before RL.
+      tuning_seeds: seeds of the runs that rates are chosen by, the same for all methods.
+      fixed: whether training repeats a few problems many times. Rates are then chosen by pass@k
+        in training, and otherwise by pass@k on held-out problems.
+      curves: training metrics whose learning curves are kept in the results.
     """
 
     title: str
@@ -43,15 +47,24 @@ class Problems:
     warm_start: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     tuning_seeds: tuple[int, ...] = (100, 101)
     fixed: bool = False
+    curves: tuple[str, ...] = ()
 
     def base(self, seed: int) -> dict[str, Any]:
-        """The policy before RL: all methods of a seed start from the same one."""
+        """Returns the config keys of the policy before RL, which all methods of a seed share."""
         return {**self.changes, **self.warm_start, "train.steps": 0, "seed": seed, **_LEAN}
 
     def run(
         self, method: Method, seed: int, rate: float, start: str, steps: int = 0
     ) -> dict[str, Any]:
-        """Keys of one RL run from the policy in `start`, of `steps` in place of all runs' own."""
+        """Returns the config keys of one RL run.
+
+        Args:
+          method: what is trained.
+          seed: of the run.
+          rate: learning rate.
+          start: checkpoint of the policy before RL.
+          steps: RL steps; 0 stands for the `steps` of these problems.
+        """
         steps = steps or self.steps
         return {
             **self.changes,
@@ -65,7 +78,7 @@ class Problems:
         }
 
 
-# A sweep needs metrics and the last policy, and none of the rest.
+# The study needs only the metrics and the last policy of a run.
 _LEAN = {
     "checkpoint.every": 0,
     "checkpoint.best": "",
@@ -79,6 +92,7 @@ PROBLEMS = {
         "configs/maze_tiny.py",
         steps=200,
         evaluate_every=50,
+        curves=("cumulative_solve_rate", "pass_at_1", "pass_at_4"),
     ),
     "plain": Problems(
         "plain mazes, 4x4 and 5x5",
@@ -95,7 +109,7 @@ PROBLEMS = {
     "arithmetic": Problems(
         "sums of three digits", "configs/arithmetic_tiny.py", steps=200, evaluate_every=200
     ),
-    # Half of them are longer than all that the policy has seen a demonstration of.
+    # Half of these mazes have longer paths than any demonstration that the policy has seen.
     "hard": Problems(
         "128 hard mazes, 5x5",
         "configs/maze_tiny.py",
@@ -114,14 +128,21 @@ PROBLEMS = {
         },
         warm_start={"task.min_path": 2, "task.max_path": 5, "task.train_problems": 16_384},
         fixed=True,
+        curves=("cumulative_solve_rate", "entropy", "pass_at_1"),
     ),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """How a policy is trained: keys, and k, an int or {share of the steps: k}; and whether it is
-    evaluated along the way too."""
+    """A way to train a policy.
+
+    Attributes:
+      label: its name in tables.
+      k: an int, or a schedule as {share of the steps: k}.
+      keys: further config keys.
+      watched: whether its reported runs are evaluated during training too.
+    """
 
     label: str
     k: int | Mapping[float, int] = 1
@@ -129,6 +150,7 @@ class Method:
     watched: bool = False
 
     def changes(self, steps: int) -> dict[str, Any]:
+        """Returns the config keys of a run of `steps` steps."""
         k = self.k
         if isinstance(k, Mapping):
             k = {round(share * steps): value for share, value in k.items()}
@@ -143,37 +165,35 @@ def _paper_b(method: str) -> dict[str, Any]:
     return {"estimator.name": "passk_training", "estimator.method": method}
 
 
+def _ours(function: str) -> dict[str, Any]:
+    return {"estimator.name": f"experiments.study.estimators:{function}"}
+
+
 METHODS = {
-    # PKPO with loo_minus_one, the estimator that paper A trains with; RLOO at k = 1, Tang et al. at
-    # k = n = 16.
+    # PKPO with loo_minus_one, the baseline that paper A trains with. It is RLOO at k = 1, and the
+    # estimator of Tang et al. at k = n = 16.
     "k1": Method("PKPO k = 1 (RLOO)", 1, watched=True),
     "k2": Method("PKPO k = 2", 2, watched=True),
     "k4": Method("PKPO k = 4", 4, watched=True),
     "k8": Method("PKPO k = 8", 8, watched=True),
     "k16": Method("PKPO k = 16 (Tang et al.)", 16, watched=True),
-    # Schedules of k.
+    # These are schedules of k.
     "anneal_third": Method("k = 8, then 1 after 1/3", {0: 8, 1 / 3: 1}, watched=True),
     "anneal_two_thirds": Method("k = 8, then 1 after 2/3", {0: 8, 2 / 3: 1}, watched=True),
     "explore": Method("k = 1, then 8, then 1", {0: 1, 1 / 3: 8, 2 / 3: 1}, watched=True),
-    "per_prompt": Method(
-        "a k for each prompt", 1, {"estimator.name": "experiments.study.estimators:per_prompt_k"}
-    ),
-    # Other estimators of the same gradient.
+    "per_prompt": Method("a k for each prompt", 1, _ours("per_prompt_k")),
+    # These estimate the same gradient in other ways.
     "centered": Method("centered, k = 4", 4, _pkpo("centered")),
     "loo": Method("loo, k = 4", 4, _pkpo("loo")),
     "none": Method("no baseline, k = 4", 4, _pkpo("none")),
-    "disjoint": Method(
-        "disjoint groups, baseline, k = 4",
-        4,
-        {"estimator.name": "experiments.study.estimators:disjoint_groups"},
-    ),
-    # Paper B.
+    "disjoint": Method("disjoint groups, baseline, k = 4", 4, _ours("disjoint_groups")),
+    # These are the estimators of paper B.
     "b_full": Method("B full, k = 4", 4, _paper_b("full")),
     "b_bootstrap": Method("B bootstrap, k = 4", 4, _paper_b("bootstrap")),
     "b_analytical": Method("B analytical, k = 4", 4, _paper_b("analytical")),
     "b_combination": Method("B combination, k = 4", 4, _paper_b("combination")),
     "b_adaptive": Method("B adaptive, k = 4", 4, _paper_b("adaptive")),
-    # pass@1 and its relatives.
+    # These train for pass@1, except MaxRL.
     "grpo": Method("GRPO", 1, {"estimator.name": "grpo"}),
     "maxrl": Method("MaxRL", 1, {"estimator.name": "maxrl"}),
     "entropy_.01": Method("RLOO, entropy bonus .01", 1, {"loss.entropy_coef": 0.01}),
@@ -181,18 +201,32 @@ METHODS = {
     "entropy_.1": Method("RLOO, entropy bonus .1", 1, {"loss.entropy_coef": 0.1}),
     "entropy_.2": Method("RLOO, entropy bonus .2", 1, {"loss.entropy_coef": 0.2}),
 }
+PKPO = tuple(f"k{k}" for k in KS)
+# Only one coefficient of the bonus is reported, the one that tuning finds best.
+BONUSES = tuple(method for method in METHODS if method.startswith("entropy_"))
 
-# Of these the one that tuning finds best is reported.
-ONE_OF = (("entropy_.01", "entropy_.05", "entropy_.1", "entropy_.2"),)
-# A rate at which all k of PKPO are reported too, beside their own.
-ONE_RATE = 6e-4
+
+# The policies whose gradients are measured for claim e.
+POLICIES = ("before RL", "after RL with k = 4")
+
+
+def label(method: str) -> str:
+    """Returns the name of a method, or of the policy before RL ("base"), in tables."""
+    return "before RL" if method == "base" else METHODS[method].label
 
 
 @dataclasses.dataclass(frozen=True)
 class Scope:
-    """What is run: methods on each set of problems, on which seeds, at a tuned rate or at
-    ONE_RATE; which of them at other rates too, as {problems: {rate: methods}}, and for longer, as
-    {problems: (steps, methods)}; and whether optimum, variance and cost are measured."""
+    """The part of the study that is run.
+
+    Attributes:
+      methods: {problems: methods}, at a tuned rate or at ONE_RATE.
+      seeds: of the reported runs.
+      at_rates: {problems: {rate: methods}} that are run at other rates too.
+      longer: {problems: (steps, methods)} that are run for longer too.
+      tuned: whether rates are tuned.
+      measured: whether the optimum, the variance and the cost are measured.
+    """
 
     methods: Mapping[str, tuple[str, ...]]
     seeds: tuple[int, ...]
@@ -204,20 +238,14 @@ class Scope:
     measured: bool = True
 
 
-_FIVE_K = tuple(f"k{k}" for k in KS)
 FULL = Scope(
-    {
-        "fog": tuple(METHODS),
-        "plain": _FIVE_K,
-        "arithmetic": _FIVE_K,
-        "hard": ("k1", "k4", "k8"),
-    },
+    {"fog": tuple(METHODS), "plain": PKPO, "arithmetic": PKPO, "hard": ("k1", "k4", "k8")},
     SEEDS,
-    # To tell what a method does from how fast it does it, and from the rate that suits it: at those
-    # beside the first, tuning saw methods differ most. Of these, claim b's rule reads the first.
+    # These runs separate the effect of a method from that of its speed and of its rate. The rule
+    # of claim b reads the first rate. At the others, methods differed most in tuning.
     at_rates={
         "fog": {
-            ONE_RATE: _FIVE_K,
+            ONE_RATE: PKPO,
             1.2e-3: ("k1", "anneal_third"),
             3e-4: ("k4", "centered", "loo"),
         }
@@ -227,6 +255,4 @@ FULL = Scope(
         "hard": (1500, ("k1", "k4", "k8")),
     },
 )
-QUICK = Scope(
-    {"fog": _FIVE_K}, (0, 1, 2), {"fog": {ONE_RATE: _FIVE_K}}, tuned=False, measured=False
-)
+QUICK = Scope({"fog": PKPO}, (0, 1, 2), {"fog": {ONE_RATE: PKPO}}, tuned=False, measured=False)

@@ -1,54 +1,51 @@
-"""The best pass@k that any policy can have on fogged mazes, exactly, and what it gives at other k.
+"""The best pass@k that any policy can have on fogged mazes, exactly, and its pass@k at other k.
 
 python -m experiments.study.optimum [--config=configs/maze_tiny.py] [--output=FILE.json]
 
-A policy sees the prompt and draws k independent walks from a distribution pi. The mazes that show
-as this prompt have known weights w_m, so its pass@k there is
+A policy sees the prompt and samples k independent walks from a distribution pi. The mazes that the
+prompt may hide have known weights w_m, so its pass@k is
 
     f(pi) = sum_m w_m (1 - (1 - s_m)^k),    s_m = sum of pi over the walks that solve maze m,
 
-a concave function. Few walks matter: of two, the one that crosses a superset of the other's hidden
-cells solves no maze that the other does not. f is maximised over the rest, with a certificate.
-Seconds on one CPU core for 512 mazes with 8 hidden cells each.
+a concave function. Few walks matter: a walk that crosses a superset of another's hidden cells
+solves no maze that the other does not. f is maximised over the rest, with a certificate. It prints
+what `optimum` returns, as JSON, after seconds on one CPU core for 512 mazes with 8 hidden cells.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import rich.console
-import rich.table
 from absl import app, flags, logging
 from ml_collections import config_flags
 from scipy import optimize
 
-from experiments.study import design, files
+from experiments.study import design, results
 from pkpo_jax import tasks
 from pkpo_jax.tasks import Maze, maze
 
 MOST_HIDDEN = 14
-# How far below the optimum f may be. Far finer than a table needs: where f is flat, pass@k at
-# another k still depends on where on the flat the solution lies.
+# f may be this far below the optimum. Tables need far less precision, but where f is flat, pass@k
+# at another k still depends on where the solution lies on the flat.
 TOLERANCE = 1e-10
 MOST_STEPS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """What can be done about a prompt.
+    """The possible answers to a prompt, and the mazes that it may hide.
 
     Mazes that the same walks solve count as one, with their weights added.
 
     Attributes:
-      walks: the A walks that are worth drawing, in letters, shortest first; a single empty one if
-        no walk can reach E.
+      walks: the A walks worth sampling, in letters, shortest first; a single empty walk if none
+        can reach E.
       solves: [A, M] 0 or 1, whether a walk solves a maze.
-      weights: [M] probability of a maze given the prompt; they sum to 1.
+      weights: [M] probability of each maze given the prompt; they sum to 1.
     """
 
     walks: tuple[str, ...]
@@ -56,43 +53,46 @@ class Choices:
     weights: np.ndarray
 
     def pass_at_k(self, policy: np.ndarray, k: int) -> float:
-        """Of k independent walks from `policy` [A]: the chance that one or more reach E."""
+        """Returns the chance that at least one of k walks from `policy` [A] reaches E."""
         return float(self.weights @ (1 - self.missed(policy) ** k))
 
     def missed(self, policy: np.ndarray) -> np.ndarray:
-        """[M] chance that one walk from `policy` [A] does not solve a maze: 1 - s."""
+        """Returns [M], the chance that one walk from `policy` [A] does not solve a maze: 1 - s."""
         return np.clip(1 - policy @ self.solves, 0, 1)
 
 
 def choices(prompt: str, task: Maze, longest: int) -> Choices:
-    """The walks of up to `longest` letters worth drawing for a prompt of `task`, and its mazes.
+    """Returns the walks of up to `longest` letters worth sampling for a prompt, and its mazes.
 
     Raises:
-      ValueError: too many hidden cells, no maze of the task shows as this prompt, or the task
-        grades, or asks for, something other than a bare walk that ends on E.
+      ValueError: too many cells are hidden, no maze of the task has this prompt, or the task
+        does not ask for, and grade, a bare walk that ends on E.
     """
     if task.reward != "solved" or task.instruct:
-        raise ValueError("pass@k is of bare walks that end on E: task.reward=solved, no instruct.")
+        raise ValueError(
+            "the optimum needs bare walks that end on E: task.reward=solved, no task.instruct."
+        )
     shown = prompt.rstrip("\n")
     hidden = [at for at, cell in enumerate(shown) if cell == maze.HIDDEN]
     if len(hidden) > MOST_HIDDEN:
         raise ValueError(
-            f"a prompt hides {len(hidden)} cells, and all of their 2^{len(hidden)} contents would "
-            f"be gone through; at most {MOST_HIDDEN} are. Lower task.fog or task.max_side."
+            f"a prompt hides {len(hidden)} cells, and at most {MOST_HIDDEN} can be enumerated. "
+            "Lower task.fog or task.max_side."
         )
     free, weights = _posterior(shown, hidden, task)
     walks, crossed = _walks(shown, hidden, longest)
     solves = (crossed[:, None] & ~free) == 0
     kinds, kind = np.unique(solves, axis=1, return_inverse=True)
-    # Some versions of numpy return it as [1, M].
+    # Some versions of NumPy return `kind` as [1, M].
     return Choices(walks, kinds.astype(float), np.bincount(kind.ravel(), weights))
 
 
 def _posterior(shown: str, hidden: Sequence[int], task: Maze) -> tuple[np.ndarray, np.ndarray]:
-    """The mazes that show as `shown`: [M] their free hidden cells, as bits, and [M] their weights.
+    """Returns the mazes behind a prompt: [M] free hidden cells, as bits, and [M] weights.
 
-    Cells are walls independently, mazes without a path of the asked length are drawn again, and
-    what is hidden does not depend on what is there: this leaves the prior, cut to those mazes.
+    The task makes each cell a wall independently, rejects mazes without a path of the right
+    length, and hides cells whatever they hold. So the weights are the prior of the cells,
+    restricted to the mazes that are not rejected.
     """
     free, weights = [], []
     for bits in range(2 ** len(hidden)):
@@ -106,15 +106,15 @@ def _posterior(shown: str, hidden: Sequence[int], task: Maze) -> tuple[np.ndarra
             free.append(bits)
             weights.append(weight)
     if not sum(weights):
-        raise ValueError(f"no maze of the task shows as this prompt:\n{shown}")
+        raise ValueError(f"no maze of the task has this prompt:\n{shown}")
     return np.array(free), np.array(weights) / sum(weights)
 
 
 def _walks(shown: str, hidden: Sequence[int], longest: int) -> tuple[tuple[str, ...], np.ndarray]:
-    """Walks to E with a minimal set of hidden cells, one for each set, and [A] the sets, as bits.
+    """Returns one walk to E for each minimal set of hidden cells, and [A] the sets, as bits.
 
-    Breadth first over (cell, hidden cells crossed so far): a walk is dropped where another one, no
-    longer, reached its cell over a subset of its hidden cells.
+    The search is breadth first over (cell, hidden cells crossed so far). It drops a walk if another
+    one that is no longer reached the same cell over a subset of its hidden cells.
     """
     bit = {at: 1 << i for i, at in enumerate(hidden)}
     start, goal = shown.index(maze.START), shown.index(maze.GOAL)
@@ -126,7 +126,7 @@ def _walks(shown: str, hidden: Sequence[int], longest: int) -> tuple[tuple[str, 
             if at == goal:
                 continue
             for step in maze.MOVES:
-                # `walk` takes a hidden cell for a free one.
+                # `maze.walk` treats a hidden cell as free.
                 cell = maze.walk(shown, moves + step)
                 if cell is None:
                     continue
@@ -136,10 +136,10 @@ def _walks(shown: str, hidden: Sequence[int], longest: int) -> tuple[tuple[str, 
                     known[now] = moves + step
                     reached.append((cell, now, moves + step))
         front = reached
-    # A longer walk may cross fewer cells than one found before it.
+    # A longer walk may cross fewer hidden cells than one found before it.
     found = best.get(goal, {})
     kept = {c: w for c, w in found.items() if not any(_within(o, c) for o in found if o != c)}
-    # No walk is short enough: an empty one stands in, that no maze has enough free cells for.
+    # If no walk is short enough, an empty one stands in, which solves no maze.
     kept = kept or {-1: ""}
     return tuple(kept.values()), np.array(list(kept))
 
@@ -157,15 +157,16 @@ class Best:
 
 
 def maximise(prompt: Choices, k: int) -> Best:
-    """The distribution over walks with the highest pass@k.
+    """Returns the distribution over walks with the highest pass@k.
 
-    Moves probability from the worst walk that has any to the best one, as far as that helps, until
-    the duality gap max_a g_a - sum_a pi_a g_a, with g the gradient of f, is within TOLERANCE: f is
-    concave, so no policy is better by more than the gap. For k = 1 it is the best single walk, the
-    first of equals: mixtures of equals are as good at k = 1, and better at k > 1.
+    Each step moves probability from the worst walk that has any to the best one, as far as that
+    helps, until the duality gap max_a g_a - sum_a pi_a g_a, with g the gradient of f, is within
+    TOLERANCE. f is concave, so no policy is better by more than the gap. For k = 1 the result is
+    the best single walk, the first if several are equal; mixtures of equal walks are as good at
+    k = 1 and better at k > 1.
 
     Raises:
-      RuntimeError: the gap is not reached in MOST_STEPS.
+      RuntimeError: the gap is larger after MOST_STEPS.
     """
     solves, weights = prompt.solves, prompt.weights
     count = len(prompt.walks)
@@ -187,7 +188,7 @@ def maximise(prompt: Choices, k: int) -> Best:
 
 
 def _moved(weights: np.ndarray, missed: np.ndarray, gain: np.ndarray, most: float, k: int) -> float:
-    """How much probability, up to `most`, to move between two walks that differ by `gain` [M]."""
+    """Returns the probability, up to `most`, to move between walks that differ by `gain` [M]."""
 
     def slope(moved: float) -> float:
         return float((weights * gain) @ np.clip(missed - moved * gain, 0, 1) ** (k - 1))
@@ -199,22 +200,22 @@ def _moved(weights: np.ndarray, missed: np.ndarray, gain: np.ndarray, most: floa
 
 
 def optimum(task: Maze, *, ks: Sequence[int], longest: int, problems: int) -> dict[str, Any]:
-    """The best policies for each of `ks` on the first held-out problems, at all of `ks`.
+    """Returns pass@j, for all j of `ks`, of the best policies for each k on held-out problems.
 
-    Values are means over what the fog may hide, not over what it does hide on these problems.
+    Values are means over what the fog may hide, not over what it hides on these problems.
 
     Args:
-      task: fogged mazes, the reward "solved".
+      task: fogged mazes with the reward "solved".
       ks: numbers of samples, at least 1 each.
-      longest: letters that a response may have.
-      problems: how many held-out problems.
+      longest: the most letters of a response.
+      problems: how many of the first held-out problems to use.
 
     Returns:
-      matrix: {k: {j: mean over problems of pass@j of the policies that maximise pass@k}}; its
-        diagonal is the optimum. For k = 1 these are single walks.
-      mixed: {j: the same of those policies best at pass@1 that are best at pass@2 among them}.
-      tied: share of the problems where walks tie for the best pass@1, so that the two differ.
-      gap: the largest duality gap: no value on the diagonal is further below its optimum.
+      matrix: {k: {j: mean over problems of pass@j of the policies that maximise pass@k}}. Its
+        diagonal is the optimum. For k = 1 the policies are single walks.
+      mixed: {j: pass@j of the policies that are best at pass@2 among those best at pass@1}.
+      tied: share of the problems on which several walks have the best pass@1.
+      gap: the largest duality gap, which bounds the error of the diagonal.
       sure: share of the problems with a walk that is right whatever the fog hides.
     """
     if not ks or min(ks) < 1:
@@ -235,7 +236,7 @@ def optimum(task: Maze, *, ks: Sequence[int], longest: int, problems: int) -> di
 
 
 def _row(prompts: Sequence[Choices], k: int, ks: Sequence[int]) -> tuple[dict[int, float], float]:
-    """Mean pass@j, for all j of `ks`, of the policies best at pass@k; and the largest gap."""
+    """Returns mean pass@j, j in `ks`, of the best policies at pass@k, and the largest gap."""
     best = [maximise(prompt, k) for prompt in prompts]
     pairs = list(zip(prompts, best, strict=True))
     means = {j: float(np.mean([p.pass_at_k(b.policy, j) for p, b in pairs])) for j in ks}
@@ -243,54 +244,33 @@ def _row(prompts: Sequence[Choices], k: int, ks: Sequence[int]) -> tuple[dict[in
 
 
 def _first_equals(prompt: Choices) -> Choices:
-    """Only the walks with the highest pass@1."""
+    """Returns the choices with only the walks of the highest pass@1."""
     values = prompt.solves @ prompt.weights
     kept = np.flatnonzero(values >= values.max() - 1e-12)
     walks = tuple(prompt.walks[i] for i in kept)
     return dataclasses.replace(prompt, walks=walks, solves=prompt.solves[kept])
 
 
-def print_table(results: dict[str, Any], title: str) -> None:
-    table = rich.table.Table("policy that is best at", title=title)
-    for k in results["matrix"]:
-        table.add_column(f"@{k}", justify="right")
-    rows = {f"pass@{k}": row for k, row in results["matrix"].items()}
-    rows["pass@1, then pass@2"] = results["mixed"]
-    for label, row in rows.items():
-        table.add_row(label, *(f"{value:.4f}" for value in row.values()))
-    console = rich.console.Console(width=100)
-    console.print(table)
-    console.print(
-        f"Largest duality gap {results['gap']:.0e}. On {results['sure']:.1%} of the mazes one walk "
-        "is right whatever the\nfog hides; "
-        f"on {results['tied']:.1%} walks tie for the best pass@1: the last row mixes them.",
-        highlight=False,
-    )
-
-
 def main(argv: Sequence[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
-    config, output = flags.FLAGS.config, flags.FLAGS.output
+    config = flags.FLAGS.config
     try:
         ks = [int(k) for k in flags.FLAGS.ks]
         task = tasks.make(config.task)
         if not isinstance(task, Maze):
             raise ValueError(f"task.name={config.task.name!r}; expected maze.")
-        results = optimum(
-            task, ks=ks, longest=config.rollout.max_response, problems=flags.FLAGS.problems
-        )
+        longest, problems = config.rollout.max_response, flags.FLAGS.problems
+        found = optimum(task, ks=ks, longest=longest, problems=problems)
     except ValueError as e:
         raise app.UsageError(str(e)) from e
-    if output:
-        files.write(output, json.dumps(results) + "\n")
-    print_table(results, f"the best pass@k on {flags.FLAGS.problems} held-out mazes")
+    results.publish(found, flags.FLAGS.output)
 
 
 if __name__ == "__main__":
-    # Here, for whoever imports this module may have flags of these names.
+    # Modules that import this one may define flags with these names.
     config_flags.DEFINE_config_file("config", "configs/maze_tiny.py")
     flags.DEFINE_list("ks", [str(k) for k in design.KS], "Values of k, each at least 1.")
     flags.DEFINE_integer("problems", 512, "Held-out mazes.", lower_bound=1)
-    flags.DEFINE_string("output", "", "A JSON file for the numbers; none if empty.")
+    flags.DEFINE_string("output", "", "JSON file to write the numbers to; none if empty.")
     app.run(main)

@@ -1,4 +1,4 @@
-"""The order of a study: policies before RL, rates tuned on some seeds, reports on others."""
+"""The order of a study: policies before RL, tuning of rates, reported runs, and what they yield."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import itertools
 import json
 import pathlib
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.study import design, results
 from experiments.study.runs import Job, Measurement, Run
 
-# Takes jobs and a title, and returns when they are complete.
+# Runs the jobs under a title, and returns when they are complete.
 RunAll = Callable[[Sequence[Job], str], None]
+# Only this curve is kept of runs at rates that are not tuned.
+_AT_RATES = ("cumulative_solve_rate",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,15 +28,15 @@ class Sweep:
     run_all: RunAll
 
     def before(self, seeds: Sequence[int], *, tuning: bool = False) -> list[Run]:
-        """The policies before RL, evaluated."""
+        """Trains and evaluates the policies before RL."""
         runs = [self._before(seed, tuning) for seed in seeds]
         self.run_all(runs, f"{self.problems.title}: before RL")
         return runs
 
     def report(
-        self, rates: dict[str, float], seeds: Sequence[int], *, steps: int = 0
+        self, rates: Mapping[str, float], seeds: Sequence[int], *, steps: int = 0
     ) -> dict[str, list[Run]]:
-        """The runs that are reported, of every method at its rate; of more steps, if these are."""
+        """Does the reported runs of every method at its rate, of `steps` steps if that is not 0."""
         runs = {
             method: [
                 self._run(method, rate, seed, steps or self._every(method), steps=steps)
@@ -47,7 +49,7 @@ class Sweep:
         return runs
 
     def tune(self, methods: Sequence[str]) -> dict[str, dict[float, list[Run]]]:
-        """{method: {rate: a run a seed}} of the grid, grown where the best rate is at its end."""
+        """Returns {method: {rate: runs}} of the grids, grown where the best rate is at an end."""
         self.before(self.problems.tuning_seeds, tuning=True)
         grids = {m: {rate: self._at(m, rate) for rate in design.RATES} for m in methods}
         for growth in range(design.EXTENSIONS + 1):
@@ -64,7 +66,7 @@ class Sweep:
         return grids
 
     def pass_rates(self, before: Run) -> Measurement:
-        """Of the training problems, under a policy before RL, from 1024 samples of each."""
+        """Returns the evaluation of a policy before RL: 1024 samples of 128 training problems."""
         keys = {**self.problems.changes, "eval.n": 1024, "eval.problems": 128, "eval.prompts": 16}
         return Measurement(
             before.workdir / "eval" / "train_step0" / "summary.json",
@@ -75,12 +77,12 @@ class Sweep:
             ],
         )
 
-    def choose(self, grid: dict[float, list[Run]]) -> float:
-        """The rate whose mean score over seeds is the highest."""
+    def choose(self, grid: Mapping[float, Sequence[Run]]) -> float:
+        """Returns the rate with the highest mean score over seeds."""
         return max(grid, key=lambda rate: self.score(grid[rate]))
 
     def score(self, runs: Sequence[Run]) -> float:
-        """What a rate is chosen by: pass@k, the mean over the study's k and over these seeds."""
+        """Returns what rates are chosen by: pass@k, the mean over the study's k and the runs."""
         return statistics.fmean(results.score(run, self.problems.fixed) for run in runs)
 
     def _every(self, method: str) -> int:
@@ -130,73 +132,65 @@ def run(
     seeds: Sequence[int],
     run_all: RunAll,
 ) -> dict[str, Any]:
-    """Does what is not done yet; what all of it left, as JSON."""
+    """Does what is not complete yet, and returns the results of everything, as JSON."""
     problems = {}
     for name in names:
         sweep = Sweep(workdir / name, design.PROBLEMS[name], run_all)
-        problems[name] = _of_problems(sweep, scope, name, seeds)
-    found: dict[str, Any] = {"problems": problems, "seeds": list(seeds)}
-    found["tuned"] = scope.tuned
+        problems[name] = _on_problems(sweep, scope, name, seeds)
+    found = {
+        "format": results.FORMAT,
+        "problems": problems,
+        "seeds": list(seeds),
+        "tuned": scope.tuned,
+    }
     if scope.measured and "fog" in names:
         found |= _measurements(workdir, problems["fog"], seeds, run_all)
     return found
 
 
-def _of_problems(
+def _on_problems(
     sweep: Sweep, scope: design.Scope, name: str, seeds: Sequence[int]
 ) -> dict[str, Any]:
-    methods = scope.methods[name]
+    methods, fixed = scope.methods[name], sweep.problems.fixed
     grids = sweep.tune(methods) if scope.tuned else {}
     rates = {m: sweep.choose(grids[m]) if scope.tuned else design.ONE_RATE for m in methods}
-    for group in design.ONE_OF:
-        # Variants of one method, tuned as its rate is: the best alone is reported.
-        variants = [m for m in methods if m in group]
-        for loser in sorted(variants, key=lambda m: sweep.score(grids[m][rates[m]]))[:-1]:
-            del rates[loser]
+    # The coefficient of the bonus is tuned as rates are: only the best one is reported.
+    bonuses = [m for m in methods if m in design.BONUSES]
+    for loser in sorted(bonuses, key=lambda m: sweep.score(grids[m][rates[m]]))[:-1]:
+        del rates[loser]
     before = sweep.before(seeds)
     runs = sweep.report(rates, seeds)
-    reported = _read(runs)
     spread = [sweep.pass_rates(run) for run in before]
     sweep.run_all(spread, f"{sweep.problems.title}: pass rates before RL")
-    found: dict[str, Any] = {
-        "pass_rates": [results.of_pass_rates(job.output) for job in spread],
-        # One run of each, for the page.
-        "commands": {
-            method: _shown(of[0].command(), sweep.folder.parent)
-            for method, of in {"base": before, **runs}.items()
-        },
-        "methods": {
-            method: {
-                "grid": results.of_grid(grids[method], sweep.problems.fixed) if grids else {},
-                "rate": rates.get(method),
-                **reported.get(method, {"runs": []}),
-            }
-            for method in methods
-        },
+
+    def read(
+        runs: Mapping[str, Sequence[Run]], curves: Sequence[str] = sweep.problems.curves
+    ) -> dict[str, Any]:
+        return {"methods": {m: results.of_runs(done, curves) for m, done in runs.items()}}
+
+    found = {
+        # All methods start from the same policies, and evaluate them first.
+        "base": results.evaluations(next(iter(runs.values())))["0"],
+        "pass_rates": results.of_pass_rates([job.output for job in spread]),
+        **read(runs),
     }
+    for method, grid in grids.items():
+        found["methods"].setdefault(method, {})["grid"] = results.of_grid(grid, fixed)
+    for method, rate in rates.items():
+        found["methods"][method]["rate"] = rate
     for rate, which in scope.at_rates.get(name, {}).items():
         same = sweep.report(dict.fromkeys(which, rate), seeds)
-        found.setdefault("at_rates", {})[f"{rate:g}"] = {"methods": _read(same)}
+        found.setdefault("at_rates", {})[f"{rate:g}"] = read(same, _AT_RATES)
     if name in scope.longer:
         steps, which = scope.longer[name]
-        longer = sweep.report({m: rates[m] for m in which}, seeds, steps=steps)
-        found["longer"] = {"steps": steps, "methods": _read(longer)}
+        found["longer"] = read(sweep.report({m: rates[m] for m in which}, seeds, steps=steps))
     return found
 
 
-def _shown(command: Sequence[str], workdir: pathlib.Path) -> list[str]:
-    """As anyone would give it: of any Python, and in a directory that is not the study's own."""
-    return ["python", *(word.replace(str(workdir), "runs/by_hand") for word in command[1:])]
-
-
-def _read(runs: dict[str, list[Run]]) -> dict[str, dict[str, Any]]:
-    return {m: {"runs": [results.of_run(run) for run in of]} for m, of in runs.items()}
-
-
 def _measurements(
-    workdir: pathlib.Path, fog: dict[str, Any], seeds: Sequence[int], run_all: RunAll
+    workdir: pathlib.Path, fog: Mapping[str, Any], seeds: Sequence[int], run_all: RunAll
 ) -> dict[str, Any]:
-    """The exact optimum, the variance of gradients for each seed, and what the transform costs."""
+    """Measures the exact optimum, the variance of gradients for each seed, and the cost."""
 
     def measurement(name: str, module: str, *arguments: str) -> Measurement:
         output = workdir / "measured" / f"{name}.json"
@@ -213,19 +207,20 @@ def _measurements(
         return measurement(f"variance_{folder}_step{step}", "variance", *where)
 
     steps = design.PROBLEMS["fog"].steps
+    before, after = design.POLICIES
     noise = {
-        "before RL": [variance(f"base_seed{seed}", 0) for seed in seeds],
-        "after RL with k = 4": [variance(f"k4_lr{rate:g}_seed{seed}", steps) for seed in seeds],
+        before: [variance(f"base_seed{seed}", 0) for seed in seeds],
+        after: [variance(f"k4_lr{rate:g}_seed{seed}", steps) for seed in seeds],
     }
     cost = measurement("cost", "cost", config, "--steps=2400")
     run_all([best, *itertools.chain(*noise.values())], "optimum and variance")
-    # Alone, for it is a matter of time.
+    # This runs alone, because it measures time.
     run_all([cost], "what the transform costs")
+    read = lambda job: json.loads(job.output.read_text())  # noqa: E731
     return {
-        "optimum": {"fog": json.loads(best.output.read_text())},
+        "optimum": {"fog": read(best)},
         "variance": {
-            policy: [json.loads(job.output.read_text()) for job in jobs]
-            for policy, jobs in noise.items()
+            policy: results.of_variance([*map(read, jobs)]) for policy, jobs in noise.items()
         },
-        "cost": json.loads(cost.output.read_text()),
+        "cost": read(cost),
     }

@@ -1,115 +1,156 @@
-"""Results to a page: tables, verdicts and figures of every claim that the results serve."""
+"""The page of the study: RESULTS.md among paragraphs that people write, and TABLES.md."""
 
 from __future__ import annotations
 
-import json
 import pathlib
-import shlex
-import statistics
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.study import claims, design, figures, files, page, tables
-from experiments.study.finding import label
-from experiments.study.results import Set, estimate
+from experiments.study import claims, design, figures, results, tables
+from experiments.study.measures import Set, all_sets, quarters
+from pkpo_jax.training import files
+
+_BLOCK = "<!-- {name}: made by a command -->\n\n{text}\n\n<!-- end of {name} -->"
+_NAME = re.compile(r"<!-- (.*?): made by a command -->")
 
 
-def write(results: Mapping[str, Any], folder: pathlib.Path) -> None:
-    """Writes results.json, figures/ and RESULTS.md; what people wrote in that page stays."""
-    files.write(folder / "results.json", json.dumps(results) + "\n")
+def write(found: Mapping[str, Any], folder: pathlib.Path) -> None:
+    """Writes results.json, and the page from it."""
+    results.save(folder / "results.json", found)
+    render(folder)
+
+
+def render(folder: pathlib.Path) -> None:
+    """Makes figures/, TABLES.md and RESULTS.md from the folder's results.json alone.
+
+    What people wrote in RESULTS.md stays.
+
+    Raises:
+      FormatError: the folder has no results.json that this version can read.
+    """
+    found = results.load(folder / "results.json")
     for old in (folder / "figures").glob("*.png"):
         old.unlink()
-    drawn = figures.draw(results, folder / "figures")
-    page.write(folder / "RESULTS.md", blocks(results, drawn), "What came out of the study")
+    drawn = figures.draw(found, folder / "figures")
+    page = folder / "RESULTS.md"
+    text = page.read_text() if page.exists() else "# Results of the study\n"
+    files.replace(page, update(text, blocks(found, drawn)))
+    files.replace(folder / "TABLES.md", all_tables(found))
 
 
-def blocks(results: Mapping[str, Any], drawn: list[str]) -> dict[str, str]:
-    """{name: Markdown} of the page: a summary, the set-up, a claim each, rates and commands."""
-    findings = claims.findings(results)
+def update(page: str, made: Mapping[str, str]) -> str:
+    """Returns the page with every block of these names replaced, or added at its end.
+
+    Blocks of other names are emptied, because these results do not have them.
+
+    >>> page = update("Before.", {"a": "one"})
+    >>> update(page, {"a": "two"}) == page.replace("one", "two")
+    True
+    """
+    others = [name for name in _NAME.findall(page) if name not in made]
+    for name, text in {**dict.fromkeys(others, "Not run."), **made}.items():
+        block = _BLOCK.format(name=name, text=text.strip())
+        there = re.compile(
+            re.escape(f"<!-- {name}:") + ".*?" + re.escape(f"<!-- end of {name} -->"), re.DOTALL
+        )
+        if there.search(page):
+            page = there.sub(lambda _, block=block: block, page)
+        else:
+            page = f"{page.rstrip()}\n\n{block}\n"
+    return page
+
+
+def blocks(found: Mapping[str, Any], drawn: list[str]) -> dict[str, str]:
+    """Returns {name: Markdown} of the blocks of RESULTS.md.
+
+    Args:
+      found: the results.
+      drawn: names of the plots, each of which starts with the letter of its claim.
+    """
+    findings = claims.findings(found)
     summary = [
         [f.letter, f.claim, f"**{f.verdict}**", f"{sum(f.met)} of {len(f.met)}" if f.met else ""]
         for f in findings
     ]
-    whole = results["tuned"] and set(results["problems"]) == set(design.FULL.methods)
     header = ["claim", "what it says", "here", "conditions met"]
     made = {
         "summary": tables.markdown(header, summary, words=3),
-        "set-up": _setup(results),
+        "set-up": f"{tables.set_up(all_sets(found))}\n\n{found['machine']}",
     }
+    whole = found["tuned"] and set(found["problems"]) == set(design.FULL.methods)
     for finding in findings:
-        pictures = [
-            f"![claim {finding.letter}](figures/{name})"
-            for name in drawn
-            if name.startswith(f"{finding.letter}_")
+        parts = [
+            f"**{finding.verdict.capitalize()}.** {finding.reasons}",
+            f"The rule: {finding.rule}" + ("" if whole else " (Only a part of it was run.)"),
+            *(
+                f"![claim {finding.letter}](figures/{name})"
+                for name in drawn
+                if name[0] == finding.letter
+            ),
+            *_tables_of_claim(finding.letter, found),
         ]
-        made[f"claim {finding.letter}"] = "\n\n".join(
-            [
-                f"**{finding.verdict.capitalize()}.** {finding.reasons}",
-                f"The rule: {finding.rule}" + ("" if whole else " (Of it, what was run.)"),
-                *pictures,
-                finding.shown,
-            ]
-        )
-    if results["tuned"]:
-        made["rates"] = _rates(results)
-    made["commands"] = _commands(results)
+        made[f"claim {finding.letter}"] = "\n\n".join(parts)
     return made
 
 
-def _setup(results: Mapping[str, Any]) -> str:
-    rows, quantiles = [], ["5%", "25%", "50%", "75%", "95%", "within"]
-    for name, data in results["problems"].items():
-        problems = Set(data)
-        spread = data["pass_rates"]
-        rows.append(
-            [
-                design.PROBLEMS[name].title,
-                str(design.PROBLEMS[name].steps),
-                str(len(problems.pass_at("base", 1))),
-                *(tables.cell(estimate(problems.pass_at("base", k))) for k in (1, 16)),
-                *(tables.number(statistics.fmean(s[q] for s in spread)) for q in quantiles),
-            ]
-        )
-    header = ["problems", "steps of RL", "seeds", "pass@1 before RL", "pass@16 before RL"]
-    header += [*quantiles[:-1], ".1% to 60%"]
-    return tables.markdown(header, rows) + f"\n\n{results['machine']}"
+def _tables_of_claim(letter: str, found: Mapping[str, Any]) -> list[str]:
+    sets = all_sets(found)
+    if letter in "cegh":
+        return [tables.differences(sets["fog"], claims.COMPARED[letter])]
+    if letter == "d":
+        longer = sets["hard"].longer
+        return [tables.hard(sets["hard"]), *([tables.hard(longer)] if longer else [])]
+    if letter == "f":
+        return [
+            tables.methods(sets["fog"]),
+            "The time of a step is the median over steps, for the fastest seed, because runs "
+            "shared the machine with others. The five k of PKPO are one program and take "
+            f"{tables.time_of_k(sets['fog'])}, so smaller differences are noise. The last two "
+            "columns show after how many steps (over seeds) and seconds of training the pass@k of "
+            "the training batches, over 10 steps, first reaches a level, or how many seeds reach "
+            "it. Training problems are not repeated, so this is pass@k on unseen problems.",
+        ]
+    return [tables.cost(found["cost"])] if letter == "i" else []
 
 
-def _rates(results: Mapping[str, Any]) -> str:
-    parts = []
-    for name, data in results["problems"].items():
-        problems, rows = Set(data), []
-        for method in data["methods"]:
-            chosen = data["methods"][method]["rate"]
-            for rate, row in problems.grid(method).items():
-                score = tables.number(row["score"])
-                score = f"**{score}**" if chosen and rate == f"{chosen:g}" else score
-                at = [tables.number(row[f"pass_at_{k}"]) for k in design.KS]
-                rows.append([design.METHODS[method].label, rate, score, *at])
-        if rows:
-            header = ["", "rate", "mean", *(f"pass@{k}" for k in design.KS)]
+# -- TABLES.md -------------------------------------------------------------------------------------
+
+
+def all_tables(found: Mapping[str, Any]) -> str:
+    """Returns TABLES.md: the numbers of all runs and measurements."""
+    letters = [finding.letter for finding in claims.findings(found)]
+    parts = [
+        "# Tables of the study",
+        "A command makes this page from `results.json`; [RESULTS.md](RESULTS.md) says what it "
+        "means. Cells are mean ± standard error over seeds. Differences are of held-out pass@k, "
+        "paired by seed, with 95% intervals, bold where 0 is outside.",
+    ]
+    for name, problems in all_sets(found).items():
+        parts.append(f"## {design.PROBLEMS[name].title}")
+        for title, runs in _groups(problems).items():
+            parts += [f"### {title}", tables.pass_at(runs)]
+            parts += [tables.differences(runs, claims.PAIRS), tables.training(runs)]
+    if "b" in letters:
+        parts += ["## Exploration", *map(tables.quarters, quarters(found))]
+    for name, optimum in found.get("optimum", {}).items():
+        parts += [f"## The exact optimum on {design.PROBLEMS[name].title}", tables.optimum(optimum)]
+    if "variance" in found:
+        parts.append("## Variance of one gradient estimate")
+        parts += [tables.variance(p, found["variance"][p]) for p in design.POLICIES]
+    if found["tuned"]:
+        parts.append("## Learning rates")
+        for name, problems in all_sets(found).items():
             of = "in training" if design.PROBLEMS[name].fixed else "held out"
-            title = f"{design.PROBLEMS[name].title}, {of}:"
-            parts += [title, tables.markdown(header, rows)]
-    return "\n\n".join(parts)
+            parts += [f"{design.PROBLEMS[name].title}, {of}:", tables.rates(problems)]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _commands(results: Mapping[str, Any]) -> str:
-    """Of one seed: the policy before RL, a run from there, and what the other methods' change."""
-    parts = []
-    for name, data in results["problems"].items():
-        commands = {label(method): command for method, command in data["commands"].items()}
-        base, first, *others = commands
-        parts += [f"{design.PROBLEMS[name].title}, {base}, and then {first}:"]
-        parts += ["    " + shlex.join(commands[m]) for m in (base, first)]
-        rows = [[m, _changed(commands[first], commands[m])] for m in others]
-        parts.append(tables.markdown(["", f"keys that are not those of {first}"], rows, words=2))
-    return "\n\n".join(parts)
-
-
-def _changed(before: list[str], after: list[str]) -> str:
-    return ", ".join(
-        f"`{word.removeprefix('--config.')}`"
-        for word in after
-        if word not in before and not word.startswith("--workdir=")
-    )
+def _groups(problems: Set) -> dict[str, Set]:
+    """Returns {title: runs} of the reported runs on a set of problems."""
+    groups = {f"{problems.last_step} steps at the reported rates": problems}
+    for rate in sorted(problems.data.get("at_rates", {}), key=float):
+        groups[f"All with a learning rate of {rate}"] = problems.at_rate(rate)
+    if longer := problems.longer:
+        groups[f"{longer.last_step} steps in place of {problems.last_step}"] = longer
+    return groups

@@ -1,4 +1,4 @@
-"""Jobs of a study, one core each, side by side; one that is complete is not repeated."""
+"""Jobs of a study, run side by side on one core each; a complete job is not repeated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import tqdm
 from ml_collections import config_dict
@@ -25,29 +25,12 @@ from pkpo_jax.training import metrics, saved_run
 
 
 class JobError(RuntimeError):
-    """A job failed, or its place holds another; says which, and where its output is."""
-
-
-class Job(Protocol):
-    """Something to do once."""
-
-    @property
-    def log(self) -> pathlib.Path:
-        """Where its output goes."""
-
-    def command(self) -> list[str]:
-        """The program and its arguments."""
-
-    def complete(self) -> bool:
-        """Whether it is done; a JobError if something else was done in its place."""
-
-    def finish(self) -> None:
-        """Called once the program has ended well."""
+    """Says which job failed and where its output is, or that its directory holds another run."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run of the trainer on a config with some keys changed, in a directory of its own."""
+    """A run of the trainer on a config with some keys changed, in its own directory."""
 
     workdir: pathlib.Path
     config: str
@@ -55,25 +38,33 @@ class Run:
 
     @property
     def log(self) -> pathlib.Path:
+        """The file that the program's output goes to."""
         return self.workdir.with_name(f"{self.workdir.name}.log")
 
     def command(self) -> list[str]:
+        """Returns the program and its arguments."""
         keys = [f"--config.{key}={value}" for key, value in self.changes.items()]
         where = [f"--config={self.config}", f"--workdir={self.workdir}"]
         return [sys.executable, "-m", "pkpo_jax.main", *where, *keys]
 
     @property
     def steps(self) -> int:
+        """The number of RL steps."""
         return self.changes["train.steps"]
 
     def complete(self) -> bool:
+        """Returns whether the run is done.
+
+        Raises:
+          JobError: the directory holds a run with another config.
+        """
         path = self.workdir / "config.json"
         if not path.exists():
             return False
         wanted = _leaves(saved_run.override(_config(self.config), self.changes).to_dict())
         there = _leaves(json.loads(path.read_text()))
         for key, value in wanted.items():
-            # What is logged, and which checkpoints are kept, changes no result.
+            # Logging, and which checkpoints are kept, change no result.
             if not key.startswith(("log.", "checkpoint.")) and there.get(key) != value:
                 raise JobError(
                     f"{self.workdir} holds a run with {key}={there.get(key)!r}, and this study "
@@ -83,7 +74,7 @@ class Run:
         return bool(lines) and lines[-1]["step"] == self.steps and self._saved()
 
     def finish(self) -> None:
-        """Nothing is left to do."""
+        """Does nothing: a run is complete when its program has ended well."""
 
     def _saved(self) -> bool:
         if not self.steps:
@@ -93,7 +84,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """A module of this study, or of the package, that leaves a file."""
+    """A module of this study, or of the package, that writes a file."""
 
     output: pathlib.Path
     module: str
@@ -101,25 +92,31 @@ class Measurement:
 
     @property
     def log(self) -> pathlib.Path:
+        """The file that the program's output goes to."""
         return self.output.with_suffix(".log")
 
     def command(self) -> list[str]:
+        """Returns the program and its arguments."""
         return [sys.executable, "-m", self.module, *self.arguments]
 
     def complete(self) -> bool:
+        """Returns whether the output was made with these arguments."""
         return self._done_with.exists() and self._done_with.read_text() == self._arguments
 
     def finish(self) -> None:
+        """Records, after the program has ended well, the arguments it was run with."""
         self._done_with.write_text(self._arguments)
 
     @property
     def _done_with(self) -> pathlib.Path:
-        """Written last: what the output was made with."""
         return self.output.with_suffix(".arguments")
 
     @property
     def _arguments(self) -> str:
         return shlex.join(self.arguments)
+
+
+Job = Run | Measurement
 
 
 def _leaves(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,12 +132,17 @@ def _config(path: str) -> config_dict.ConfigDict:
 def run_all(
     jobs: Sequence[Job], *, workers: int, cache: pathlib.Path, title: str, attempts: int = 2
 ) -> None:
-    """Does those that are not complete, `workers` at a time; what they compile is kept in `cache`.
+    """Does the jobs that are not complete; an interrupt ends the programs that it has started.
 
-    Interrupted, it ends the programs that it has started.
+    Args:
+      jobs: those with the same log are one job.
+      workers: how many run at the same time.
+      cache: folder of JAX's compilation cache.
+      title: of the progress bar.
+      attempts: how often a failing job is started.
 
     Raises:
-      JobError: one failed `attempts` times; the others are finished first.
+      JobError: a job failed at every attempt. The others are finished first.
     """
     todo = [job for job in {job.log: job for job in jobs}.values() if not job.complete()]
     if not todo:
@@ -182,29 +184,30 @@ def run_all(
 
 
 def _cores() -> list[int]:
-    """Those that this process may use."""
+    """Returns the cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 def count_cores() -> int:
-    """How many jobs fit side by side."""
+    """Returns how many jobs fit side by side."""
     return len(_cores())
 
 
 def _done(job: Job, core: int, cache: pathlib.Path, running: set[subprocess.Popen]) -> bool:
-    """Whether the job ended well."""
+    """Runs the job's program once, and returns whether the job is complete."""
     job.log.parent.mkdir(parents=True, exist_ok=True)
     environment = {
-        # One core each: jobs side by side cannot share an accelerator.
+        # Every job has one CPU core, because jobs side by side cannot share an accelerator.
         "JAX_PLATFORMS": "cpu",
         **os.environ,
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     with job.log.open("a") as log:
-        # In a session of its own: Ctrl-C is for the study, which ends its programs itself.
+        print(shlex.join(job.command()), file=log, flush=True)
+        # A new session keeps Ctrl-C from the program: the study ends its programs itself.
         process = subprocess.Popen(
             job.command(),
             stdout=log,
@@ -215,7 +218,7 @@ def _done(job: Job, core: int, cache: pathlib.Path, running: set[subprocess.Pope
         running.add(process)
         try:
             if hasattr(os, "sched_setaffinity"):
-                # Before it imports JAX, which starts a thread for each core it may use.
+                # This comes before JAX starts a thread for each core that it may use.
                 os.sched_setaffinity(process.pid, {core})
             if process.wait() != 0:
                 return False

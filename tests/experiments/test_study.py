@@ -1,9 +1,10 @@
-"""The study: its estimators, jobs, order of work, page and flags."""
+"""Tests of the study's estimators, jobs, order of work, page and flags."""
 
 import itertools
 import json
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from experiments import toy_gaussian
-from experiments.study import design, estimators, page, plan, report, runs
+from experiments.study import design, estimators, plan, report, results, runs
 from pkpo_jax.training import checks, saved_run
 
 FOLDER = pathlib.Path(design.__file__).parent
@@ -59,7 +60,7 @@ def test_every_run_is_one_that_the_trainer_accepts(name):
     config = _config(problems.config)
     checks.validate(saved_run.override(config, problems.base(0)), 1)
     for method in design.FULL.methods[name]:
-        # The policy before RL is not there yet.
+        # No policy before RL exists yet.
         keys = problems.run(design.METHODS[method], 0, 1e-3, start="")
         checks.validate(saved_run.override(config, keys), 1)
 
@@ -78,7 +79,7 @@ def test_schedules_are_in_shares_of_the_steps():
 
 
 class Program(runs.Measurement):
-    """A job that is a line of Python."""
+    """A job that runs a line of Python."""
 
     def command(self):
         return [sys.executable, "-c", self.arguments[0], str(self.output)]
@@ -109,7 +110,7 @@ def test_jobs_have_the_cache_and_one_core(tmp_path):
         "p.write_text(json.dumps([os.environ['JAX_COMPILATION_CACHE_DIR'], runs.count_cores()]))"
     )
     _run_all([_job(tmp_path / "found.json", program)], tmp_path)
-    # Where a process can be given a core.
+    # Some systems cannot bind a process to a core.
     cores = 1 if hasattr(os, "sched_setaffinity") else os.cpu_count()
     assert json.loads((tmp_path / "found.json").read_text()) == [str(tmp_path / "cache"), cores]
 
@@ -119,7 +120,10 @@ def test_a_job_that_fails_is_named_and_the_others_are_done(tmp_path):
     failing = _job(bad, "print('what went wrong'); sys.exit(1)")
     with pytest.raises(runs.JobError, match=r"1 of 2 jobs failed.*bad\.log"):
         _run_all([failing, _job(good, "p.write_text('done')")], tmp_path)
-    assert good.exists() and "what went wrong" in bad.with_suffix(".log").read_text()
+    log = bad.with_suffix(".log").read_text()
+    assert good.exists() and "what went wrong" in log
+    # Each attempt logs its command first.
+    assert log.count(shlex.join(failing.command())) == 2
 
 
 def test_a_job_that_fails_once_is_tried_again(tmp_path):
@@ -136,7 +140,7 @@ def test_a_directory_of_another_run_is_refused(tmp_path, monkeypatch):
     assert not run.complete()
     config = saved_run.override(_config("configs/maze_tiny.py"), changes).to_dict()
     there = json.loads(json.dumps(config))
-    # What is logged changes no result.
+    # Logging changes no result.
     there["log"].pop("report")
     (tmp_path / "config.json").write_text(json.dumps(there))
     (tmp_path / "metrics.jsonl").write_text('{"step": 8}\n')
@@ -165,7 +169,7 @@ def test_an_interrupt_ends_what_was_started_and_starts_nothing(tmp_path):
 import pathlib, signal, sys
 from experiments.study import runs
 from tests.experiments.test_study import _job
-# A test session in the background of a shell has it ignored.
+# A test session in the background of a shell ignores SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 here = pathlib.Path(sys.argv[1])
 line = "import os, time; p.with_name(f'{p.stem}.{os.getpid()}').touch(); time.sleep(60)"
@@ -193,8 +197,11 @@ runs.run_all(jobs, workers=2, cache=here, title="jobs")
 
 
 class Trainer:
-    """Stands in for the trainer: pass@k of a run is a function of its rate, and grows with the
-    entropy bonus. Measurements leave their arguments."""
+    """A replacement for the trainer.
+
+    pass@k of a run is a function of its rate, and grows with the entropy bonus. Measurements write
+    their arguments.
+    """
 
     def __init__(self, of_rate):
         self.of_rate, self.done = of_rate, []
@@ -206,23 +213,26 @@ class Trainer:
             self.done.append(job.log)
             if isinstance(job, runs.Measurement):
                 job.output.parent.mkdir(parents=True, exist_ok=True)
-                job.output.write_text(json.dumps(job.arguments))
+                job.output.write_text(json.dumps(_measured(job.arguments)))
                 problem = {"prompt": "", "pass_at_1": 0.5}
                 job.output.with_name("problems.jsonl").write_text(json.dumps(problem) + "\n")
                 continue
             job.workdir.mkdir(parents=True)
             value = self.of_rate(job.changes.get("train.learning_rate", 0.0))
             value += job.changes.get("loss.entropy_coef", 0.0)
-            figures = {"entropy": 0.5, "distinct_wrong": 0.5, "cumulative_solve_rate": 0.5}
-            figures |= {"dead_groups": 0.5, "equal_groups": 0.5}
-            figures |= {f"pass_at_{k}": value for k in design.KS}
-            line = {
-                f"{when}/{name}": v for when in ("eval", "train") for name, v in figures.items()
-            }
+            found = {"entropy": 0.5, "distinct_wrong": 0.5, "cumulative_solve_rate": 0.5}
+            found |= {"dead_groups": 0.5, "equal_groups": 0.5}
+            found |= {f"pass_at_{k}": value for k in design.KS}
+            line = {f"{when}/{name}": v for when in ("eval", "train") for name, v in found.items()}
             line |= {f"time/{part}_s": 0.1 for part in ("sample", "grade", "update")}
             lines = [{"step": at, **line} for at in sorted({0, job.steps // 2, job.steps})]
             text = "".join(json.dumps(one) + "\n" for one in lines)
             (job.workdir / "metrics.jsonl").write_text(text)
+
+
+def _measured(arguments):
+    row = {"k": 4, "noise": 1.0, "signal": 1.0, "signal_error": 0.1, "log_ratio": 0.0}
+    return {"arguments": arguments, "estimators": {"loo_minus_one": {**row, "cosine": 1.0}}}
 
 
 def _sweep(tmp_path, of_rate):
@@ -260,27 +270,26 @@ def test_a_study_is_tuned_then_reported_then_measured(tmp_path):
     trainer = Trainer(lambda rate: -abs(rate - 1.2e-3))
     found = plan.run(tmp_path, scope, ["fog"], (0, 1), trainer)
     fog = found["problems"]["fog"]
-    # Of the two bonuses, the one that tuning finds better; both outcomes are kept.
-    assert fog["methods"]["entropy_.01"]["runs"] == [] and fog["methods"]["entropy_.01"]["grid"]
+    # Tuning keeps the scores of both bonuses, and only the better one is reported.
+    assert list(fog["methods"]["entropy_.01"]) == ["grid"]
     kept = [m for m in methods if m != "entropy_.01"]
     for method in kept:
         assert fog["methods"][method]["rate"] == 1.2e-3
-        assert [run["seed"] for run in fog["methods"][method]["runs"]] == [0, 1]
-    # At another rate, and for longer at their own: those that are named.
+        assert list(fog["methods"][method]["eval"])[-1] == "200"
+        assert len(fog["methods"][method]["eval"]["200"]["pass_at_1"]) == 2
+    # The methods that the scope names are also run at another rate, and for longer.
     assert list(fog["at_rates"]["0.0006"]["methods"]) == ["k1", "k4"]
-    for run in fog["longer"]["methods"]["k1"]["runs"]:
-        assert list(run["eval"]) == ["0", "500", "1000"]
-    assert len(found["variance"]["before RL"]) == 2
-    after = [" ".join(arguments) for arguments in found["variance"]["after RL with k = 4"]]
-    for seed, arguments in enumerate(after):
-        assert f"fog/reported/k4_lr0.0012_seed{seed} --step=200" in arguments
-    # For a reader: no directory of this machine.
-    shown = fog["commands"]["k4"]
-    assert shown[:3] == ["python", "-m", "pkpo_jax.main"] and "--config.k=4" in shown
-    assert "--workdir=runs/by_hand/fog/reported/k4_lr0.0012_seed0" in shown
-    assert str(tmp_path) not in " ".join(shown)
+    assert list(fog["longer"]["methods"]["k1"]["eval"]) == ["500", "1000"]
+    before, after = (found["variance"][policy] for policy in design.POLICIES)
+    expected = {"k": 4, "noise": [1.0, 1.0], "signal": [1.0, 1.0], "signal_error": [0.1, 0.1]}
+    assert before == after == {"loo_minus_one": {**expected, "log_ratio": [0.0, 0.0]}}
+    for seed in (0, 1):
+        policy = tmp_path / "fog" / "reported" / f"k4_lr0.0012_seed{seed}"
+        output = tmp_path / "measured" / f"variance_{policy.name}_step200.json"
+        arguments = json.loads(output.read_text())["arguments"]
+        assert arguments[:2] == [f"--workdir={policy}", "--step=200"]
     assert trainer.done[-1] == tmp_path / "measured" / "cost.log"
-    # All of it again is the same jobs, and the same results.
+    # A second study does no job, and has the same results.
     done = len(trainer.done)
     assert plan.run(tmp_path, scope, ["fog"], (0, 1), trainer) == found
     assert len(trainer.done) == done
@@ -288,18 +297,24 @@ def test_a_study_is_tuned_then_reported_then_measured(tmp_path):
 
 def test_the_quick_form_makes_a_page_of_claims_a_and_b(tmp_path):
     found = plan.run(tmp_path, design.QUICK, ["fog"], (0, 1), Trainer(lambda rate: rate))
-    made = report.blocks({**found, "machine": "here"}, [])
-    assert list(made) == ["summary", "set-up", "claim a", "claim b", "commands"]
-    assert "(Of it, what was run.)" in made["claim b"]
+    found["machine"] = "here"
+    made = report.blocks(found, [])
+    assert list(made) == ["summary", "set-up", "claim a", "claim b"]
+    assert "(Only a part of it was run.)" in made["claim b"]
+    # The page is made from the file, which holds the same results.
+    report.write(found, tmp_path)
+    assert all(text in (tmp_path / "RESULTS.md").read_text() for text in made.values())
+    written = report.all_tables(results.load(tmp_path / "results.json"))
+    assert written == report.all_tables(found) == (tmp_path / "TABLES.md").read_text()
 
 
 # -- the page -------------------------------------------------------------------------------------
 
 
 def test_paragraphs_that_people_wrote_stay():
-    made = page.update("# Title\n", {"claim a": "one", "claim b": "two"})
+    made = report.update("# Title\n", {"claim a": "one", "claim b": "two"})
     written = made.replace("<!-- claim b:", "By hand: \\1.\n\n<!-- claim b:")
-    again = page.update(written, {"claim a": "new \\2", "claim b": "two"})
+    again = report.update(written, {"claim a": "new \\2", "claim b": "two"})
     assert again == written.replace("one", "new \\2")
 
 
@@ -315,6 +330,15 @@ def test_paragraphs_that_people_wrote_stay():
 def test_bad_flags_answer_at_once(flags, message):
     wrong = _say(*flags.split())
     assert wrong.returncode and message in wrong.stdout + wrong.stderr
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"problems": {}}'])
+def test_results_of_another_format_are_refused(tmp_path, text):
+    (tmp_path / "results.json").write_text(text)
+    wrong = _say(f"--render={tmp_path}")
+    assert wrong.returncode and "stopped: " in wrong.stderr
+    assert f"{tmp_path / 'results.json'} " in wrong.stderr
+    assert not (tmp_path / "RESULTS.md").exists()
 
 
 def test_help_shows_the_flags():

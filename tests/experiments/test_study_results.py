@@ -1,38 +1,60 @@
-"""The study's page is what its results say."""
+"""Tests that the study's page and tables are what its results say."""
 
-import json
 import pathlib
 import re
 
-from experiments.study import claims, design, page, report, results
+from experiments.study import claims, design, measures, report, results
 
 FOLDER = pathlib.Path(design.__file__).parent
 
 
 def test_the_page_is_what_its_results_say():
-    kept = json.loads((FOLDER / "results.json").read_text())
+    kept = results.load(FOLDER / "results.json")
     drawn = sorted(path.name for path in (FOLDER / "figures").glob("*.png"))
     written = (FOLDER / "RESULTS.md").read_text()
-    assert page.update(written, report.blocks(kept, drawn)) == written
+    assert report.update(written, report.blocks(kept, drawn)) == written
     assert set(re.findall(r"\(figures/(.*?)\)", written)) == set(drawn)
+    assert report.all_tables(kept) == (FOLDER / "TABLES.md").read_text()
+
+
+def test_the_file_is_as_the_study_writes_it():
+    written = (FOLDER / "results.json").read_text()
+    assert results.dump(results.load(FOLDER / "results.json")) + "\n" == written
+
+
+def test_verdicts():
+    found = claims.findings(results.load(FOLDER / "results.json"))
+    met = {f.letter: (f.verdict, sum(f.met), len(f.met)) for f in found}
+    assert met == {
+        "a": (claims.PARTLY, 5, 9),
+        "b": (claims.PARTLY, 9, 14),
+        "c": (claims.PARTLY, 3, 5),
+        "d": (claims.PARTLY, 1, 3),
+        "e": (claims.PARTLY, 2, 3),
+        "f": (claims.PARTLY, 3, 5),
+        "g": (claims.NOT, 0, 2),
+        "h": (claims.PARTLY, 3, 6),
+        "i": (claims.REPRODUCED, 3, 3),
+    }
 
 
 def test_the_results_kept_are_of_all_that_the_study_runs():
-    kept = json.loads((FOLDER / "results.json").read_text())
-    assert [f.letter for f in claims.findings(kept)] == list("abcdefghi")
-    for name, methods in design.FULL.methods.items():
-        problems = results.Set(kept["problems"][name])
-        variants = {m for group in design.ONE_OF for m in group} & set(methods)
-        losers = {m for m in variants if not problems.has(m)}
-        assert len(variants) - len(losers) == bool(variants)
-        sets = [(problems, set(methods) - losers)]
+    kept = results.load(FOLDER / "results.json")
+    assert kept["seeds"] == list(design.SEEDS)
+    for name, problems in measures.all_sets(kept).items():
+        methods = set(design.FULL.methods[name])
+        bonuses = methods & set(design.BONUSES)
+        assert len(bonuses & set(problems.methods)) == bool(bonuses)
+        sets = [(problems, methods - bonuses)]
         for rate, which in design.FULL.at_rates.get(name, {}).items():
-            sets.append((problems.at_rate(rate), which))
+            sets.append((problems.at_rate(f"{rate:g}"), which))
         if name in design.FULL.longer:
             steps, which = design.FULL.longer[name]
-            sets.append((results.Set(problems.data["longer"]), which))
-            assert problems.data["longer"]["steps"] == steps
+            assert problems.longer.last_step == steps
+            sets.append((problems.longer, which))
         for of, which in sets:
+            assert of.has(*which)
             for method in which:
-                assert [run["seed"] for run in of.runs(method)] == list(design.SEEDS)
-    assert {len(seeds) for seeds in kept["variance"].values()} == {len(design.SEEDS)}
+                assert len(of.pass_at(method, 1)) == len(design.SEEDS)
+    for measured in kept["variance"].values():
+        assert {len(row["noise"]) for row in measured.values()} == {len(design.SEEDS)}

@@ -1,0 +1,261 @@
+"""Quantities that claims, tables and plots read from the results, and statistics over seeds."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from scipy import stats
+
+from experiments.study import design
+from experiments.study.design import PKPO
+
+ONE_RATE = f"{design.ONE_RATE:g}"
+
+
+class Estimate(NamedTuple):
+    """A mean over seeds, its standard error, and the ends of its 95% interval (Student's t)."""
+
+    mean: float
+    se: float
+    low: float
+    high: float
+
+    @property
+    def above(self) -> bool:
+        """Whether all of the interval is above 0."""
+        return self.low > 0
+
+    @property
+    def below(self) -> bool:
+        """Whether all of the interval is below 0."""
+        return self.high < 0
+
+    def cell(self, *, bold: bool = False) -> str:
+        """Returns the mean and the standard error for a table.
+
+        >>> estimate([0.1, 0.2, 0.3]).cell(), estimate([0.5]).cell(bold=True)
+        ('.200 ± .058', '**.500**')
+        """
+        mean = f"**{number(self.mean)}**" if bold else number(self.mean)
+        return mean if math.isnan(self.se) else f"{mean} ± {number(self.se)}"
+
+    def interval(self) -> str:
+        """Returns a difference and its 95% interval, bold where the interval excludes 0."""
+        mean = f"{self.mean:+.3f}"
+        if math.isnan(self.se):
+            return mean
+        mean = f"**{mean}**" if self.above or self.below else mean
+        return f"{mean} ({self.low:+.3f} to {self.high:+.3f})"
+
+
+def number(value: float) -> str:
+    """Formats a number with three decimals and no zero before the point."""
+    text = f"{value:.3f}"
+    return text.removeprefix("0") if text.startswith("0.") else text
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Returns the estimate from one value a seed; a single seed has no spread.
+
+    >>> estimate([0.1, 0.2, 0.3])._asdict() == estimate([0.3, 0.2, 0.1])._asdict()
+    True
+    >>> [round(x, 3) for x in estimate([0.1, 0.2, 0.3])]
+    [0.2, 0.058, -0.048, 0.448]
+    """
+    mean, n = statistics.fmean(values), len(values)
+    if n < 2:
+        return Estimate(mean, math.nan, -math.inf, math.inf)
+    se = statistics.stdev(values) / math.sqrt(n)
+    half = float(stats.t.ppf(0.975, n - 1)) * se
+    return Estimate(mean, se, mean - half, mean + half)
+
+
+def paired(a: Sequence[float], b: Sequence[float]) -> Estimate:
+    """Returns the estimate of a - b, seed by seed: both start from the same policy."""
+    return estimate([x - y for x, y in zip(a, b, strict=True)])
+
+
+class Set:
+    """The results on one set of problems, as results.json holds them."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        self.data = data
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods with reported runs, in the order of the design."""
+        return [m for m in design.METHODS if "eval" in self.data["methods"].get(m, {})]
+
+    def has(self, *methods: str) -> bool:
+        """Returns whether all of these methods have reported runs."""
+        return set(methods) <= set(self.methods)
+
+    def final(self, method: str, name: str) -> list[float]:
+        """Returns a metric of the last evaluation for each seed; "base" is the policy before RL."""
+        if method == "base":
+            return self.data["base"][name]
+        return self._evaluations(method)[str(self.last_step)][name]
+
+    def pass_at(self, method: str, k: int) -> list[float]:
+        """Returns held-out pass@k after training for each seed."""
+        return self.final(method, f"pass_at_{k}")
+
+    def mean(self, method: str, k: int) -> float:
+        """Returns the mean of held-out pass@k after training."""
+        return statistics.fmean(self.pass_at(method, k))
+
+    def difference(self, a: str, b: str, k: int) -> Estimate:
+        """Returns the difference of held-out pass@k of two methods, paired by seed."""
+        return paired(self.pass_at(a, k), self.pass_at(b, k))
+
+    def evaluated(self, method: str, name: str) -> tuple[list[float], list[list[float]]]:
+        """Returns the steps of evaluations, from 0, and a metric there as [seed][step]."""
+        later = self._evaluations(method)
+        steps = sorted(map(int, later))
+        rows = [self.data["base"][name], *(later[str(step)][name] for step in steps)]
+        return [0, *steps], [list(seed) for seed in zip(*rows, strict=True)]
+
+    def curve(self, method: str, name: str) -> tuple[list[float], list[list[float]]]:
+        """Returns evenly spaced steps, and a training metric up to there as [seed][step]."""
+        seeds = self.data["methods"][method]["train"][name]
+        count = len(seeds[0])
+        return [self.last_step * (i + 1) / count for i in range(count)], seeds
+
+    def last(self, method: str, name: str) -> list[float]:
+        """Returns a training metric over the last steps for each seed."""
+        return self.data["methods"][method]["last"][name]
+
+    def step_seconds(self, method: str) -> float:
+        """Returns the time of a training step: its median over steps, for the fastest seed.
+
+        Other work on the machine slows some runs by half, and speeds up none.
+        """
+        return min(self.data["methods"][method]["step_s"])
+
+    def at_rate(self, rate: str) -> Set:
+        """Returns the runs of methods that all had this learning rate."""
+        return Set({**self.data, **self.data["at_rates"][rate]})
+
+    @property
+    def longer(self) -> Set | None:
+        """The runs of more steps, if there are any."""
+        return Set({**self.data, **self.data["longer"]}) if "longer" in self.data else None
+
+    @property
+    def last_step(self) -> int:
+        """The number of steps of the runs."""
+        return max(map(int, self._evaluations(self.methods[0])))
+
+    def _evaluations(self, method: str) -> Mapping[str, Mapping[str, list[float]]]:
+        return self.data["methods"][method]["eval"]
+
+
+def all_sets(results: Mapping[str, Any]) -> dict[str, Set]:
+    """Returns the results on each set of problems that was run, in the order of the design."""
+    data = results["problems"]
+    return {name: Set(data[name]) for name in design.PROBLEMS if name in data}
+
+
+def unseen(results: Mapping[str, Any]) -> dict[str, Set]:
+    """Returns the sets with all k of PKPO on which training does not repeat problems."""
+    return {
+        name: problems
+        for name, problems in all_sets(results).items()
+        if problems.has(*PKPO) and not design.PROBLEMS[name].fixed
+    }
+
+
+class Quarters(NamedTuple):
+    """A measure of exploration at each quarter of training.
+
+    Attributes:
+      title: the measure and the learning rates.
+      steps: the four steps.
+      values: {method: four lists of a value for each seed}.
+      before: a value for each seed before RL, or None where it is not defined.
+    """
+
+    title: str
+    steps: list[int]
+    values: dict[str, list[list[float]]]
+    before: list[float] | None
+
+
+def quarters(results: Mapping[str, Any]) -> list[Quarters]:
+    """Returns the measures of claim b."""
+    sets = all_sets(results)
+    runs = {f"all at {ONE_RATE}": sets["fog"].at_rate(ONE_RATE)}
+    runs |= {"tuned": sets["fog"]} if results["tuned"] else {}
+    titles = {
+        "entropy": "entropy, nats a token",
+        "distinct_wrong": "distinct wrong answers / wrong",
+        "cumulative_solve_rate": "solved, mazes seen once",
+    }
+    found = [
+        _quarters(problems, name, f"{title} ({rates})")
+        for rates, problems in runs.items()
+        for name, title in titles.items()
+    ]
+    if "hard" in sets:
+        found.append(_quarters(sets["hard"], "cumulative_solve_rate", "solved, hard set (tuned)"))
+    return found
+
+
+def _quarters(problems: Set, name: str, title: str) -> Quarters:
+    in_training = name == "cumulative_solve_rate"
+    wanted = [problems.last_step * i // 4 for i in (1, 2, 3, 4)]
+    values = {}
+    for method in (m for m in PKPO if problems.has(m)):
+        read = problems.curve if in_training else problems.evaluated
+        steps, seeds = read(method, name)
+        at = [min(range(len(steps)), key=lambda i: abs(steps[i] - step)) for step in wanted]
+        values[method] = [[seed[i] for seed in seeds] for i in at]
+    return Quarters(title, wanted, values, None if in_training else problems.final("base", name))
+
+
+def hard_measures(problems: Set) -> dict[str, Callable[[str], list[float]]]:
+    """Returns {measure: method -> a value for each seed}; claim d reads the first three."""
+
+    def solved_late(method: str) -> list[float]:
+        _, seeds = problems.curve(method, "cumulative_solve_rate")
+        return [seed[-1] - seed[len(seed) // 2 - 1] for seed in seeds]
+
+    def solved(method: str) -> list[float]:
+        return [seed[-1] for seed in problems.curve(method, "cumulative_solve_rate")[1]]
+
+    return {
+        "solved so far": solved,
+        "solved first in the last half": solved_late,
+        "pass@1, in training": lambda m: problems.last(m, "pass_at_1"),
+        "pass@16, in training": lambda m: problems.last(m, "pass_at_16"),
+        "no gradient, of prompts": lambda m: problems.last(m, "dead_groups"),
+        "entropy, nats a token": lambda m: problems.last(m, "entropy"),
+        "pass@1, held out": lambda m: problems.pass_at(m, 1),
+        "pass@16, held out": lambda m: problems.pass_at(m, 16),
+    }
+
+
+def log_ratios(measured: Mapping[str, Any]) -> dict[str, Estimate]:
+    """Returns {estimator: log of its variance over that of loo_minus_one} for one policy.
+
+    Estimators of the gradient of another objective are left out.
+    """
+    k = measured["loo_minus_one"]["k"]
+    return {
+        name: estimate(measured[name]["log_ratio"])
+        for name in sorted(measured)
+        if measured[name]["k"] == k and name != "loo_minus_one"
+    }
+
+
+def best_bonus(problems: Set) -> str:
+    """Returns the entropy bonus that tuning chose."""
+    return next(m for m in design.BONUSES if problems.has(m))
+
+
+def listed(values: Iterable[object]) -> str:
+    """Joins values with commas."""
+    return ", ".join(map(str, values))
