@@ -1,8 +1,9 @@
-"""Train Gemma-2 to maximise pass@k with Pass@K Policy Optimization, in JAX.
+"""Training of Gemma-2 to maximise pass@k with Pass@K Policy Optimization, in JAX.
 
-The names below are those of `pkpo_jax.estimators`, and load jax when the first of them is used:
-`pkpo_jax.tasks` needs none of it, and grading workers start at once. The rest is imported by name:
-`pkpo_jax.policy`, `pkpo_jax.tasks`, `pkpo_jax.training`.
+The names below are the estimators of `pkpo_jax.estimators`. JAX is imported when the first of them
+is used, so that grading workers, which need only `pkpo_jax.tasks`, start quickly. The other
+packages are imported by name: `pkpo_jax.policy`, `pkpo_jax.tasks`, `pkpo_jax.training` and
+`pkpo_jax.reporting`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# The names of pkpo_jax.estimators.__all__, which a test compares.
+# A test checks that these are the names of pkpo_jax.estimators.__all__.
 __all__ = [  # noqa: F405
     "dr_grpo_advantages",
     "grpo_advantages",

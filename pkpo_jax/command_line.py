@@ -1,4 +1,4 @@
-"""The command line's flags, and one line for each mistake in them."""
+"""The flags of the command line, and one-line errors for mistakes in them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import saved_run
 
 _DEFAULT_CONFIG = "maze_tiny"
-# These modes are about a run that is there, with the config that it was made with.
+# These modes read an existing run, and use the config that it was made with.
 _OF_A_RUN = ("eval", "sample", "report", "export")
-# Flags that some modes have, and the others refuse.
+# These flags belong to some modes, and the others refuse them.
 _ONLY = {
     "topology": ("compile",),
     "step": ("eval", "sample", "export"),
@@ -35,17 +35,21 @@ _ONLY = {
 
 
 def parse(argv: Sequence[str]) -> list[str]:
-    """Defines and parses the flags; what is wrong with them becomes one line."""
+    """Defines and parses the flags, and ends the program with one line if they are wrong.
+
+    Returns:
+      The arguments that are not flags, which are the program's name alone.
+    """
     argv = list(argv)
     try:
         argv = [argv[0], *_with_path(argv[1:])]
         _define_mode(flags.FLAGS)
         _define_others()
         _define_config(argv)
-        # --help shows those of the program.
+        # --help shows the flags that are registered for the main program.
         for flag in flags.FLAGS.get_key_flags_for_module(__name__):
             flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-        # Orbax logs dozens of lines a checkpoint at INFO; -v=0 shows them.
+        # At level INFO, which -v=0 sets, Orbax logs dozens of lines for each checkpoint.
         logging.set_verbosity(logging.WARNING)
         rest = flags.FLAGS(argv)
         if len(rest) > 1:
@@ -56,7 +60,7 @@ def parse(argv: Sequence[str]) -> list[str]:
         flags.FLAGS.config.keys()  # A file that could not be read is reported on first use.
         return rest
     except (flags.Error, config_lib.ConfigError) as e:
-        # Of a config file with an argument that fails, absl tells the whole traceback.
+        # If a config file fails on its argument, the message of absl holds the whole traceback.
         said, failed = str(e).strip().splitlines(), "Traceback" in str(e)
         stop(f"the file that --config names failed: {said[-1]}" if failed else e)
     except OSError as e:
@@ -74,7 +78,13 @@ def parse(argv: Sequence[str]) -> list[str]:
 
 
 def stop(error: Exception | str, code: int = 2, *, at_once: bool = False) -> NoReturn:
-    """Ends the program with one line; `at_once`, without a word to other processes."""
+    """Ends the program with one line on stderr.
+
+    Args:
+      error: the error to print.
+      code: the exit code.
+      at_once: whether to end without cleaning up and without waiting for other processes.
+    """
     print(f"{'error' if code == 2 else 'stopped'}: {' '.join(str(error).split())}", file=sys.stderr)
     if at_once:
         sys.stdout.flush()
@@ -84,7 +94,7 @@ def stop(error: Exception | str, code: int = 2, *, at_once: bool = False) -> NoR
 
 
 def workdirs() -> list[pathlib.Path]:
-    """The directories that --workdir names."""
+    """Returns the directories that --workdir names."""
     return _workdirs(flags.FLAGS)
 
 
@@ -107,7 +117,7 @@ def read_config(config: str, overrides: Sequence[str]) -> config_dict.ConfigDict
     """Returns the config that `--config` and these arguments describe together.
 
     Raises:
-      ConfigError: the config file fails, as with an argument that it does not know.
+      ConfigError: the config file fails, for example on an argument that it does not know.
     """
     values, argv = flags.FlagValues(), ["", f"--config={config}", *overrides]
     try:
@@ -121,7 +131,7 @@ def read_config(config: str, overrides: Sequence[str]) -> config_dict.ConfigDict
 
 
 def _with_path(argv: Sequence[str]) -> list[str]:
-    """Puts the path of a config file in the place of its name, or raises a ConfigError."""
+    """Replaces the name of a config file by its path, or raises a ConfigError."""
     given, rest = [], iter(argv)
     for arg in rest:
         if re.fullmatch("--?config", arg):
@@ -138,7 +148,7 @@ def _whole_numbers(text: str) -> list[int]:
 
 def _workdirs(values: flags.FlagValues) -> list[pathlib.Path]:
     given = values.workdir or ""
-    # In the other modes a comma is a part of the name.
+    # In other modes than eval, a comma is a part of the directory's name.
     names = given.split(",") if values.mode == "eval" else [given]
     return [pathlib.Path(name).expanduser() for name in names if name]
 
@@ -151,20 +161,20 @@ def _define_mode(values: flags.FlagValues) -> None:
         "train: run the experiment. sweep: train it for every k of --ks and seed of --seeds, in "
         "DIR/k<k>_seed<seed>, and compare them in a table, DIR/sweep.png and DIR/sweep.json. "
         "compile: compile its sampling and update steps without weights or data, print what a "
-        "device needs, and exit with 1 if it does not fit. The others are of a run that is there, "
-        "finished or not. eval: pass@k for every k, majority vote and diversity, with intervals, "
-        "in DIR/eval/<split>_step<N>. sample: show responses to some problems, and the weight of "
-        "each. report: make DIR/report.html. export: write the policy to --to, as safetensors that "
-        "transformers, vLLM and others read.",
+        "device needs, and exit with 1 if it does not fit. The other modes read an existing run, "
+        "finished or not. eval: measure pass@k for every k, majority vote and diversity, with "
+        "intervals, and write them to DIR/eval/<split>_step<N>. sample: show responses to some "
+        "problems, and the reward weight of each. report: write DIR/report.html. export: write the "
+        "policy to --to, as safetensors that transformers, vLLM and others read.",
         flag_values=values,
     )
     flags.DEFINE_string(
         "workdir",
         None,
-        "Where the run keeps its config, metrics, plots and checkpoints. A run that was "
-        "interrupted goes on from its newest checkpoint when started again with the same config. "
-        "With --mode=eval, several runs to compare, as in runs/a,runs/b; or a new directory, for "
-        "what is found of --config.model.checkpoint.",
+        "The directory of the run's config, metrics, plots and checkpoints. A run that was "
+        "interrupted resumes from its newest checkpoint when started again with the same config. "
+        "With --mode=eval, several runs to compare, as in runs/a,runs/b, or a new directory for "
+        "the results of --config.model.checkpoint.",
         flag_values=values,
     )
 
@@ -173,57 +183,59 @@ def _define_others() -> None:
     flags.DEFINE_string(
         "topology",
         None,
-        "With --mode=compile, the TPU to compile for, none of which is needed: v4, v5e, v5p or "
-        "v6e and its grid, as in v5e:8x16. The local devices if not given.",
+        "With --mode=compile, the TPU to compile for, which need not be present: v4, v5e, v5p or "
+        "v6e and its grid, as in v5e:8x16. If not given, the local devices.",
     )
     flags.DEFINE_bool(
         "distributed",
         False,
-        "Join the other processes of the job first: found by itself on Cloud TPU, SLURM and "
-        "GKE, else by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.",
+        "Join the other processes of the job first. They are found automatically on Cloud TPU, "
+        "SLURM and GKE, and elsewhere by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and "
+        "JAX_PROCESS_ID.",
     )
     flags.DEFINE_string(
         "step",
         "newest",
-        "With --mode=eval, sample or export, the step whose policy it is: newest, best (of those "
-        "kept, by the metric checkpoint.best) or a number; 0 is the policy before RL.",
+        "With --mode=eval, sample or export, the step of the policy: newest, best (of the saved "
+        "ones, by the metric checkpoint.best) or a number, where 0 is the policy before RL.",
     )
     flags.DEFINE_string(
         "to", None, "With --mode=export, the directory to write, which must not exist yet."
     )
     flags.DEFINE_enum(
-        "split", "test", ["test", "train"], "With --mode=eval or sample, the problems."
+        "split", "test", ["test", "train"], "With --mode=eval or sample, the split of the problems."
     )
-    flags.DEFINE_integer("count", 3, "With --mode=sample, how many problems.", lower_bound=1)
+    flags.DEFINE_integer("count", 3, "With --mode=sample, the number of problems.", lower_bound=1)
     flags.DEFINE_string(
         "ks",
         None,
-        "With --mode=sweep, the k to train for, as in 1,4,8. With --mode=sample, those to show "
-        "weights for: 1 and the k that the run ends with, if not given.",
+        "With --mode=sweep, the k to train for, as in 1,4,8. With --mode=sample, the k to show "
+        "reward weights for; if not given, 1 and the k that the run ends with.",
     )
     flags.DEFINE_string("seeds", "0,1,2", "With --mode=sweep, the seeds to train with.")
     flags.DEFINE_integer(
         "jobs",
         1,
-        "With --mode=sweep, how many runs go on at once; an accelerator serves one.",
+        "With --mode=sweep, the number of runs at the same time. An accelerator serves one run.",
         lower_bound=1,
     )
     flags.DEFINE_string(
         "compilation_cache",
         "",
-        "Where compiled programs are kept for the next start, or off. If not given, in "
-        "~/.cache/pkpo_jax/xla (XDG_CACHE_HOME is heeded), and with --distributed nowhere: a "
-        "directory is of use there if all processes see it. JAX_COMPILATION_CACHE_DIR goes before.",
+        "The directory in which compiled programs are kept for later starts, or off. If not given, "
+        "it is ~/.cache/pkpo_jax/xla (or the same in XDG_CACHE_HOME), but off with --distributed: "
+        "there a directory only helps if all processes see it. The environment variable "
+        "JAX_COMPILATION_CACHE_DIR takes precedence.",
     )
 
 
 def _define_config(argv: Sequence[str]) -> None:
-    """Last of all, for an override of the default config is read as soon as it is defined."""
+    """Defines --config, after all other flags because defining it reads the overrides at once."""
     text = (
         "The experiment: a file with get_config(), or the name of one that comes with pkpo_jax: "
-        f"{', '.join(configs.names())}. Any of its keys can be set beside it, as in --config.k=1 "
-        "or --config.k='{0: 8, 1500: 1}'. The modes eval, sample and report take the config of the "
-        "run instead, and the keys set beside it."
+        f"{', '.join(configs.names())}. Its keys can be set by further flags, as in --config.k=1 "
+        "or --config.k='{0: 8, 1500: 1}'. The modes eval, sample, report and export use the config "
+        "of the run instead, with the keys that are set."
     )
     if config := _config_of_run(argv):
         config_flags.DEFINE_config_dict("config", config, text)
@@ -233,8 +245,11 @@ def _define_config(argv: Sequence[str]) -> None:
 
 
 def _config_of_run(argv: Sequence[str]) -> config_dict.ConfigDict | None:
-    """The stored one, if the mode is about a run and no --config is given: what is set beside it is
-    read as the run's own keys are then, and no config file need be there."""
+    """Returns the saved config of the run, or None if the mode reads no run or --config is given.
+
+    With the run's config, flags that set its keys are parsed with its types, and no config file is
+    needed.
+    """
     values = flags.FlagValues()
     _define_mode(values)
     values(argv, known_only=True)
@@ -257,7 +272,7 @@ def _check(values: flags.FlagValues) -> None:
         if mode != "compile" and "://" in name:
             raise config_lib.ConfigError(
                 f"--workdir={name} is no directory; mount the bucket, with gcsfuse for one, and "
-                "give the path it is mounted at."
+                "give the path where it is mounted."
             )
     if not re.fullmatch(r"newest|best|\d+", values.step):
         raise config_lib.ConfigError(
@@ -281,7 +296,7 @@ def _check_sweep(values: flags.FlagValues, overrides: Sequence[str]) -> None:
     for override in overrides:
         key, equals, _ = override.partition("=")
         if not equals:
-            raise config_lib.ConfigError(f"{key}: a sweep takes --config.key=value alone.")
+            raise config_lib.ConfigError(f"{key}: a sweep needs the form --config.key=value.")
         if key.endswith(("config.k", "config.seed")):
             name = key.rpartition(".")[2]
             raise config_lib.ConfigError(f"{key} and --{name}s are both given; drop {key}.")

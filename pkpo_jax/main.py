@@ -1,4 +1,4 @@
-"""Runs an experiment, or looks at one: `pkpo-jax`, which is `python -m pkpo_jax.main`.
+"""The command `pkpo-jax` (or `python -m pkpo_jax.main`), which trains and evaluates policies.
 
 pkpo-jax --config=maze_tiny --workdir=runs/maze [--config.key=value ...]
 pkpo-jax --mode=sweep --config=maze_tiny --ks=1,8 --seeds=0,1,2 --workdir=runs/sweep [--jobs=2]
@@ -9,8 +9,8 @@ pkpo-jax --mode=export --workdir=runs/maze --to=exported/maze [--step=best]
 pkpo-jax --mode=compile --config=gemma2_2b_math --topology=v5e:4x4
 """
 
-# Grading workers import this module, for Python's `spawn` imports the main one: what is heavy is
-# imported by the functions, and so after the flags are parsed, which --help and mistakes wait for.
+# Python's `spawn` makes grading workers import this module. Heavy modules are therefore imported
+# within functions, which also lets --help and mistakes in flags answer without waiting for them.
 from __future__ import annotations
 
 import os
@@ -53,7 +53,8 @@ def _train(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
         stopped = loop.Stopped.by_failed_write(workdir, e)
         command_line.stop(stopped, stopped.code)
     except loop.Stopped as e:
-        # Orbax has threads that wait minutes for the parts of a checkpoint that failed.
+        # Threads of Orbax wait minutes for the parts of a checkpoint that failed, so the process
+        # ends without them.
         failed_write = e.code == loop.Stopped.NOT_WRITTEN
         command_line.stop(e, e.code, at_once=failed_write and not parallel.is_one_of_many())
 
@@ -114,7 +115,7 @@ def main(argv: Sequence[str]) -> None:
 
     values, mode = flags.FLAGS, flags.FLAGS.mode
     try:
-        if mode in ("train", "eval", "sample"):  # compile measures what compiling takes.
+        if mode in ("train", "eval", "sample"):  # The mode compile measures compile times.
             compilation_cache.use(values.compilation_cache, distributed=values.distributed)
         if values.distributed:
             _join_other_processes()
@@ -122,14 +123,15 @@ def main(argv: Sequence[str]) -> None:
     except (config_lib.ConfigError, parallel.OtherProcessError) as e:
         command_line.stop(e)
     except (checkpoints.CheckpointError, grading.StartError) as e:
-        # Others may know nothing of it: they are not waited for, and end when this process is gone.
+        # The other processes may not have failed, so this one does not wait for them. They end
+        # when it is gone.
         command_line.stop(e, at_once=parallel.is_one_of_many())
     except KeyboardInterrupt:
-        goes_on = (
-            f": what was recorded is in {values.workdir}; the same command goes on from the "
-            "newest checkpoint there."
+        resume = (
+            f": what was recorded is in {values.workdir}; the same command resumes from the newest "
+            "checkpoint there."
         )
-        print(f"\ninterrupted{goes_on if mode in ('train', 'sweep') else '.'}", file=sys.stderr)
+        print(f"\ninterrupted{resume if mode in ('train', 'sweep') else '.'}", file=sys.stderr)
         sys.exit(130)
 
 
@@ -137,9 +139,9 @@ def run() -> None:
     """Runs the command `pkpo-jax`."""
     from pkpo_jax import command_line
 
-    # What --help says first.
+    # absl prints the docstring of the main module at the top of --help.
     sys.modules["__main__"].__doc__ = __doc__
-    # As `python -m` does: a task of one's own is a module in the current directory.
+    # Like `python -m`, the command finds modules in the current directory, such as a user's task.
     if not sys.flags.safe_path:
         sys.path.insert(0, os.getcwd())
     app.run(main, flags_parser=command_line.parse)

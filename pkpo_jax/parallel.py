@@ -1,11 +1,11 @@
-"""Meshes, where parameters and batches live on them, and the two ways to run a step.
+"""Meshes, the placement of parameters and batches on them, and the two ways to run a step.
 
-Axes: `data` and `fsdp` split the prompts of a batch, `fsdp` and `tensor` the parameters. Where
-data x fsdp outnumber the prompts, they split the responses of each prompt too.
+The axes `data` and `fsdp` split the prompts of a batch, and `fsdp` and `tensor` the parameters.
+Where data x fsdp exceeds the number of prompts, these axes split the responses of each prompt too.
 
-A step is a function (state, batch, scalars) written once for `Devices`, which are either `Jitted`
-(one program over the mesh, which XLA partitions by the placements of its arguments) or `Pmapped`
-(one program a device, parameters replicated, sums over devices spelled out).
+A step is a function (state, batch, scalars) that is written once for `Devices`. These are either
+`Jitted`, with one program over the mesh, which XLA partitions by the placements of its arguments,
+or `Pmapped`, with one program on each device, replicated parameters and explicit sums over devices.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "tensor")
 
-# First match wins; a pattern is searched in the path of a leaf, such as
-# "layers/local/attn/q_einsum/w". A spec is of the last dimensions: stacked layers have one before.
-# The optimiser's moments have the parameter's path at their end, and so its placement. The table
-# splits by tokens over all of them, and so do the logits: nothing as large as it is ever gathered.
+# The first pattern that matches the path of a leaf, such as "layers/local/attn/q_einsum/w", gives
+# its spec. A spec describes the last dimensions, because stacked layers have one more before them.
+# The path of an optimiser's moment ends with that of its parameter, so both have the same
+# placement. The embedding table and the logits are split by tokens over both axes, so that no array
+# of the table's size is ever gathered.
 _VOCABULARY = ("tensor", "fsdp")
 RULES = (
     (r"embedder/input_embedding$", (_VOCABULARY, None)),
@@ -43,10 +44,14 @@ RULES = (
 
 
 def mesh_shape(mesh: tuple[int, int, int], devices: int) -> tuple[int, int, int]:
-    """Returns `mesh` with the size that its -1 stands for on so many devices.
+    """Returns `mesh` with its -1 replaced by the size that uses all devices.
+
+    Args:
+      mesh: the sizes of the axes (data, fsdp, tensor), at most one of them -1.
+      devices: the number of devices.
 
     Raises:
-      ValueError: the devices do not divide so.
+      ValueError: the sizes do not split this number of devices.
 
     >>> mesh_shape((-1, 1, 2), devices=8)
     (4, 1, 2)
@@ -64,15 +69,18 @@ def mesh_shape(mesh: tuple[int, int, int], devices: int) -> tuple[int, int, int]
 
 
 def make_mesh(shape: tuple[int, int, int], devices: Any = None) -> Mesh:
-    """A mesh of all devices, (data, fsdp, tensor)."""
+    """Returns a mesh of the axes (data, fsdp, tensor) over the given devices, or over all."""
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
 def placements(tree: Any, mesh: Mesh, *, gathered: bool = False) -> Any:
-    """The sharding of each leaf of parameters, or of a state that holds them, by RULES.
+    """Returns the sharding by RULES of each leaf of parameters, or of a state that holds them.
 
-    A dimension that its axis does not divide stays whole. `gathered` leaves out `fsdp` for the
-    layers: where parameters live while they sample, read once a token.
+    Args:
+      tree: the parameters or the state. A dimension that its axes do not divide is not split.
+      mesh: the mesh.
+      gathered: leaves out `fsdp` for the layers. Sampling reads their parameters once for every
+        token, and therefore wants them gathered.
     """
 
     def place(path: tuple, leaf: Any) -> NamedSharding:
@@ -93,7 +101,7 @@ def placements(tree: Any, mesh: Mesh, *, gathered: bool = False) -> Any:
 def _that_divide(
     axes: str | tuple[str, ...] | None, size: int, sizes: Mapping[str, int]
 ) -> tuple[str, ...]:
-    """As many of the axes, from the first, as split a dimension of this size evenly."""
+    """Returns the longest prefix of the axes that splits a dimension of this size evenly."""
     axes = (axes,) if isinstance(axes, str) else axes or ()
     while axes and size % math.prod(sizes[axis] for axis in axes):
         axes = axes[:-1]
@@ -103,10 +111,15 @@ def _that_divide(
 def batch_axes(
     sizes: Mapping[str, int], prompts: int, n: int = 1
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The axes, of these sizes, that [prompts, n, ...] splits over: prompts, and responses.
+    """Returns the axes that split the prompts, and those that split the responses of a batch.
 
-    Prompts split over data and fsdp, or over the one of them that divides them; responses over
-    what is left, if it divides them.
+    Prompts are split over data and fsdp if these divide them, or else over one of the two.
+    Responses are split over the axes that remain, if these divide them.
+
+    Args:
+      sizes: the sizes of the axes.
+      prompts: the number of prompts of a batch [prompts, n, ...].
+      n: the number of responses to each prompt.
 
     >>> sizes = {"data": 8, "fsdp": 16, "tensor": 1}
     >>> batch_axes(sizes, prompts=256, n=16)
@@ -125,17 +138,17 @@ def batch_axes(
 
 
 class OtherProcessError(RuntimeError):
-    """Another process of the job failed, and so this one stops too."""
+    """An error for the failure of another process of the job, which stops this one too."""
 
 
 class Devices(abc.ABC):
-    """All devices of all processes, as a step and the host that calls it see them.
+    """All devices of all processes, as seen by a step and by the host that calls it.
 
-    A step computes with `total`, `largest`, `whole`, `place` and `place_state`; the host compiles
-    it by `step`, feeds it by `put` and reads its results by `fetch`.
+    A step computes with `total`, `largest`, `whole`, `place` and `place_state`. The host compiles
+    it with `step`, feeds it with `put` and reads its results with `fetch`.
 
     Attributes:
-      mesh: the devices on the axes AXES, which parameters and prompts split over.
+      mesh: the devices on the axes AXES, over which parameters and prompts are split.
     """
 
     def __init__(self, mesh: Mesh) -> None:
@@ -144,32 +157,48 @@ class Devices(abc.ABC):
     @property
     @abc.abstractmethod
     def spread(self) -> int:
-        """Over how many devices one program spreads its arrays."""
+        """The number of devices over which one program spreads its arrays."""
 
     @abc.abstractmethod
     def step(self, f: Callable[..., Any], *, changes_state: bool) -> Callable[..., Any]:
-        """Compiles f(state, batch, scalars); one that changes the state is given it for good."""
+        """Compiles f(state, batch, scalars).
+
+        Args:
+          f: the step.
+          changes_state: whether f returns a new state. The memory of the old state is then reused,
+            so that the caller must not use it again.
+        """
 
     @abc.abstractmethod
     def total(self, x: Any) -> Any:
-        """Returns, within a step, the sum over all devices of what each has."""
+        """Returns, within a step, the sum of `x` over all devices."""
 
     @abc.abstractmethod
     def largest(self, x: jax.Array) -> jax.Array:
-        """Returns, within a step, the maximum over all devices."""
+        """Returns, within a step, the maximum of `x` over all devices."""
 
     @abc.abstractmethod
     def whole(self, x: jax.Array) -> jax.Array:
-        """Returns, within a step, all of a small batch [P, ...], the same on every device."""
+        """Returns, within a step, a small batch [P, ...] as a whole on every device."""
 
     @abc.abstractmethod
     def place(self, x: jax.Array, kind: str = "activations") -> jax.Array:
-        """Places, within a step, activations [P, n, ...] as the batch lies; logits [P, n, ..., V]
-        by token first."""
+        """Places, within a step, an array of the batch on the devices.
+
+        Args:
+          x: an array of the batch.
+          kind: "activations" for [P, n, ...], which is placed as the batch is, or "logits" for
+            [P, n, ..., V], which is split by tokens first.
+        """
 
     @abc.abstractmethod
     def place_state(self, tree: Any, *, gathered: bool = False) -> Any:
-        """Places, within a step, parameters, or a state that holds them, where RULES say."""
+        """Places, within a step, parameters or a state that holds them, by RULES.
+
+        Args:
+          tree: the parameters or the state.
+          gathered: as for `placements`.
+        """
 
     @abc.abstractmethod
     def put(self, tree: Any, count: int) -> Any:
@@ -180,7 +209,7 @@ class Devices(abc.ABC):
         """Returns a batch, whole, as host arrays on every process."""
 
     def rows(self, count: int) -> np.ndarray:
-        """Which rows of a batch of `count` this process feeds to its devices."""
+        """Returns the rows of a batch of `count` rows that this process feeds to its devices."""
         mine = [
             rows
             for device, rows in self._rows(count)
@@ -189,13 +218,16 @@ class Devices(abc.ABC):
         return np.unique(np.concatenate(mine))
 
     def owned(self, count: int) -> np.ndarray:
-        """Which rows this process grades: each row belongs to one of those it is fed to."""
+        """Returns the rows of a batch of `count` rows that this process grades.
+
+        Each row is graded by one of the processes that feed it to their devices.
+        """
         feeders: list[set[int]] = [set() for _ in range(count)]
         for device, rows in self._rows(count):
             for row in rows:
                 feeders[row].add(device.process_index)
-        # Taken in turn, where a row is on several processes.
-        owner = [sorted(those)[row % len(those)] for row, those in enumerate(feeders)]
+        # The processes that feed a row take turns.
+        owner = [sorted(ids)[row % len(ids)] for row, ids in enumerate(feeders)]
         return np.flatnonzero(np.array(owner) == jax.process_index())
 
     def _rows(self, count: int) -> list[tuple[Any, np.ndarray]]:
@@ -217,7 +249,7 @@ class Jitted(Devices):
         return jax.jit(f, donate_argnums=0 if changes_state else ())
 
     def total(self, x: Any) -> Any:
-        return x  # The program sees whole arrays.
+        return x  # One program sees whole arrays, whose sums are over all devices already.
 
     def largest(self, x: jax.Array) -> jax.Array:
         return x
@@ -257,13 +289,13 @@ class Jitted(Devices):
 
 
 class Pmapped(Devices):
-    """One program a device, each with all parameters and its share of the prompts.
+    """One program on each device, with all parameters and its share of the prompts.
 
-    A batch on the devices is [local devices, rows a device, ...].
+    A batch on the devices has the shape [local devices, rows of a device, ...].
     """
 
     def __init__(self) -> None:
-        # The order of pmap's own axis.
+        # The devices are in the order of pmap's axis.
         devices = [d for p in range(jax.process_count()) for d in jax.local_devices(p)]
         super().__init__(make_mesh((len(devices), 1, 1), np.array(devices)))
 
@@ -289,8 +321,11 @@ class Pmapped(Devices):
         return step
 
     def _on_mesh(self, x: jax.Array) -> jax.Array:
-        """The same buffers as an array replicated over the mesh of all processes: what a checkpoint
-        wants, and what the next step has seen before."""
+        """Returns the same buffers as an array that is replicated over the mesh of all processes.
+
+        Checkpoints need this form, and so does the next step, which would compile again for any
+        other placement.
+        """
         everywhere = NamedSharding(self.mesh, PartitionSpec())
         local = [shard.data for shard in x.addressable_shards]
         return jax.make_array_from_single_device_arrays(x.shape, everywhere, local)
@@ -325,7 +360,13 @@ class Pmapped(Devices):
 
 
 def gather(rows: np.ndarray, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """An array of this shape on every process, each process giving the `values` of its `rows`."""
+    """Gathers rows from all processes into an array on every process.
+
+    Args:
+      rows: [m] the rows that this process contributes.
+      values: [m, ...] the values of these rows.
+      shape: the shape of the whole array.
+    """
     whole = np.zeros(shape, values.dtype)
     if len(rows):
         whole[rows] = values
@@ -335,13 +376,13 @@ def gather(rows: np.ndarray, values: np.ndarray, shape: tuple[int, ...]) -> np.n
 
 
 def join_other_processes() -> None:
-    """Starts `jax.distributed`; call it before anything else of JAX.
+    """Starts `jax.distributed`. Call it before anything else of JAX.
 
-    On Cloud TPU, SLURM and GKE it finds the processes by itself; elsewhere set
-    JAX_COORDINATOR_ADDRESS (host:port of the first), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    On Cloud TPU, SLURM and GKE the processes are found automatically. Elsewhere set
+    JAX_COORDINATOR_ADDRESS (host:port of the first process), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 
     Raises:
-      ValueError: neither is the case.
+      ValueError: no cluster is found, and the variables are not set.
     """
 
     def number(name: str) -> int | None:
@@ -353,25 +394,28 @@ def join_other_processes() -> None:
 
 
 def on_all(holds: bool) -> bool:
-    """Whether it holds on every process."""
+    """Returns whether a condition holds on every process."""
     if jax.process_count() == 1:
         return holds
     return bool(multihost_utils.process_allgather(np.array(holds)).all())
 
 
 def is_one_of_many() -> bool:
-    """Whether there are other processes."""
+    """Returns whether there are other processes."""
     return jax.process_count() > 1
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one that writes what is written once."""
+    """Returns whether this is the first process, which alone writes files that are shared."""
     return jax.process_index() == 0
 
 
 @contextlib.contextmanager
 def first_process_first(name: str) -> Iterator[None]:
-    """The body runs on the first process, and then on the others; if it fails on one, all stop.
+    """Runs the body on the first process, and then on the others. If it fails on one, all stop.
+
+    Args:
+      name: a name for the synchronisation, the same on all processes.
 
     Raises:
       OtherProcessError: the body failed on another process, whose message says why.

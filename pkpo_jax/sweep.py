@@ -1,4 +1,4 @@
-"""Trains a config for several k and seeds on this machine, and compares held-out pass@k."""
+"""Sweeps, which train a config for several k and seeds on this machine and compare pass@k."""
 
 from __future__ import annotations
 
@@ -25,12 +25,15 @@ from pkpo_jax.training import checks, files, metrics, run_directory, saved_run
 
 
 class Request(NamedTuple):
-    """What the command line asks for.
+    """The request of the command line.
 
     Attributes:
-      config: what `--config` says, with its argument; overrides: `--config.key=value` arguments.
+      config: the value of `--config`, with its argument.
+      overrides: the arguments of the form `--config.key=value`.
+      ks: the k to train for.
+      seeds: the seeds to train with.
+      jobs: the number of runs at the same time.
       options: other arguments of each run.
-      jobs: how many runs go on at once.
     """
 
     config: str
@@ -42,7 +45,7 @@ class Request(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One run of a sweep: its directory, and the arguments that describe it."""
+    """A run of a sweep, with its directory and the arguments that describe it."""
 
     k: int
     seed: int
@@ -56,25 +59,25 @@ class Run(NamedTuple):
 
 
 class Result(NamedTuple):
-    """Held-out {k: pass@k} of a run, before RL and after its last step."""
+    """The held-out {k: pass@k} of a run, before RL and after its last step."""
 
     before: dict[int, float]
     after: dict[int, float]
 
 
 class Spread(NamedTuple):
-    """The mean over seeds, and the standard deviation, 0 for a single seed."""
+    """The mean over seeds, and the standard deviation, which is 0 for a single seed."""
 
     mean: float
     std: float
 
 
-# {label of a row: {k: spread of pass@k}}.
+# Rows map the label of a row to {k: spread of pass@k}.
 Rows = dict[str, dict[int, Spread]]
 
 
 def requested() -> Request:
-    """Returns what the flags say."""
+    """Returns the request that the flags make."""
     return Request(
         config_flags.get_config_filename(flags.FLAGS["config"]),
         command_line.overrides(),
@@ -86,15 +89,16 @@ def requested() -> Request:
 
 
 def run(workdir: pathlib.Path, request: Request) -> int:
-    """Does the runs that are not finished, then writes and prints the comparison.
+    """Runs all runs that are not finished, and then writes and prints the comparison.
 
-    Interrupted, it has the runs save and end; started again, it goes on.
+    If it is interrupted, it makes the runs save and end. Started again, it resumes them.
 
     Returns:
-      What the process exits with: 1 if a run failed, which the others do not wait for.
+      The exit code of the process, 1 if a run failed. The other runs do not stop for a failed one.
 
     Raises:
-      ConfigError: before any run starts, if a config cannot run or a directory is not its.
+      ConfigError: a config cannot run, or a directory holds a run of another config. This is raised
+        before any run starts.
     """
     runs = describe(workdir, request)
     todo = [one for one in runs if not _is_finished(one)]
@@ -112,10 +116,10 @@ def run(workdir: pathlib.Path, request: Request) -> int:
 
 
 def describe(workdir: pathlib.Path, request: Request) -> list[Run]:
-    """Returns every k with every seed.
+    """Returns the runs of every k with every seed.
 
-    A config that has an argument is told k in it, as in gemma2_2b_math:anneal,k=4: set beside it, k
-    would take the place of the schedule.
+    For a config with an argument, k becomes a part of the argument, as in
+    gemma2_2b_math:anneal,k=4, because `--config.k` would replace the schedule.
     """
     runs = []
     for k in request.ks:
@@ -130,9 +134,14 @@ def describe(workdir: pathlib.Path, request: Request) -> list[Run]:
 
 
 def _is_finished(run: Run) -> bool:
-    """Whether the run is done; a ConfigError if it cannot be, or another is in its directory."""
+    """Returns whether the run is finished.
+
+    Raises:
+      ConfigError: the config cannot run, or the directory holds a run of another config.
+    """
     config = command_line.read_config(run.config, run.overrides)
-    # As many devices as the mesh asks for: this process leaves them to the runs, which look again.
+    # The config is checked for as many devices as its mesh asks for, because this process leaves
+    # the devices to the runs, which check again.
     checks.validate(config, devices=abs(math.prod(config.parallel.mesh)))
     if not run.workdir.exists():
         return False
@@ -143,7 +152,7 @@ def _is_finished(run: Run) -> bool:
 
 
 def _run_all(runs: Sequence[Run], request: Request) -> dict[str, int]:
-    """Does the runs, `jobs` at a time; returns the exit code of each."""
+    """Performs the runs, `jobs` at a time, and returns the exit code of each by its name."""
     waiting, codes = collections.deque(runs), {}
     running: dict[Run, subprocess.Popen[bytes]] = {}
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -166,14 +175,15 @@ def _run_all(runs: Sequence[Run], request: Request) -> dict[str, int]:
 
 
 def _start(run: Run, request: Request) -> subprocess.Popen[bytes]:
-    """Starts a run; its output goes to the terminal, or to a log where there are several."""
+    """Starts a run, whose output goes to the terminal, or to a log if several run at once."""
     arguments = [f"--config={run.config}", f"--workdir={run.workdir}"]
     command = [sys.executable, "-m", "pkpo_jax.main", *arguments, *run.overrides, *request.options]
     run.workdir.parent.mkdir(parents=True, exist_ok=True)
     log = run.workdir.with_name(f"{run.name}.log")
     several = request.jobs > 1
     print(f"{run.name}: started{f', and logs to {log}' if several else ''}.", flush=True)
-    # A group of its own: Ctrl-C reaches this process alone, which has the run save and end.
+    # The run has a separate process group, so that Ctrl-C reaches only this process, which makes
+    # the run save and end.
     if not several:
         return subprocess.Popen(command, process_group=0)
     with log.open("ab") as output:
@@ -181,7 +191,7 @@ def _start(run: Run, request: Request) -> subprocess.Popen[bytes]:
 
 
 def _end(processes: Iterable[subprocess.Popen[bytes]]) -> None:
-    """Has runs save and end, and waits for them; a second Ctrl-C kills them."""
+    """Makes runs save and end, and waits for them. A second Ctrl-C kills them."""
     try:
         for process in processes:
             process.terminate()
@@ -193,18 +203,19 @@ def _end(processes: Iterable[subprocess.Popen[bytes]]) -> None:
 
 
 def _read(run: Run) -> Result:
-    found = [values for line in metrics.read(run.workdir) if (values := page.pass_at_k(line))]
-    return Result(found[0], found[-1])
+    curves = [values for line in metrics.read(run.workdir) if (values := page.pass_at_k(line))]
+    return Result(curves[0], curves[-1])
 
 
 def compare(results: Mapping[tuple[int, int], Result]) -> Rows:
-    """Returns the spread over seeds before RL, and after it for each k that was trained for.
+    """Returns the spread over seeds before RL, and after RL for each k that was trained for.
 
     Args:
-      results: by (k, seed). Before RL a seed has the same policy for every k, which counts once.
+      results: the results by (k, seed). Before RL, a seed has the same policy for every k, which
+        counts once.
     """
     before = {seed: result.before for (_, seed), result in results.items()}
-    # What was not finite is missing.
+    # Values that were not finite are missing, so only the k that all results have are compared.
     ks = sorted(
         set.intersection(*(set(values) for result in results.values() for values in result))
     )
@@ -232,7 +243,8 @@ def _table(rows: Rows, seeds: Sequence[int]) -> rich.table.Table:
 
 
 def _short(share: float) -> str:
-    """
+    """Formats a share with three decimals and without a leading zero.
+
     >>> _short(0.25), _short(1.0)
     ('.250', '1.000')
     """
@@ -254,11 +266,11 @@ def _write(
     }
     title = f"held-out problems, mean and standard deviation over {len(request.seeds)} seeds"
     plots.pass_at_k(workdir / "sweep.png", means, bands, title=title)
-    found: dict[str, Any] = {
+    contents: dict[str, Any] = {
         "config": request.config,
         "overrides": list(request.overrides),
         "rows": {k: {at: x._asdict() for at, x in row.items()} for k, row in rows.items()},
         "runs": {f"k{k}_seed{seed}": result._asdict() for (k, seed), result in results.items()},
         "failed": dict(failed),
     }
-    files.replace(workdir / "sweep.json", json.dumps(found, indent=2) + "\n")
+    files.replace(workdir / "sweep.json", json.dumps(contents, indent=2) + "\n")

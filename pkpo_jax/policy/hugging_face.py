@@ -305,7 +305,7 @@ def _tensors(params: Any, config: gemma2.Gemma2Config) -> Iterator[tuple[str, np
 
 def _layer_tensors(layer: Any, config: gemma2.Gemma2Config) -> Iterator[tuple[str, np.ndarray]]:
     attention, mlp = layer["attn"], layer["mlp"]
-    # [heads, D, head_dim] to [heads * head_dim, D].
+    # The matrix goes from [heads, D, head_dim] to [heads * head_dim, D].
     joined = lambda w: w.swapaxes(1, 2).reshape(-1, w.shape[1])  # noqa: E731
     yield "self_attn.q_proj", joined(attention["q_einsum"]["w"])
     for name, w in zip("kv", attention["kv_einsum"]["w"], strict=True):

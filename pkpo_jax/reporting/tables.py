@@ -118,7 +118,7 @@ def samples(result: Evaluation, weights: Mapping[int, np.ndarray], split: str) -
 def _merged(
     rewards: np.ndarray, responses: Sequence[str]
 ) -> list[tuple[tuple[float, str], list[int]]]:
-    """Groups equal responses as ((reward, response), places), best first, ungraded ones last."""
+    """Returns ((reward, response), places) of equal responses, best first, ungraded ones last."""
     groups = collections.defaultdict(list)
     for i, (reward, response) in enumerate(zip(rewards.tolist(), responses, strict=True)):
         # NaN does not equal itself, so -inf stands for it as a key.
