@@ -1,6 +1,6 @@
-"""One file an experiment, which `--config` takes by its path or by its name.
+"""Experiments, one in each file, which `--config` takes by their paths or by their names.
 
-`pkpo_jax.configs` is this directory: a link in the repository, and a copy where it is installed.
+`pkpo_jax.configs` is this directory: a link in the repository, and a copy in an installed package.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from pkpo_jax.training.config import ConfigError
 
 
 def names() -> list[str]:
-    """Returns the names of the experiments here; the other files are what they share."""
+    """Returns the names of the experiments in this directory, without the files that they share."""
     files = sorted(pathlib.Path(__file__).parent.glob("*.py"))
     return [path.stem for path in files if "\ndef get_config(" in path.read_text(encoding="utf-8")]
 
 
 def find(config: str) -> str:
-    """Returns the path of a config file, given that or the name of one here.
+    """Returns the path of a config file, given its path or the name of an experiment here.
 
     Args:
-      config: what `--config` says; what stands behind a colon is an argument, and stays.
+      config: the value of `--config`. An argument after a colon is kept.
 
     Raises:
-      ConfigError: there is no such file; the message lists the names.
+      ConfigError: there is no such file. The message lists the names.
     """
     given, colon, argument = config.partition(":")
     if not given:

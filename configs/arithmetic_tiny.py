@@ -2,8 +2,8 @@
 
 python -m pkpo_jax.main --config=configs/arithmetic_tiny.py --workdir=runs/arithmetic
 
-75 seconds of processor time. Held out, of one seed, before and after RL: pass@1 .193 and .331,
-pass@8 .772 and .926.
+The run takes 75 seconds of processor time. On held-out problems with one seed, RL raises pass@1
+from .193 to .331 and pass@8 from .772 to .926.
 """
 
 from ml_collections import config_dict
@@ -16,12 +16,12 @@ def get_config(argument: str = "") -> config_dict.ConfigDict:
     config = config_lib.default(task="arithmetic")
     config.k = 8
 
-    # Of the 4000 that there are, 512 are held out.
+    # There are 4000 problems, of which 512 are held out.
     config.task.operators = "+-"
     config.task.digits, config.task.terms = 1, 3
     config.task.train_problems = 3000
 
-    # BOS and 9-9-9=; a sign, two digits and EOS.
+    # The longest prompt has BOS and 9-9-9=, and the longest answer a sign, two digits and EOS.
     config.rollout.max_prompt = 7
     config.rollout.max_response = 4
     config.rollout.n = 16

@@ -4,9 +4,9 @@
     python -m pkpo_jax.main --config=configs/code_tiny.py --workdir=runs/code \
         --config.task.data_dir=runs/toy_code --config.task.allow_code_execution=True
 
-Six minutes on busy cores, of which sandboxes take five. Held out, seed 0 alone, on 64 problems with
-16 samples each: pass@1 from .250 before RL to .319, pass@4 from .594 to .651, pass@16 from .859 to
-.812.
+The run takes six minutes on busy cores, of which sandboxes take five. On 64 held-out problems with
+16 samples each, and with seed 0 alone, RL changes pass@1 from .250 to .319, pass@4 from .594 to
+.651 and pass@16 from .859 to .812.
 """
 
 from ml_collections import config_dict
@@ -19,7 +19,7 @@ def get_config(argument: str = "") -> config_dict.ConfigDict:
     config = config_lib.default(task="code")
     config.k = 4
 
-    # Both splits from one file of generated problems, in MBPP's layout.
+    # Both splits come from one file of generated problems in the layout of MBPP.
     config.task.evaluate_on = "mbpp"
     config.task.instruct = False
     config.task.reward = "all"

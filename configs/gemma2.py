@@ -1,4 +1,8 @@
-"""What the Gemma-2 experiments share: paper A's counts, and our choice of the rest."""
+"""The settings that the Gemma-2 experiments share.
+
+Paper A is "Pass@K Policy Optimization" (arXiv 2505.15201). Its counts are used where they are
+stated, and all other settings are our choice.
+"""
 
 from ml_collections import config_dict
 
@@ -6,14 +10,15 @@ from pkpo_jax.training import config as config_lib
 
 
 def base(size: str, task: str) -> config_dict.ConfigDict:
-    """Gemma-2 of a size on a task, k = 8."""
+    """Returns the config of Gemma-2 of a size ("2b", "9b" or "27b") on a task, with k = 8."""
     config = config_lib.default(task=task)
-    # Paper A: n = 16 responses to each of 16 prompts a step, loo_minus_one, k_opt in 1, 2, 4, 8.
+    # Paper A has 16 prompts a step, n = 16 responses to each, loo_minus_one, and k_opt of 1, 2, 4
+    # and 8.
     config.k = 8
     config.rollout.n = 16
     config.train.prompts = 16
 
-    # Lengths, optimiser and evaluation are not stated there: all the rest is our choice.
+    # Lengths, optimiser and evaluation are not stated there. All the rest is our choice.
     config.rollout.max_prompt = 256
     config.rollout.max_response = 512
     config.rollout.drop_long_prompts = True
@@ -24,23 +29,24 @@ def base(size: str, task: str) -> config_dict.ConfigDict:
     config.train.clip_norm = 1.0
     config.eval.every = 50
     config.eval.problems = 500
-    # The shapes of a training step: one sampler serves both.
+    # Evaluation has the shapes of a training step, so that one compiled sampler serves both.
     config.eval.n = 16
     config.eval.prompts = 16
     config.checkpoint.every = 50
 
-    # Which of the papers' models, base or instruction-tuned, is not stated: the latter here.
+    # The papers do not state whether they train the base or the instruction-tuned model. We use the
+    # latter.
     config.model.chat = True
-    # A bfloat16 network with float32 parameters and optimiser.
+    # Activations are bfloat16, while parameters and the optimiser's state are float32.
     config.model.dtype = "bfloat16"
     config.model.remat = True
     return resize(config, size)
 
 
 def resize(config: config_dict.ConfigDict, size: str) -> config_dict.ConfigDict:
-    """The config with a policy of another size, and a mesh to fit it."""
+    """Returns the config with a policy of another size, and a mesh that fits it."""
     config.model.size = size
-    # Prompts and parameters over 16 chips, and heads over so many that each has a key-value head;
-    # where there are more chips, the responses of each prompt are split over them too.
+    # Prompts and parameters are split over 16 chips, and heads over at most as many chips as there
+    # are key-value heads. With more chips, the responses to each prompt are split too.
     config.parallel.mesh = (-1, 16, {"2b": 1, "9b": 8, "27b": 16}[size])
     return config

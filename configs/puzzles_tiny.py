@@ -1,10 +1,10 @@
-"""A tiny Gemma-2 learns reasoning-gym's countdown, with three small numbers, with PKPO, k = 8.
+"""A tiny Gemma-2 learns reasoning-gym's countdown of three small numbers with PKPO, k = 8.
 
 python -m pkpo_jax.main --config=configs/puzzles_tiny.py --workdir=runs/puzzles
 
-3 minutes of processor time. Held out, of one seed, before and after RL: pass@1 .199 and .229,
-pass@8 .672 and .730. Most held-out puzzles stand in the train split with their numbers in another
-order.
+The run takes 3 minutes of processor time. On held-out problems with one seed, RL raises pass@1 from
+.199 to .229 and pass@8 from .672 to .730. Most held-out puzzles are also in the train split, with
+their numbers in another order.
 """
 
 from ml_collections import config_dict
@@ -21,11 +21,12 @@ def get_config(argument: str = "") -> config_dict.ConfigDict:
     config.task.options = (
         "min_numbers=3, max_numbers=3, min_value=1, max_value=9, min_target=1, max_target=99"
     )
-    # Instead of a page of English: the target, and the numbers that make it.
+    # The prompt is the target and the numbers that make it, instead of a page of English.
     config.task.template = "{target}={numbers}\n"
     config.task.train_problems, config.task.test_problems = 4096, 256
 
-    # BOS and 99=[9, 9, 9] and a newline; (9 + 9)/9, such as sympy writes it, and EOS.
+    # The longest prompt is BOS, 99=[9, 9, 9] and a newline. The longest response is (9 + 9)/9, as
+    # sympy writes it, and EOS.
     config.rollout.max_prompt = 14
     config.rollout.max_response = 12
     config.rollout.n = 16

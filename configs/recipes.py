@@ -1,20 +1,20 @@
-"""What can be asked of an experiment's config behind a colon: recipes of the papers, and k.
+"""The arguments of configs, which follow a colon: recipes of the papers, and k.
 
     --config=configs/gemma2_9b_math.py:k=8,anneal
     --config=configs/maze_tiny.py:paper_b,k=4
 
-Words, separated by commas, in any order:
+An argument is one or more of these words, separated by commas, in any order:
 
-    paper_a, paper_b   what the papers train with: estimator, loss, and how often a batch is used
-    k=K                trains for pass@K; k = rollout.n is the estimator of Tang et al.
-    tang               that: k = rollout.n
-    entropy=C          plain RL (k = 1) with an entropy bonus: paper A's baseline, with the best C
-                       of .001 .005 .01 .05 .1
-    anneal, anneal=S   from k to 1 at step S, 1500 if not given, as in paper A's figure
-    explore=S-T        pass@1, then pass@k from step S to T, then pass@1 again: paper B's schedule
+    paper_a, paper_b   train as in the paper: estimator, loss, and epochs and minibatches of a batch
+    k=K                train for pass@K
+    tang               train with k = rollout.n, which is the estimator of Tang et al.
+    entropy=C          plain RL (k = 1) with an entropy bonus, which is paper A's baseline, with the
+                       best C of .001 .005 .01 .05 .1
+    anneal, anneal=S   change from k to 1 at step S, by default 1500, as in paper A's figure
+    explore=S-T        pass@1, then pass@k from step S to T, then pass@1 again, as in paper B
 
-A recipe leaves the task, the policy and its sizes alone. Without k, tang or entropy, k is the
-config's.
+A recipe does not change the task, the policy or its sizes. Without k, tang or entropy, k is that of
+the config.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ ANNEAL_AT = 1500
 
 
 def paper_a(config: config_dict.ConfigDict) -> None:
-    """Pass@K Policy Optimization (arXiv 2505.15201): PPO with loo_minus_one weights.
+    """Sets Pass@K Policy Optimization (arXiv 2505.15201), PPO with loo_minus_one reward weights.
 
-    The paper does not state clip, epochs, KL or aggregation. Ours: the common clip of 0.2, one
-    epoch of one minibatch, no KL, and the sum over a response's tokens, of which its theory is.
+    The paper does not state clip, epochs, KL or aggregation. We choose the common clip of 0.2, one
+    epoch of one minibatch, no KL, and the sum over the tokens of a response, as in its theory.
     """
     config.estimator.name, config.estimator.baseline = "pkpo", "loo_minus_one"
     config.loss.policy, config.loss.aggregation = "ppo", "sequence-sum"
@@ -39,8 +39,11 @@ def paper_a(config: config_dict.ConfigDict) -> None:
 
 
 def paper_b(config: config_dict.ConfigDict) -> None:
-    """Pass@k Training (arXiv 2508.10751): analytical advantages, clip 0.2 below and 0.28 above, a
-    mean over all tokens, four minibatches a batch (of 128 prompts there), no KL, no entropy."""
+    """Sets Pass@k Training (arXiv 2508.10751), PPO with analytical advantages.
+
+    The ratio is clipped at 0.2 below and 0.28 above 1, the loss is a mean over all tokens, and a
+    batch (of 128 prompts in the paper) has four minibatches. There is no KL and no entropy bonus.
+    """
     config.estimator.name, config.estimator.method = "passk_training", "analytical"
     config.loss.policy, config.loss.aggregation = "ppo", "token-mean"
     config.loss.clip_low, config.loss.clip_high = 0.2, 0.28
@@ -59,9 +62,15 @@ _EXPECTED = (
 def apply(
     config: config_dict.ConfigDict, argument: str, recipe: str = ""
 ) -> config_dict.ConfigDict:
-    """The config with what `argument` asks for; `recipe` is used where that names none.
+    """Changes the config as the argument says, and returns it.
 
-    Raises ValueError on a word that means nothing here, or two that contradict each other.
+    Args:
+      config: the config, which is changed in place.
+      argument: words separated by commas, as the module describes.
+      recipe: the recipe to use if the argument names none; "" for none.
+
+    Raises:
+      ValueError: a word is unknown, repeated or malformed, or two words contradict each other.
     """
     given = [word.partition("=") for word in filter(None, argument.split(","))]
     words = {name: value for name, _, value in given}
@@ -100,7 +109,7 @@ def apply(
     if "anneal" in number:
         at = int(number["anneal"])
         k = {0: k, at: 1}
-        # As many steps after as before, where there would be none: our choice.
+        # Training goes on for at least as many steps with k = 1 as before. This is our choice.
         config.train.steps = max(config.train.steps, 2 * at)
     if "explore" in number:
         start, end = map(int, number["explore"].split("-"))
@@ -109,7 +118,7 @@ def apply(
                 f"explore={number['explore']}; expected the first step before the second."
             )
         k = {0: 1, start: k, end: 1}
-        # As many steps of pass@1 after as before, where there would be fewer: our choice.
+        # At least as many steps of pass@1 follow as precede. This is our choice.
         config.train.steps = max(config.train.steps, end + start)
     config.k = k
     return config
