@@ -383,7 +383,9 @@ class Gemma2(nn.Module):
             split_rngs={"params": True},
             in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
             length=self.config.num_pairs,
-            check_constancy_invariants=False,
+            # The check traces the layers once more, and finds nothing: no variable is broadcast.
+            # In `init` it stays, for the random parameters depend on it.
+            check_constancy_invariants=self.is_initializing(),
         )(self.config, self.remat, keep, self.place, name="layers")
         carry = (self.embedder.encode(tokens), cache)
         indices = jnp.arange(self.config.num_pairs)

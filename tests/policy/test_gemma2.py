@@ -32,6 +32,17 @@ def test_parameter_tree_is_that_of_the_gemma_package():
     }
 
 
+def test_random_parameters_stay_what_they_were():
+    """The results in the documentation start from these, whatever becomes of the network's code."""
+    model = gemma2.Gemma2(gemma2.SIZES["tiny"])
+    layers = gemma2.init_params(model, jax.random.key(0))["layers"]
+    # These sums are those of the version that made the results.
+    expected = {"local": (0.51515, -17.34621), "global": (-4.31041, 3.24904)}
+    for kind, sums in expected.items():
+        arrays = layers[kind]["attn"]["kv_einsum"]["w"], layers[kind]["mlp"]["gating_einsum"]
+        assert [float(x.sum()) for x in arrays] == pytest.approx(sums, abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("size", "parameters"), [("2b", 2_614_341_888), ("9b", 9_241_705_984), ("27b", 27_227_128_320)]
 )
