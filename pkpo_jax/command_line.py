@@ -282,6 +282,10 @@ def _check(values: flags.FlagValues) -> None:
         given = values[name].value
         if given is not None and not re.fullmatch(r"\d+(,\d+)*", given):
             raise config_lib.ConfigError(f"--{name}={given}; expected whole numbers, as in 1,4,8.")
+    if mode == "export" and "://" in (values.to or ""):
+        raise config_lib.ConfigError(
+            f"--to={values.to} is no directory; write to one, and copy it to the bucket."
+        )
     if mode == "export" and not values.to:
         raise config_lib.ConfigError("--to is missing; give the directory to write.")
     if mode == "report" and not _workdirs(values)[0].exists():

@@ -12,8 +12,13 @@ from ml_collections import config_dict
 
 from pkpo_jax import parallel, tasks
 from pkpo_jax.policy import checkpoints, hugging_face, tokenizers
+from pkpo_jax.training import checkpoints as run_checkpoints
 from pkpo_jax.training import programs, saved_run
 from pkpo_jax.training.config import ConfigError
+from pkpo_jax.training.files import first_line
+
+# These keys say how a policy is written; any other belongs to the run.
+_KEYS = ("model.param_dtype", "model.tokenizer")
 
 
 def run(workdir: pathlib.Path, to: str, step: str, overrides: Mapping[str, Any]) -> None:
@@ -23,35 +28,57 @@ def run(workdir: pathlib.Path, to: str, step: str, overrides: Mapping[str, Any])
       workdir: the run's directory.
       to: the directory to write, which must not exist yet.
       step: which policy of the run: "newest", "best" or the number of a step.
-      overrides: values of config keys; `model.param_dtype` is the dtype of the files.
+      overrides: values of `model.param_dtype`, the dtype of the files, and of `model.tokenizer`.
 
     Raises:
-      ConfigError: there is no such policy, or `to` cannot be written.
+      ConfigError: there is no such policy, `to` cannot be written, or another key is set.
       CheckpointError: the policy cannot be read.
     """
     directory = epath.Path(to).expanduser()
     if directory.exists():
         raise ConfigError(f"--to={to} exists; give a directory that does not exist yet.")
+    for key in overrides:
+        if key not in _KEYS:
+            raise ConfigError(
+                f"{key}: an export is of the run as it is; only {' and '.join(_KEYS)} can be set."
+            )
     config = saved_run.override(saved_run.read_config(workdir), overrides)
-    at, path = saved_run.policy(workdir, config, step)
-    built = network(config)
-    params = checkpoints.find(path, built.model.config).read(built.abstract_params())
-    origin = epath.Path(config.model.checkpoint).expanduser() if config.model.checkpoint else None
-    try:
-        hugging_face.write(
-            directory,
-            params,
-            built.model.config,
-            tokenizer=config.model.tokenizer,
-            beside=origin,
+    vocabulary = config.model.tokenizer
+    if vocabulary and not epath.Path(vocabulary).expanduser().exists():
+        raise ConfigError(
+            f"model.tokenizer={vocabulary!r} does not exist; give the path of tokenizer.model as "
+            "--config.model.tokenizer, or an empty one to export without a tokenizer."
         )
+    step_number, path = saved_run.policy(workdir, config, step)
+    built = network(config)
+    with saved_run.naming_other_steps(workdir, step_number):
+        params = _read(path, built, as_saved="model.param_dtype" not in overrides)
+    origin = epath.Path(config.model.checkpoint).expanduser() if config.model.checkpoint else None
+    partial = directory.with_name(directory.name + ".partial")
+    try:
+        hugging_face.write(partial, params, built.model.config, tokenizer=vocabulary, beside=origin)
+        partial.rename(directory)
     except OSError as e:
         raise ConfigError(f"--to={to} cannot be written: {e.strerror or e}.") from e
-    print(f"the policy of step {at} is in {directory}")
+    finally:
+        if partial.exists():
+            partial.rmtree()
+    print(f"the policy of step {step_number} is in {directory}")
     if config.model.size == "tiny":
         print("It has no tokenizer of Hugging Face: the tiny policy reads characters.")
     elif not any((directory / name).exists() for name in hugging_face.TOKENIZER_FILES):
         print("It has no tokenizer; copy the files of the model that the run started from.")
+
+
+def _read(path: str, built: programs.Programs, *, as_saved: bool) -> Any:
+    """Reads the parameters at `path`, and checks their sums where the run has saved them."""
+    try:
+        params = checkpoints.find(path, built.model.config).read(built.abstract_params())
+    except Exception as e:  # Torn files raise errors of many libraries.
+        raise checkpoints.CheckpointError(f"{path} cannot be read ({first_line(e)}).") from e
+    if as_saved:
+        run_checkpoints.verify(pathlib.Path(path), params)
+    return params
 
 
 def network(config: config_dict.ConfigDict) -> programs.Programs:
@@ -59,6 +86,9 @@ def network(config: config_dict.ConfigDict) -> programs.Programs:
     # The official tokenizer's class says how many tokens there are.
     tokenizer: Any = tokenizers.Gemma2Tokenizer
     if config.model.size == "tiny":
-        tokenizer = tokenizers.CharacterTokenizer(tasks.make(config.task).alphabet)
+        try:
+            tokenizer = tokenizers.CharacterTokenizer(tasks.make(config.task).alphabet)
+        except (TypeError, ValueError) as e:
+            raise ConfigError(str(e)) from None
     devices = parallel.Jitted(parallel.make_mesh((1, 1, 1), jax.devices()[:1]))
     return programs.Programs(config, devices, tokenizer)

@@ -168,7 +168,7 @@ def _on_problems(
     ) -> dict[str, Any]:
         return {"methods": {m: results.of_runs(done, curves) for m, done in runs.items()}}
 
-    found = {
+    found: dict[str, Any] = {
         # All methods start from the same policies, and evaluate them first.
         "base": results.evaluations(next(iter(runs.values())))["0"],
         "pass_rates": results.of_pass_rates([job.output for job in spread]),

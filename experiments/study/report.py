@@ -149,7 +149,8 @@ def all_tables(found: Mapping[str, Any]) -> str:
 def _groups(problems: Set) -> dict[str, Set]:
     """Returns {title: runs} of the reported runs on a set of problems."""
     groups = {f"{problems.last_step} steps at the reported rates": problems}
-    for rate in sorted(problems.data.get("at_rates", {}), key=float):
+    rates: list[str] = sorted(problems.data.get("at_rates", {}), key=float)
+    for rate in rates:
         groups[f"All with a learning rate of {rate}"] = problems.at_rate(rate)
     if longer := problems.longer:
         groups[f"{longer.last_step} steps in place of {problems.last_step}"] = longer

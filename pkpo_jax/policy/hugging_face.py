@@ -7,6 +7,7 @@ axis, the embedding table has one row a token, and the head is tied to it.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -242,13 +243,13 @@ def write(
     """
     directory.mkdir(parents=True)
     dtype = params["embedder"]["input_embedding"].dtype
+    _write_json(directory / "config.json", _config_json(config, str(dtype)))
     files = _write_tensors(directory, _tensors(params, config), largest_file)
     if len(files) > 1:
         weight_map = {name: file for file, names in files.items() for name in names}
         size = dtype.itemsize * sum(x.size for x in jax.tree.leaves(params))
         index = {"metadata": {"total_size": size}, "weight_map": weight_map}
         _write_json(directory / "model.safetensors.index.json", index)
-    _write_json(directory / "config.json", _config_json(config, str(dtype)))
     _write_json(
         directory / "generation_config.json",
         {"bos_token_id": 2, "eos_token_id": [1, 107], "pad_token_id": 0, "do_sample": True},
@@ -288,6 +289,8 @@ def _write_tensors(
     for i, names in enumerate(written):
         file = f"model-{i + 1:05d}-of-{count:05d}.safetensors" if count > 1 else "model.safetensors"
         (directory / f"{i}.tmp").rename(directory / file)
+        # safetensors makes files that only their owner reads.
+        shutil.copymode(directory / "config.json", directory / file)
         files[file] = names
     return files
 

@@ -226,18 +226,10 @@ def _read(policy: _Policy, trainer: Trainer) -> Any:
     Raises:
       CheckpointError: they cannot be read, or are damaged. The message lists the other steps.
     """
-    try:
+    with saved_run.naming_other_steps(policy.workdir, policy.step):
         params = trainer.initial_params(policy.workdir)
         if policy.as_saved:
             checkpoints.verify(pathlib.Path(policy.config.model.checkpoint), params)
-    except checkpoints.CheckpointError as e:
-        others = [step for step in saved_run.steps(policy.workdir) if step != policy.step]
-        if not others:
-            raise
-        kept = ", ".join(map(str, others))
-        raise checkpoints.CheckpointError(
-            f"{e} Give another --step: {policy.workdir} keeps {kept}."
-        ) from e
     return params
 
 

@@ -70,8 +70,11 @@ def _check_same(workdir: pathlib.Path, saved: dict[str, Any], wanted: dict[str, 
     defaults = json.loads(json.dumps(default(wanted["task"]["name"]).to_dict()))
     ours = dict(flatten(wanted))
     theirs = {**dict(flatten(defaults)), **dict(flatten(saved))}
+    # A k can be spelled in several ways; a text is shown as it was given.
+    if k_by_step(theirs["k"]) == k_by_step(ours["k"]):
+        theirs["k"] = ours["k"]
     for values in (theirs, ours):
-        values["k"] = k_by_step(values["k"])
+        values["k"] = values["k"] if isinstance(values["k"], str) else k_by_step(values["k"])
     for key in sorted({*theirs, *ours}):
         fixed = key not in KEYS or not KEYS[key].may_change
         if fixed and theirs.get(key) != ours.get(key):

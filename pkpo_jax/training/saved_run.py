@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import config_dict
 
+from pkpo_jax.policy.checkpoints import CheckpointError
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import metrics
 from pkpo_jax.training.config import ConfigError
@@ -110,6 +112,19 @@ def policy(workdir: pathlib.Path, config: config_dict.ConfigDict, step: str) -> 
             f"{', '.join(map(str, sorted(policies)))}."
         )
     return number, policies[number]
+
+
+@contextlib.contextmanager
+def naming_other_steps(workdir: pathlib.Path, step: int) -> Iterator[None]:
+    """Adds the other steps that a run keeps to the message of a CheckpointError."""
+    try:
+        yield
+    except CheckpointError as e:
+        others = [other for other in steps(workdir) if other != step]
+        if not others:
+            raise
+        kept = ", ".join(map(str, others))
+        raise CheckpointError(f"{e} Give another --step: {workdir} keeps {kept}.") from e
 
 
 def _best(workdir: pathlib.Path, config: config_dict.ConfigDict, kept: list[int]) -> int:

@@ -1,6 +1,7 @@
 """Exports: files as transformers writes and reads them."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -11,6 +12,8 @@ from etils import epath
 from pkpo_jax import export
 from pkpo_jax.policy import gemma2, hugging_face
 from pkpo_jax.training import loop, saved_run
+from pkpo_jax.training.checkpoints import CheckpointError
+from pkpo_jax.training.config import ConfigError
 from tests.policy import gemma_golden, hf_golden
 from tests.policy.test_checkpoints import CONFIG, assert_equal, read, tensors
 from tests.training.test_run import small_config
@@ -80,21 +83,68 @@ def test_files_of_the_tokenizer_come_along(tmp_path):
     assert (tmp_path / "out" / "generation_config.json").read_text() == "{}"
 
 
-def test_a_runs_policy_is_exported(tmp_path, capsys):
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run that keeps the policies of two steps."""
+    workdir = tmp_path_factory.mktemp("export") / "run"
     config = small_config()
-    config.train.steps = config.checkpoint.every = 1
-    config.warm_start.steps = 0
-    loop.train(config, tmp_path / "run")
-    export.run(tmp_path / "run", str(tmp_path / "out"), "newest", {})
-    assert "the policy of step 1 is in" in capsys.readouterr().out
-    saved = saved_run.read_config(tmp_path / "run")
+    config.train.steps, config.checkpoint.every, config.warm_start.steps = 2, 1, 0
+    # Every step moves the policy, whatever the rewards.
+    config.loss.entropy_coef = 0.1
+    loop.train(config, workdir)
+    return workdir
+
+
+def test_a_runs_policy_is_exported(run, tmp_path, capsys):
+    export.run(run, str(tmp_path / "out"), "newest", {})
+    assert "the policy of step 2 is in" in capsys.readouterr().out
+    saved = saved_run.read_config(run)
     network = export.network(saved).model.config
     exported = read(tmp_path / "out", network)
-    own = read(tmp_path / "run" / "checkpoints" / "1" / "params", network)
+    own = read(run / "checkpoints" / "2" / "params", network)
     # Rows of the table that no token has are not exported.
     table = own["embedder"]["input_embedding"]
     own["embedder"]["input_embedding"] = table.at[network.vocab_size :].set(0.0)
     assert_equal(exported, own)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            {"train.steps": 7},
+            "train.steps: an export is of the run as it is; only model.par",
+        ),
+        ({"model.tokenizer": "/nope"}, "model.tokenizer='/nope' does not exist; give the path of"),
+    ],
+)
+def test_what_an_export_cannot_serve_is_said_before_it_writes(run, overrides, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        export.run(run, str(tmp_path / "out"), "newest", overrides)
+    with pytest.raises(ConfigError, match="cannot be written"):
+        export.run(run, "/proc/out", "newest", {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_policy_is_not_exported(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    # The parameters of step 1 read well, and are not those that were saved at step 2.
+    shutil.rmtree(copy / "checkpoints" / "2" / "params")
+    shutil.copytree(copy / "checkpoints" / "1" / "params", copy / "checkpoints" / "2" / "params")
+    with pytest.raises(CheckpointError, match=r"does not hold what was saved.*keeps 1\."):
+        export.run(copy, str(tmp_path / "out"), "newest", {})
+    for file in (copy / "checkpoints" / "2" / "params").rglob("*"):
+        if file.is_file() and file.parent.name == "d":
+            file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(CheckpointError, match=r"cannot be read .*keeps 1\."):
+        export.run(copy, str(tmp_path / "out"), "newest", {})
+    assert not (tmp_path / "out").exists()
+    export.run(copy, str(tmp_path / "out"), "1", {"model.param_dtype": "bfloat16"})
+    found, (file,) = written(tmp_path / "out")
+    assert {str(x.dtype) for x in found.values()} == {"bfloat16"}
+    modes = [(tmp_path / "out" / name).stat().st_mode for name in (file, "config.json")]
+    assert modes[0] == modes[1]
 
 
 @pytest.mark.parametrize("name", hf_golden.CONFIGS)

@@ -54,7 +54,10 @@ PMAP = dict(parallel__mode="pmap", parallel__mesh=(-1, 1, 1))
         (dict(train__lr=1e-3), "unknown config key train.lr; the keys there are train.b1, "),
         (dict(train__learning_rat=1e-3), "did you mean train.learning_rate?"),
         (dict(task__walls=0.2), "unknown config key task.walls; the keys there are task.data_dir"),
-        (dict(task__name="chess"), "task.name='chess'; expected one of .*math, maze.*, or your own class"),
+        (
+            dict(task__name="chess"),
+            "task.name='chess'; expected one of .*math, maze.*, or your own class",
+        ),
         (dict(task__name="chess:Chess"), "'chess:Chess' cannot be imported .No module named 'ch"),
         (dict(task__name="random:Random"), "'random:Random' has no problems and no grade; see"),
         (dict(task__name="tests.training.test_config:Unfinished"), "give every option a default"),
