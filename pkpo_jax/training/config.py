@@ -96,7 +96,8 @@ class Rollout:
     # Logits are divided by the temperature, both in sampling and in the loss.
     temperature: float = key(1.0, at_least=0.01)
     # If True, the next batch is sampled while this one is graded. The policy that samples it is
-    # then one update old, for which loss.importance_cap partly corrects.
+    # then one update old, for which loss.importance_cap or the estimator off_policy corrects in
+    # part.
     ahead: bool = False
 
 

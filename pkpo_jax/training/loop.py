@@ -132,7 +132,9 @@ class Run:
                 self._best = progress["best"]
             self.trainer.restore(progress, self.done, restored.in_flight)
             if parallel.is_first_process():
-                print(f"{self.workdir} goes on after step {self.done}.", flush=True)
+                finished = self.done >= self.config.train.steps
+                what = "is finished, with" if finished else "goes on after"
+                print(f"{self.workdir} {what} step {self.done}.", flush=True)
         else:
             self.state = self.trainer.start(self.workdir)
         self._saved = self._started = self.done
