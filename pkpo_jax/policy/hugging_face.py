@@ -247,7 +247,9 @@ def write(
     files = _write_tensors(directory, _tensors(params, config), largest_file)
     if len(files) > 1:
         weight_map = {name: file for file, names in files.items() for name in names}
-        size = dtype.itemsize * sum(x.size for x in jax.tree.leaves(params))
+        # The files leave out the rows of the table that no token has.
+        unused = (config.num_embed - config.vocab_size) * config.embed_dim
+        size = dtype.itemsize * (sum(x.size for x in jax.tree.leaves(params)) - unused)
         index = {"metadata": {"total_size": size}, "weight_map": weight_map}
         _write_json(directory / "model.safetensors.index.json", index)
     _write_json(
