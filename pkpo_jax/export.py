@@ -10,10 +10,10 @@ import jax
 from etils import epath
 from ml_collections import config_dict
 
-from pkpo_jax import parallel, tasks
-from pkpo_jax.policy import checkpoints, hugging_face, tokenizers
+from pkpo_jax import parallel
+from pkpo_jax.policy import checkpoints, hugging_face_export
 from pkpo_jax.training import checkpoints as run_checkpoints
-from pkpo_jax.training import programs, saved_run
+from pkpo_jax.training import policies, programs, saved_run
 from pkpo_jax.training.config import ConfigError
 from pkpo_jax.training.files import first_line
 
@@ -56,7 +56,9 @@ def run(workdir: pathlib.Path, to: str, step: str, overrides: Mapping[str, Any])
     origin = epath.Path(config.model.checkpoint).expanduser() if config.model.checkpoint else None
     partial = directory.with_name(directory.name + ".partial")
     try:
-        hugging_face.write(partial, params, built.model.config, tokenizer=vocabulary, beside=origin)
+        hugging_face_export.write(
+            partial, params, built.model.config, tokenizer=vocabulary, beside=origin
+        )
         partial.rename(directory)
     except OSError as e:
         raise ConfigError(f"--to={to} cannot be written: {e.strerror or e}.") from e
@@ -66,7 +68,7 @@ def run(workdir: pathlib.Path, to: str, step: str, overrides: Mapping[str, Any])
     print(f"the policy of step {step_number} is in {directory}")
     if config.model.size == "tiny":
         print("It has no tokenizer of Hugging Face: the tiny policy reads characters.")
-    elif not any((directory / name).exists() for name in hugging_face.TOKENIZER_FILES):
+    elif not any((directory / name).exists() for name in hugging_face_export.TOKENIZER_FILES):
         print("It has no tokenizer; copy the files of the model that the run started from.")
 
 
@@ -83,12 +85,5 @@ def _read(path: str, built: programs.Programs, *, as_saved: bool) -> Any:
 
 def network(config: config_dict.ConfigDict) -> programs.Programs:
     """Returns the network of a config on one device; nothing is compiled."""
-    # The official tokenizer's class says how many tokens there are.
-    tokenizer: Any = tokenizers.Gemma2Tokenizer
-    if config.model.size == "tiny":
-        try:
-            tokenizer = tokenizers.CharacterTokenizer(tasks.make(config.task).alphabet)
-        except (TypeError, ValueError) as e:
-            raise ConfigError(str(e)) from None
     devices = parallel.Jitted(parallel.make_mesh((1, 1, 1), jax.devices()[:1]))
-    return programs.Programs(config, devices, tokenizer)
+    return programs.Programs(config, devices, policies.vocabulary(config))

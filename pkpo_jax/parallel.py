@@ -98,6 +98,15 @@ def placements(tree: Any, mesh: Mesh, *, gathered: bool = False) -> Any:
     return jax.tree_util.tree_map_with_path(place, tree)
 
 
+def abstract(shapes: Any, mesh: Mesh) -> Any:
+    """Returns the shapes and dtypes of a tree with the placements of its leaves by RULES."""
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        placements(shapes, mesh),
+    )
+
+
 def _that_divide(
     axes: str | tuple[str, ...] | None, size: int, sizes: Mapping[str, int]
 ) -> tuple[str, ...]:

@@ -142,7 +142,7 @@ def _is_finished(run: Run) -> bool:
     config = command_line.read_config(run.config, run.overrides)
     # The config is checked for as many devices as its mesh asks for, because this process leaves
     # the devices to the runs, which check again.
-    checks.validate(config, devices=abs(math.prod(config.parallel.mesh)))
+    config = checks.validate(config, devices=abs(math.prod(config.parallel.mesh)))
     if not run.workdir.exists():
         return False
     run_directory.claim(run.workdir, config)

@@ -1,6 +1,6 @@
 """Shares traced programs within a process, since most of the time of a short run is tracing."""
 
-from pkpo_jax.policy import gemma2
+from pkpo_jax.policy import gemma
 from pkpo_jax.training import programs
 
 # Two instances of `Programs` share these attributes if these sections of their configs are equal.
@@ -27,7 +27,8 @@ def share(patch):
         # No program depends on the length of the run.
         del sections["train"]["steps"], sections["train"]["max_skipped"]
         words = tokenizer.vocab_size, tokenizer.stop_tokens
-        base = gemma2.SIZES[config.model.size], words, type(devices), devices.mesh
+        size = gemma.SIZES[config.model.size.replace("auto", "tiny")]
+        base = size, words, type(devices), devices.mesh
         for names, attributes in _SHARED.items():
             key = base, repr([sections[name] for name in names])
             old = made.setdefault(key, new)

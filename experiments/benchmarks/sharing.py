@@ -24,14 +24,14 @@ import rich.table
 from absl import app, flags, logging
 
 import experiments
-from pkpo_jax.policy import gemma2, sampling, scoring
+from pkpo_jax.policy import gemma, sampling, scoring
 
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Number of timed calls of each program.")
 
 PROMPTS = 4
 SHAPES = ((32, 32, 16), (256, 32, 16), (1024, 64, 16))
 CONFIG = dataclasses.replace(
-    gemma2.SIZES["tiny"],
+    gemma.SIZES["tiny"],
     embed_dim=128,
     hidden_dim=512,
     num_heads=4,
@@ -63,8 +63,8 @@ def compare(programs: dict[str, tuple[Callable[..., Any], tuple]]) -> dict[str, 
 
 def programs(length: int, responses: int, n: int, *, shared: bool) -> tuple[Any, Any]:
     """Returns the gradient and the sampler for one layout, each as a function and its arguments."""
-    model = gemma2.Gemma2(CONFIG)
-    params = jax.jit(gemma2.init_params, static_argnums=0)(model, jax.random.key(0))
+    model = gemma.Gemma(CONFIG)
+    params = jax.jit(gemma.init_params, static_argnums=0)(model, jax.random.key(0))
     prompts = jax.random.randint(jax.random.key(1), (PROMPTS, length), 3, CONFIG.vocab_size)
     tokens = jax.random.randint(jax.random.key(2), (PROMPTS, n, responses), 3, CONFIG.vocab_size)
     if not shared:

@@ -189,7 +189,7 @@ def check_runs(args: argparse.Namespace, runs: Sequence[Run], devices: int) -> N
                 raise config_lib.unknown_key(key, known)
         for run in runs:
             config = _read(*described(args, run))
-            checks.validate(config, devices, reads_weights=False)
+            config = checks.validate(config, devices, reads_weights=False)
             if config.model.size != "tiny":
                 _check_path("model.checkpoint", config.model.checkpoint, "official weights")
             if config.task.name in ("code", "math"):

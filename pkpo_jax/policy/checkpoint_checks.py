@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
+from pkpo_jax.policy.sizes import SIZES, GemmaConfig
+
 # The names on the way to a parameter in a tree of dicts.
 Path = tuple[str, ...]
 
@@ -21,6 +23,25 @@ def flatten(tree: Any) -> dict[Path, Any]:
     return traverse_util.flatten_dict(tree)
 
 
+def size_of(layers: int, width: int) -> str | None:
+    """Returns the name in SIZES of the network of so many layers and this width, or None."""
+    for name, config in SIZES.items():
+        if (config.num_layers, config.embed_dim) == (layers, width):
+            return name
+    return None
+
+
+def check_size(where: Any, layers: int, width: int, config: GemmaConfig) -> None:
+    """Raises CheckpointError if a checkpoint is that of another size than `config`."""
+    name = size_of(layers, width)
+    if name and (layers, width) != (config.num_layers, config.embed_dim):
+        raise CheckpointError(
+            f"{where} is of the size {name} ({layers} layers of width {width}), where model.size "
+            f"has {config.num_layers} layers of width {config.embed_dim}; set "
+            f"model.size={name!r}, or leave it 'auto'."
+        )
+
+
 def check_shapes(
     where: Any, expected: dict[Any, tuple[int, ...]], found: dict[Any, tuple[int, ...]]
 ) -> None:
@@ -31,7 +52,7 @@ def check_shapes(
             some = ", ".join(sorted(map(name, found))[:3]) or "nothing"
             raise CheckpointError(
                 f"{where} has no parameter {name(key)!r} (it holds {some}, ...); expected a "
-                "Gemma-2 checkpoint of the size that model.size says."
+                "Gemma checkpoint of the size that model.size says."
             )
         if tuple(found[key]) != shape:
             raise CheckpointError(

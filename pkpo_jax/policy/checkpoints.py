@@ -1,13 +1,14 @@
-"""Gemma-2 checkpoints in the official formats, read shard by shard onto a mesh, and written.
+"""Checkpoints of Gemma in the official formats, read shard by shard onto a mesh, and written.
 
 Two formats can be read: Orbax, in which Google publishes checkpoints and `gm.ckpts.save_params`
-writes them, and the safetensors of google/gemma-2-* on Hugging Face. Each process reads the parts
-of each array that its devices hold. No array is whole on a host unless a device holds it whole.
+writes them, and the safetensors of google/gemma-* on Hugging Face. Each process reads the parts of
+each array that its devices hold. No array is whole on a host unless a device holds it whole.
 """
 
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
 
 from pkpo_jax.policy import checkpoint_checks as checks
-from pkpo_jax.policy import gemma2, hugging_face
+from pkpo_jax.policy import gemma, hugging_face, safetensors_files
 from pkpo_jax.policy.checkpoint_checks import CheckpointError as CheckpointError
 from pkpo_jax.policy.checkpoint_checks import Path
 
@@ -45,7 +46,7 @@ class Checkpoint(Protocol):
         ...
 
 
-def find(path: str, config: gemma2.Gemma2Config) -> Checkpoint:
+def find(path: str, config: gemma.GemmaConfig) -> Checkpoint:
     """Returns the checkpoint at `path`, of either format, having read only its metadata.
 
     Raises:
@@ -53,8 +54,28 @@ def find(path: str, config: gemma2.Gemma2Config) -> Checkpoint:
     """
     directory = locate(path)
     if directory.is_dir() and any(directory.glob("*.safetensors")):
-        return hugging_face.Files(directory, config)
+        return hugging_face.Parameters(directory, *safetensors_files.read(directory), config)
     return _Orbax(directory, config)
+
+
+def size(path: str) -> str:
+    """Returns the name in SIZES of the network that the checkpoint at `path` belongs to.
+
+    Raises:
+      CheckpointError: there is no checkpoint, or its size has no name.
+    """
+    directory = locate(path)
+    if directory.is_dir() and any(directory.glob("*.safetensors")):
+        layers, width = hugging_face.dimensions(safetensors_files.read(directory)[0])
+    else:
+        layers, width = _Tree(directory).dimensions()
+    name = checks.size_of(layers, width)
+    if name is None:
+        raise CheckpointError(
+            f"{path} holds {layers} layers of width {width}; expected a checkpoint of one of "
+            f"{', '.join(gemma.SIZES)}."
+        )
+    return name
 
 
 def locate(path: str) -> epath.Path:
@@ -94,7 +115,7 @@ class Stacked:
     def unstack(self) -> Callable[[Any], Any]:
         """The compiled function that unstacks parameters; it is compiled on first access."""
         shardings = jax.tree.map(lambda x: x.sharding, self.like)
-        return jax.jit(gemma2.unstack, out_shardings=shardings).lower(self._like).compile()
+        return jax.jit(gemma.unstack, out_shardings=shardings).lower(self._like).compile()
 
     def stack(self, params: Any) -> Any:
         """Stacks one kind of parameter at a time and deletes its parts, to avoid a second copy."""
@@ -120,8 +141,14 @@ def _layer_paths(path: Path, shape: tuple[int, ...]) -> list[Path]:
     """Returns the paths, in a tree of single layers, of the parts of a stacked parameter."""
     if path[0] != "layers":
         return [path]
-    place = gemma2.KINDS.index(path[1])
-    return [(f"layer_{2 * pair + place}", *path[2:]) for pair in range(shape[0])]
+    return [(f"layer_{i}", *path[1:]) for i in range(shape[0])]
+
+
+def _without_layers(sharding: Any) -> Any:
+    """Returns the sharding of one layer of a stacked parameter."""
+    if isinstance(sharding, NamedSharding):
+        return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
+    return sharding
 
 
 def _unstacked_like(like: Any) -> Any:
@@ -129,46 +156,44 @@ def _unstacked_like(like: Any) -> Any:
     for path, x in checks.flatten(like).items():
         shape, sharding = x.shape, x.sharding
         if path[0] == "layers":
-            shape = shape[1:]
-            if isinstance(sharding, NamedSharding):
-                sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
+            shape, sharding = shape[1:], _without_layers(sharding)
         single = jax.ShapeDtypeStruct(shape, x.dtype, sharding=sharding)
         flat |= dict.fromkeys(_layer_paths(path, x.shape), single)
     return traverse_util.unflatten_dict(flat)
 
 
-def _expected_shapes(config: gemma2.Gemma2Config) -> dict[Path, tuple[int, ...]]:
-    """Returns the shapes of the stacked parameters by their paths."""
-    model = gemma2.Gemma2(config)
-    tree = jax.eval_shape(functools.partial(gemma2.init_params, model), jax.random.key(0))
-    return {path: x.shape for path, x in checks.flatten(tree).items()}
+class _Tree:
+    """The names and shapes in an Orbax checkpoint, of which three layouts are known.
 
+    They are the tree of the `gemma` package, one with slashes in its names ("flat"), and one which
+    also stacks every so many layers ("stacked"), as Google published some checkpoints.
 
-class _Orbax:
-    """An Orbax checkpoint, with the tree of the `gemma` package or in a flat layout of Google's."""
+    Attributes:
+      shapes: shapes by paths, without the parameters of the part for images. None if the metadata
+        is damaged.
+      has_images: whether there are parameters of a part for images.
+      flat: whether names hold slashes.
+      period: of a stacked layout, every how many layers are stacked; otherwise 0.
 
-    def __init__(self, path: epath.Path, config: gemma2.Gemma2Config) -> None:
-        self._path = path.resolve()
-        found = self._shapes()
+    Raises:
+      CheckpointError: this is no Orbax checkpoint.
+    """
+
+    def __init__(self, path: epath.Path) -> None:
+        self._path = path
+        found = self._read()
+        self.shapes = found and {p: x for p, x in found.items() if not _IMAGES.search("/".join(p))}
+        self.has_images = len(self.shapes or ()) < len(found or ())
         # Where the names are unknown, the layout is assumed to be the one that `write` produces.
-        self._stacked = any("stacked_layers" in p[0] for p in found or ())
-        self._flat = any(p[0].startswith("transformer/") for p in found or ())
-        expected = {}
-        for path_in_memory, shape in _expected_shapes(config).items():
-            for name in self._names(path_in_memory, shape):
-                single = path_in_memory[0] == "layers" and not self._stacked
-                expected[name] = shape[1:] if single else shape
-        if found is not None:
-            checks.check_shapes(path, expected, found)
+        self.flat = any(p[0].startswith("transformer/") for p in found or ())
+        kinds = [int(m[1]) for p in found or () if (m := re.search(_KIND + r"(\d+)", p[0]))]
+        self.period = 1 + max(kinds, default=-1)
 
-    def _shapes(self) -> dict[Path, tuple[int, ...]] | None:
+    def _read(self) -> dict[Path, tuple[int, ...]] | None:
         """Returns the names and shapes in the checkpoint, or None if its metadata is damaged.
 
         Orbax reads more files for the metadata than for the values, such as the one that lists the
-        devices of each parameter. If the values cannot be read either, `read` fails.
-
-        Raises:
-          CheckpointError: this is no Orbax checkpoint.
+        devices of each parameter. If the values cannot be read either, `_Orbax.read` fails.
         """
         tree, reason = None, ""
         try:
@@ -184,33 +209,88 @@ class _Orbax:
                 f"{self._path} cannot be read as an Orbax checkpoint{reason}; expected {WHERE}. "
                 "A run keeps its own in DIR/checkpoints/<step>/params."
             )
-        checks.check_dtypes(self._path, {path: x.dtype for path, x in checks.flatten(tree).items()})
-        return {path: tuple(x.shape) for path, x in checks.flatten(tree).items()}
+        flat = checks.flatten(tree)
+        checks.check_dtypes(self._path, {path: x.dtype for path, x in flat.items()})
+        return {path: tuple(x.shape) for path, x in flat.items()}
 
-    def _names(self, path: Path, shape: tuple[int, ...]) -> list[Path]:
-        """Returns the names in the file of the parts of the parameter at `path` in memory."""
-        if not self._flat:
-            return _layer_paths(path, shape)
-        if self._stacked and path[0] == "layers":
-            kind = gemma2.KINDS.index(path[1])
-            return [_flattened(("stacked_layers", f"attention_type_{kind}", *path[2:]))]
-        return [_flattened(p) for p in _layer_paths(path, shape)]
+    def dimensions(self) -> tuple[int, int]:
+        """Returns the number of layers and the width of the network, or zeros if unknown."""
+        layers, width = 0, 0
+        for path, shape in (self.shapes or {}).items():
+            name = "/".join(path)
+            if name.endswith("pre_attention_norm/scale"):
+                layers, width = layers + (shape[0] if self.period else 1), shape[-1]
+        return layers, width
+
+    def parts(self, path: Path, shape: tuple[int, ...]) -> list[Path]:
+        """Returns the paths in the file of the parts of the parameter at `path` in memory."""
+        parts = _layer_paths(path, shape)
+        if path[0] == "layers" and self.period:
+            kinds = range(min(self.period, shape[0]))
+            stacked: list[Path] = [
+                ("stacked_layers", f"attention_type_{i}", *path[1:]) for i in kinds
+            ]
+            parts = stacked
+        return [_flattened(part) for part in parts] if self.flat else parts
+
+
+# The parameters of the part for images, in each layout.
+_IMAGES = re.compile("vision_encoder|SigLiPFromPatches|embedder/mm_")
+_KIND = "stacked_layers/attention_type_"
+
+
+class _Orbax:
+    """An Orbax checkpoint of the network of `config`."""
+
+    def __init__(self, path: epath.Path, config: gemma.GemmaConfig) -> None:
+        self._path = path.resolve()
+        self._tree = _Tree(self._path)
+        if self._tree.shapes is None:
+            return
+        checks.check_size(path, *self._tree.dimensions(), config)
+        targets = self._targets(_expected(config))
+        checks.check_shapes(path, {p: x.shape for p, x in targets.items()}, self._tree.shapes)
+
+    def _targets(self, like: Any) -> dict[Path, jax.ShapeDtypeStruct]:
+        """Returns the arrays in the file, for parameters that are `like` this in memory."""
+        targets = {}
+        for path, x in checks.flatten(like).items():
+            names = self._tree.parts(path, x.shape)
+            shapes, sharding = [x.shape], x.sharding
+            if path[0] == "layers" and self._tree.period:
+                counts = [len(range(i, x.shape[0], self._tree.period)) for i in range(len(names))]
+                shapes = [(count, *x.shape[1:]) for count in counts]
+            elif path[0] == "layers":
+                shapes, sharding = [x.shape[1:]] * len(names), _without_layers(sharding)
+            for name, shape in zip(names, shapes, strict=True):
+                targets[name] = jax.ShapeDtypeStruct(shape, x.dtype, sharding=sharding)
+        return targets
 
     def read(self, like: Any) -> Any:
-        single = checks.flatten(_unstacked_like(like))
-        targets, origin = {}, {}
+        targets = traverse_util.unflatten_dict(self._targets(like))
+        # The part for images stays on disk.
+        arguments = ocp.args.PyTreeRestore(
+            item=targets,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(targets),
+            partial_restore=self._tree.has_images,
+        )
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            tree = checkpointer.restore(self._path, arguments)
+        read: dict[Path, Any] = traverse_util.flatten_dict(tree)
+        single = {}
         for path, x in checks.flatten(like).items():
-            names = self._names(path, x.shape)
-            in_memory = [path] if self._stacked else _layer_paths(path, x.shape)
-            for name, part in zip(names, in_memory, strict=True):
-                targets[name] = x if self._stacked else single[part]
-                origin[name] = part
-        with ocp.StandardCheckpointer() as checkpointer:
-            restored = checkpointer.restore(self._path, traverse_util.unflatten_dict(targets))
-        flat = traverse_util.flatten_dict(restored)
-        params = traverse_util.unflatten_dict({origin[name]: x for name, x in flat.items()})
-        params = params if self._stacked else Stacked(like).stack(params)
+            parts = [read.pop(name) for name in self._tree.parts(path, x.shape)]
+            if path[0] == "layers" and (period := self._tree.period):
+                parts = [parts[i % period][i // period] for i in range(x.shape[0])]
+            single |= zip(_layer_paths(path, x.shape), parts, strict=True)
+        params = Stacked(like).stack(traverse_util.unflatten_dict(single))
         return checks.check_finite(self._path, params)
+
+
+def _expected(config: gemma.GemmaConfig) -> Any:
+    """Returns the shapes and dtypes of the parameters in memory."""
+    init = functools.partial(gemma.init_params, gemma.Gemma(config))
+    return jax.eval_shape(init, jax.random.key(0))
 
 
 def _flattened(path: Path) -> Path:
@@ -218,5 +298,5 @@ def _flattened(path: Path) -> Path:
 
     The parameters of the MLP have an additional last name, `w`.
     """
-    path = ("transformer", *path, *(("w",) if "mlp" in path else ()))
+    path = ("transformer", *path) + (("w",) if "mlp" in path else ())
     return "/".join(path[:-1]), path[-1]

@@ -1,25 +1,23 @@
-"""Parameters in the layout of Hugging Face: safetensors, config.json and the tokenizer's files.
+"""Parameters in the layout of Hugging Face, and what its config.json says of a network.
 
-The layout is that of google/gemma-2-*: matrices are [out, in], the heads of a projection lie in one
-axis, the embedding table has one row a token, and the head is tied to it.
+Matrices are [out, in], the heads of a projection lie in one axis, the embedding table has one row a
+token, and the head is tied to it.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import traverse_util
 
 from pkpo_jax.policy import checkpoint_checks as checks
-from pkpo_jax.policy import gemma2
+from pkpo_jax.policy import gemma
 from pkpo_jax.policy.checkpoint_checks import Path
+from pkpo_jax.policy.safetensors_files import Tensor
 
 TABLE, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 NORMS = {
@@ -28,90 +26,54 @@ NORMS = {
     "pre_ffw_norm": "pre_feedforward_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
 }
-# A file holds at most this many bytes, as files that `transformers` writes.
-_LARGEST_FILE = 5 * 10**9
-TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")
-# These files belong to a tokenizer too, or say how text is generated.
-_BESIDE = (
-    *TOKENIZER_FILES,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
+# Gemma 3 has these too.
+HEAD_NORMS = {"_query_norm": "self_attn.q_norm", "_key_norm": "self_attn.k_norm"}
+# The tables of models that read images have at most this many rows past the vocabulary.
+_IMAGE_ROWS = 64
 
 
-class Files:
-    """A checkpoint of google/gemma-2-* on Hugging Face, in safetensors.
+class Parameters:
+    """The parameters of a checkpoint with the tensors of Hugging Face.
 
-    Its matrices are [out, in], all heads of a matrix share one axis, and the embedding table has
-    one row for each token.
+    Args:
+      path: where the checkpoint is, for messages.
+      tensors: its tensors, by their names.
+      described: what its config.json says, or {}.
+      config: the network that the parameters are for.
+
+    Raises:
+      checks.CheckpointError: they are not those of `config`, or are quantised.
     """
 
-    def __init__(self, path: epath.Path, config: gemma2.Gemma2Config) -> None:
-        from safetensors import safe_open
-
-        self._path, self._config = path, config
-        self._tensors = {}
-        for file in self._files():
-            try:
-                opened = safe_open(str(file), framework="np")
-            except Exception as e:
-                raise checks.CheckpointError(
-                    f"{file} cannot be read as safetensors ({e}); download it again."
-                ) from None
-            self._tensors |= {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
-        found = {name: tuple(x.get_shape()) for name, x in self._tensors.items()}
+    def __init__(
+        self,
+        path: epath.Path,
+        tensors: Mapping[str, Tensor],
+        described: dict[str, Any],
+        config: gemma.GemmaConfig,
+    ) -> None:
+        self._path, self._tensors, self._config = path, tensors, config
+        found = {name: tuple(x.get_shape()) for name, x in tensors.items()}
+        checks.check_size(path, *dimensions(tensors), config)
         expected = self._expected()
+        rows = found.get(TABLE, (0,))[0] - config.vocab_size
+        if config.generation == 3 and 0 < rows <= _IMAGE_ROWS:
+            expected[TABLE] = found[TABLE]
         if HEAD in found:
             expected[HEAD] = expected[TABLE]
         checks.check_shapes(path, expected, found)
-        self._check_config()
-        checks.check_dtypes(path, {name: x.get_dtype() for name, x in self._tensors.items()})
+        self._check_described(described)
+        checks.check_dtypes(path, {name: x.get_dtype() for name, x in tensors.items()})
 
-    def _files(self) -> list[epath.Path]:
-        """Returns the files that the index names, or the only file where there is no index.
-
-        Raises:
-          checks.CheckpointError: the directory holds other safetensors files, or one is missing.
-        """
-        files = sorted(self._path.glob("*.safetensors"))
-        index = self._path / "model.safetensors.index.json"
-        if not index.exists():
-            if len(files) > 1:
+    def _check_described(self, described: dict[str, Any]) -> None:
+        """Compares what config.json says with the network of model.size."""
+        theirs = _normalised(described)
+        for name, value in describe(self._config).items():
+            # The shape of the table says how many tokens there are.
+            if name != "vocab_size" and name in theirs and theirs[name] != value:
                 raise checks.CheckpointError(
-                    f"{self._path} holds {len(files)} safetensors files and no {index.name}, which "
-                    "lists the files of the checkpoint; download it, or keep one file."
-                )
-            return files
-        named = set(_read_json(index).get("weight_map", {}).values())
-        for file in files:
-            if file.name not in named:
-                raise checks.CheckpointError(
-                    f"{self._path} holds {file.name}, which {index.name} does not name; remove it "
-                    "if it is no part of the checkpoint, or the index if that is another's."
-                )
-        missing = sorted(named - {file.name for file in files})
-        if missing:
-            raise checks.CheckpointError(
-                f"{self._path} holds no {missing[0]}, which {index.name} names; download it."
-            )
-        return files
-
-    def _check_config(self) -> None:
-        """Compares config.json, if the checkpoint has one, with the network of model.size."""
-        path = self._path / "config.json"
-        if not path.exists():
-            return
-        theirs, ours = _read_json(path), describe(self._config)
-        # Newer versions of transformers keep the base frequency in a section for the rotation.
-        theirs = {**(theirs.get("rope_parameters") or {}), **theirs}
-        for name, value in ours.items():
-            if name in theirs and theirs[name] != value:
-                raise checks.CheckpointError(
-                    f"{path}: {name} is {theirs[name]!r}, where the network of model.size has "
-                    f"{value!r}; set model.size to the checkpoint's."
+                    f"{self._path / 'config.json'}: {name} is {theirs[name]!r}, where the network "
+                    f"of model.size has {value!r}; set model.size to the checkpoint's."
                 )
 
     def _expected(self) -> dict[str, tuple[int, ...]]:
@@ -126,6 +88,8 @@ class Files:
             "mlp.down_proj": (c.embed_dim, c.hidden_dim),
             **dict.fromkeys(NORMS.values(), (c.embed_dim,)),
         }
+        if c.use_qk_norm:
+            shapes |= dict.fromkeys(HEAD_NORMS.values(), (c.head_dim,))
         layers: dict[str, tuple[int, ...]] = {
             f"model.layers.{layer}.{name}.weight": shape
             for layer in range(c.num_layers)
@@ -162,7 +126,7 @@ class Files:
             part = slice(start, min(start + rows, self._config.vocab_size))
             if not np.array_equal(head[part], table[part]):
                 raise checks.CheckpointError(
-                    f"{self._path}: {HEAD!r} differs from {TABLE!r}; Gemma-2 has one "
+                    f"{self._path}: {HEAD!r} differs from {TABLE!r}; Gemma has one "
                     "table for both, so that this checkpoint would become another network."
                 )
 
@@ -178,9 +142,8 @@ class Files:
             return np.pad(table, ((0, rows.stop - rows.start - len(table)), (0, 0)))
         if path[0] == "final_norm":
             return self._tensors["model.norm.weight"][index[0]]
-        place = gemma2.KINDS.index(path[1])
-        pairs = range(index[0].start, index[0].stop)
-        return np.stack([self._layer(2 * pair + place, path[2:], *index[1:]) for pair in pairs])
+        layers = range(index[0].start, index[0].stop)
+        return np.stack([self._layer(layer, path[1:], *index[1:]) for layer in layers])
 
     def _layer(self, layer: int, path: Path, *index: slice) -> np.ndarray:
         size = self._config.head_dim
@@ -215,121 +178,24 @@ class Files:
             case ("mlp", "linear"):
                 rows, columns = index
                 return tensor("mlp.down_proj")[columns, rows].T
+            case ("attn", norm, "scale"):
+                return tensor(HEAD_NORMS[norm])[index[0]]
             case (norm, "scale"):
                 # Both networks scale by 1 + the parameter, so it is read as it is.
                 return tensor(NORMS[norm])[index[0]]
         raise KeyError(path)
 
 
-def write(
-    directory: epath.Path,
-    params: Any,
-    config: gemma2.Gemma2Config,
-    *,
-    tokenizer: str = "",
-    beside: epath.Path | None = None,
-    largest_file: int = _LARGEST_FILE,
-) -> None:
-    """Writes parameters such that `transformers.AutoModelForCausalLM` loads them.
-
-    Args:
-      directory: where to write; it must not exist yet.
-      params: parameters in memory, float32 or bfloat16; the files have the same dtype.
-      config: the network that they belong to.
-      tokenizer: path of a tokenizer.model to copy, or "".
-      beside: a directory of Hugging Face whose tokenizer and generation settings are copied, or
-        None.
-      largest_file: how many bytes of tensors a file holds at most, unless one tensor has more.
-    """
-    directory.mkdir(parents=True)
-    dtype = params["embedder"]["input_embedding"].dtype
-    _write_json(directory / "config.json", _config_json(config, str(dtype)))
-    files = _write_tensors(directory, _tensors(params, config), largest_file)
-    if len(files) > 1:
-        weight_map = {name: file for file, names in files.items() for name in names}
-        # The files leave out the rows of the table that no token has.
-        unused = (config.num_embed - config.vocab_size) * config.embed_dim
-        size = dtype.itemsize * (sum(x.size for x in jax.tree.leaves(params)) - unused)
-        index = {"metadata": {"total_size": size}, "weight_map": weight_map}
-        _write_json(directory / "model.safetensors.index.json", index)
-    _write_json(
-        directory / "generation_config.json",
-        {"bos_token_id": 2, "eos_token_id": [1, 107], "pad_token_id": 0, "do_sample": True},
-    )
-    if beside is not None:
-        for name in _BESIDE:
-            if (beside / name).exists():
-                (beside / name).copy(directory / name, overwrite=True)
-    if tokenizer:
-        epath.Path(tokenizer).expanduser().copy(directory / "tokenizer.model", overwrite=True)
-        settings = directory / "tokenizer_config.json"
-        if not settings.exists():
-            _write_json(settings, {"tokenizer_class": "GemmaTokenizer", "add_bos_token": True})
+def dimensions(tensors: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Returns the number of layers and the width of the network that has these tensors."""
+    layers = {name.split(".")[2] for name in tensors if name.startswith("model.layers.")}
+    width = tensors[TABLE].get_shape()[-1] if TABLE in tensors else 0
+    return len(layers), width
 
 
-def _write_tensors(
-    directory: epath.Path, tensors: Iterator[tuple[str, np.ndarray]], largest: int
-) -> dict[str, list[str]]:
-    """Writes tensors in files of at most `largest` bytes; returns the names in each file."""
-    from safetensors.numpy import save_file
-
-    written: list[list[str]] = []
-    held: dict[str, np.ndarray] = {}
-
-    def flush() -> None:
-        # How many files there are is known at the end: they are named then.
-        save_file(held, str(directory / f"{len(written)}.tmp"), metadata={"format": "pt"})
-        written.append(list(held))
-        held.clear()
-
-    for name, x in tensors:
-        if held and sum(y.nbytes for y in held.values()) + x.nbytes > largest:
-            flush()
-        held[name] = np.ascontiguousarray(x)
-    flush()
-    count, files = len(written), {}
-    for i, names in enumerate(written):
-        file = f"model-{i + 1:05d}-of-{count:05d}.safetensors" if count > 1 else "model.safetensors"
-        (directory / f"{i}.tmp").rename(directory / file)
-        # safetensors makes files that only their owner reads.
-        shutil.copymode(directory / "config.json", directory / file)
-        files[file] = names
-    return files
-
-
-def _tensors(params: Any, config: gemma2.Gemma2Config) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields each tensor and its name, fetching one layer at a time."""
-    yield TABLE, np.asarray(params["embedder"]["input_embedding"][: config.vocab_size])
-    for layer in range(config.num_layers):
-        stacked = params["layers"][gemma2.KINDS[layer % 2]]
-        one = jax.device_get(jax.tree.map(lambda x, i=layer // 2: x[i], stacked))
-        for name, x in _layer_tensors(one, config):
-            yield f"model.layers.{layer}.{name}.weight", x
-    yield "model.norm.weight", np.asarray(params["final_norm"]["scale"])
-
-
-def _layer_tensors(layer: Any, config: gemma2.Gemma2Config) -> Iterator[tuple[str, np.ndarray]]:
-    attention, mlp = layer["attn"], layer["mlp"]
-    # The matrix goes from [heads, D, head_dim] to [heads * head_dim, D].
-    joined = lambda w: w.swapaxes(1, 2).reshape(-1, w.shape[1])  # noqa: E731
-    yield "self_attn.q_proj", joined(attention["q_einsum"]["w"])
-    for name, w in zip("kv", attention["kv_einsum"]["w"], strict=True):
-        yield f"self_attn.{name}_proj", joined(w)
-    out = attention["attn_vec_einsum"]["w"]
-    yield "self_attn.o_proj", out.reshape(-1, out.shape[-1]).T
-    gating = mlp["gating_einsum"]
-    gating = gating if config.transpose_gating_einsum else gating.swapaxes(1, 2)
-    for name, w in zip(("gate", "up"), gating, strict=True):
-        yield f"mlp.{name}_proj", w
-    yield "mlp.down_proj", mlp["linear"].T
-    # Both networks scale by 1 + the parameter, so it is written as it is.
-    for ours, theirs in NORMS.items():
-        yield theirs, layer[ours]["scale"]
-
-
-def describe(config: gemma2.Gemma2Config) -> dict[str, Any]:
+def describe(config: gemma.GemmaConfig) -> dict[str, Any]:
     """Returns the keys of config.json that say which network a checkpoint belongs to."""
-    return {
+    described = {
         "model_type": "gemma2",
         "num_hidden_layers": config.num_layers,
         "hidden_size": config.embed_dim,
@@ -342,34 +208,37 @@ def describe(config: gemma2.Gemma2Config) -> dict[str, Any]:
         "sliding_window": config.sliding_window_size,
         "attn_logit_softcapping": config.attn_logits_soft_cap,
         "final_logit_softcapping": config.final_logit_softcap,
-        "rope_theta": config.rope_base_frequency,
+        "rope_theta": config.global_base_frequency,
+        "layer_types": [
+            "full_attention" if config.is_global(layer) else "sliding_attention"
+            for layer in range(config.num_layers)
+        ],
+    }
+    if config.generation == 2:
+        return described
+    factor = config.global_scale_factor
+    return described | {
+        "model_type": "gemma3_text",
+        "rope_local_base_freq": config.local_base_frequency,
+        "rope_scaling": None if factor == 1.0 else {"rope_type": "linear", "factor": factor},
     }
 
 
-def _config_json(config: gemma2.Gemma2Config, dtype: str) -> dict[str, Any]:
-    return {
-        "architectures": ["Gemma2ForCausalLM"],
-        **describe(config),
-        "attention_bias": False,
-        "hidden_activation": "gelu_pytorch_tanh",
-        "max_position_embeddings": 8192,
-        "rms_norm_eps": 1e-6,
-        "tie_word_embeddings": True,
-        "bos_token_id": 2,
-        "eos_token_id": 1,
-        "pad_token_id": 0,
-        "torch_dtype": str(jnp.dtype(dtype)),
+def _normalised(found: dict[str, Any]) -> dict[str, Any]:
+    """Returns what a config.json says, with the keys of `describe`.
+
+    Models that read images have a section for the text. Newer versions of transformers keep what
+    concerns the rotation in a section, with one more for each kind of layer in Gemma 3.
+    """
+    found = found | (found.get("text_config") or {})
+    rotation = found.get("rope_parameters") or {}
+    if "full_attention" not in rotation:
+        return rotation | found
+    everywhere, local = rotation["full_attention"], rotation.get("sliding_attention") or {}
+    kept = {name: everywhere[name] for name in ("rope_type", "factor") if name in everywhere}
+    newer = {
+        "rope_theta": everywhere.get("rope_theta"),
+        "rope_local_base_freq": local.get("rope_theta"),
+        "rope_scaling": None if kept.get("rope_type") == "default" else kept,
     }
-
-
-def _read_json(path: epath.Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (TypeError, ValueError) as e:
-        raise checks.CheckpointError(
-            f"{path} cannot be read as JSON ({e}); download it again."
-        ) from None
-
-
-def _write_json(path: epath.Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
+    return newer | found

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax.typing import VariableDict
 
-from pkpo_jax.policy import gemma2
+from pkpo_jax.policy import gemma
 
 
 class Rollout(NamedTuple):
@@ -34,7 +34,7 @@ class Rollout(NamedTuple):
 
 
 def sample(
-    model: gemma2.Gemma2,
+    model: gemma.Gemma,
     params: VariableDict,
     prompts: jax.Array,
     lengths: jax.Array,
@@ -77,7 +77,7 @@ def sample(
     fold = jax.vmap(jax.random.fold_in, (None, 0))
     keys = jax.vmap(fold, (0, None))(fold(key, rows), jnp.arange(n))
     prefix = model.apply({"params": params}, prompts, lengths, method="prefill")
-    last = jnp.broadcast_to(gemma2.last_prompt_token(prompts, lengths)[:, None], (p, n))
+    last = jnp.broadcast_to(gemma.last_prompt_token(prompts, lengths)[:, None], (p, n))
     greedy = jnp.asarray(temperature) == 0.0
     temperature = jnp.where(greedy, 1.0, temperature)
     empty = jnp.zeros((p, n, max_response))
@@ -101,12 +101,12 @@ def sample(
             {"params": params}, s["last"][..., None], prefix=prefix, start=t, cache=s["cache"]
         )
         logits: Any = model.apply({"params": params}, hidden[:, :, 0], method="logits")
-        log_p, entropy = gemma2.log_probs_and_entropy(logits, temperature)
+        log_p, entropy = gemma.log_probs_and_entropy(logits, temperature)
         step_keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))(keys, t)
         candidates = log_p if top_p >= 1.0 else _nucleus(log_p, top_p)
         token = jax.vmap(jax.vmap(jax.random.categorical))(step_keys, candidates).astype(jnp.int32)
         token = jnp.where(greedy, jnp.argmax(log_p, -1).astype(jnp.int32), token)
-        token = jnp.where(live, token, gemma2.PAD_ID)
+        token = jnp.where(live, token, gemma.PAD_ID)
         log_prob = jnp.take_along_axis(log_p, token[..., None], -1)[..., 0]
         stopped = jnp.isin(token, jnp.array(stop_tokens))
 

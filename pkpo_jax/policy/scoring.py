@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from flax.typing import VariableDict
 
-from pkpo_jax.policy import gemma2
+from pkpo_jax.policy import gemma
 
 
 def score(
-    model: gemma2.Gemma2,
+    model: gemma.Gemma,
     params: VariableDict,
     prompts: jax.Array,
     lengths: jax.Array,
@@ -43,7 +43,7 @@ def score(
     """
     variables = {"params": params}
     prefix = model.apply(variables, prompts, lengths, method="prefill")
-    last = gemma2.last_prompt_token(prompts, lengths)[:, None, None]
+    last = gemma.last_prompt_token(prompts, lengths)[:, None, None]
     inputs = jnp.concatenate(
         [jnp.broadcast_to(last, (*responses.shape[:2], 1)), responses[..., :-1]], -1
     )
@@ -53,7 +53,7 @@ def score(
     def head(chunk: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         states, tokens = chunk
         logits: Any = model.apply(variables, states, method="logits")
-        log_p, entropy = gemma2.log_probs_and_entropy(logits, temperature)
+        log_p, entropy = gemma.log_probs_and_entropy(logits, temperature)
         return jnp.take_along_axis(log_p, tokens[..., None], -1)[..., 0], entropy
 
     t = responses.shape[-1]

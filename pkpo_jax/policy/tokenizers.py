@@ -1,4 +1,4 @@
-"""The tokenizer of Gemma-2, and one of characters for policies trained from scratch.
+"""The tokenizers of Gemma, and one of characters for policies trained from scratch.
 
 Both have `encode_prompt`, `encode`, `decode`, `vocab_size`, `bos_id`, `eos_id` and `stop_tokens`.
 """
@@ -72,38 +72,40 @@ class TokenizerError(ValueError):
     """An error for a tokenizer that cannot be loaded."""
 
 
-class Gemma2Tokenizer:
-    """The official tokenizer, from its file or from the `gemma` package.
+class GemmaTokenizer:
+    """The official tokenizer of one generation, from its file or from the `gemma` package.
 
     A file needs `sentencepiece` alone (`pip install -e ".[tokenizer]"`); the default of the package
     needs the package (`pip install -e ".[gemma]"`).
 
     Args:
-      path: the `tokenizer.model` of Gemma-2, or "" for the default of the gemma package, which it
-        downloads from Google's bucket and caches.
+      path: the `tokenizer.model` of this generation, or "" for the default of the gemma package,
+        which it downloads from Google's bucket and caches.
       chat: whether prompts are wrapped as a user's turn for the model to answer, as instruction-
         tuned (-it) models expect.
 
     Raises:
-      TokenizerError: `path` does not exist or is not Gemma-2's tokenizer, what reads it is not
-        installed, or the default cannot be downloaded.
+      TokenizerError: `path` does not exist or is not the tokenizer of this generation, what reads
+        it is not installed, or the default cannot be downloaded.
     """
 
-    vocab_size = 256_000
-    eos_id, bos_id = 1, 2
     # EOS ends a text, and <end_of_turn> the turn of a chat model.
-    stop_tokens = (1, 107)
+    eos_id, bos_id = 1, 2
+    generation: int
+    vocab_size: int
+    stop_tokens: tuple[int, int]
 
     def __init__(self, path: str = "", *, chat: bool = False) -> None:
+        name = f"Gemma {self.generation}"
         if path and not epath.Path(path).expanduser().exists():
             raise TokenizerError(
-                f"{path} does not exist; expected Gemma-2's tokenizer.model, which lies beside the "
+                f"{path} does not exist; expected {name}'s tokenizer.model, which lies beside the "
                 "weights on Hugging Face and Kaggle, or an empty path to download it from Google's "
                 "bucket."
             )
         try:
-            self._tokenizer = _read(path) if path else official.gemma().text.Gemma2Tokenizer()
-            self._tokenizer.encode("")  # The gemma package reads its file on first use.
+            self._tokenizer = _read(path) if path else self._default()
+            end_of_turn = self._tokenizer.encode("<end_of_turn>")
         except Exception as e:  # The packages, the file system and the bucket raise many types.
             what = f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"
             raise TokenizerError(
@@ -111,7 +113,15 @@ class Gemma2Tokenizer:
                 f"({what}); expected the tokenizer.model that lies beside the weights on Hugging "
                 "Face and Kaggle."
             ) from e
+        if path and end_of_turn != [self.stop_tokens[1]]:
+            raise TokenizerError(
+                f"{path}: <end_of_turn> has the ids {end_of_turn}, where {name} has "
+                f"{self.stop_tokens[1]}; give the tokenizer.model of {name}."
+            )
         self._chat = chat
+
+    def _default(self) -> Any:
+        return getattr(official.gemma().text, f"Gemma{self.generation}Tokenizer")()
 
     def encode(self, text: str) -> list[int]:
         """Returns the ids of a response's text, without BOS or EOS."""
@@ -128,6 +138,19 @@ class Gemma2Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode([int(i) for i in ids])
+
+
+class Gemma2Tokenizer(GemmaTokenizer):
+    __doc__ = GemmaTokenizer.__doc__
+    generation, vocab_size, stop_tokens = 2, 256_000, (1, 107)
+
+
+class Gemma3Tokenizer(GemmaTokenizer):
+    __doc__ = GemmaTokenizer.__doc__
+    generation, vocab_size, stop_tokens = 3, 262_144, (1, 106)
+
+
+OFFICIAL = {kind.generation: kind for kind in (Gemma2Tokenizer, Gemma3Tokenizer)}
 
 
 def _read(path: str) -> Any:

@@ -21,10 +21,10 @@ import rich.table
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import config_dict
 
-from pkpo_jax import parallel, tasks
-from pkpo_jax.policy import sampling, tokenizers
+from pkpo_jax import parallel
+from pkpo_jax.policy import sampling
 from pkpo_jax.reporting import hlo
-from pkpo_jax.training import checks, programs, step
+from pkpo_jax.training import checks, policies, programs, step
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training.state import TrainState
 
@@ -111,26 +111,19 @@ def report(config: config_dict.ConfigDict, topology: str | None) -> bool:
     else:
         devices, memory = topology_devices(topology)
         name = f"{len(devices)} devices of {topology}"
-    checks.validate(config, len(devices), reads_weights=False)
+    config = checks.validate(config, len(devices), reads_weights=False)
     if config.parallel.mode != "jit":
         raise config_lib.ConfigError(
             f"parallel.mode={config.parallel.mode!r}; --mode=compile compiles for a mesh, so set "
             "it to 'jit'."
         )
     shape = parallel.mesh_shape(config.parallel.mesh, len(devices))
-    tokenizer = tokenizers.Gemma2Tokenizer
-    if config.model.size == "tiny":
-        try:
-            alphabet = tasks.make(config.task.to_dict()).alphabet
-        except (TypeError, ValueError) as e:
-            raise config_lib.ConfigError(str(e)) from None
-        tokenizer = tokenizers.CharacterTokenizer(alphabet)
     mesh = parallel.make_mesh(shape, devices)
-    built = programs.Programs(config, parallel.Jitted(mesh), tokenizer)
+    built = programs.Programs(config, parallel.Jitted(mesh), policies.vocabulary(config))
     console = rich.console.Console()
     r, t, evaluation = config.rollout, config.train, config.eval
     console.print(
-        f"Gemma-2 {config.model.size} on {name}, mesh {shape}: {t.prompts} prompts x {r.n} "
+        f"Gemma {config.model.size} on {name}, mesh {shape}: {t.prompts} prompts x {r.n} "
         f"responses, {r.max_prompt} + {r.max_response} tokens, {t.micro_batches} micro-batch(es); "
         f"activations {config.model.dtype}, parameters {config.model.param_dtype}",
         highlight=False,

@@ -23,6 +23,7 @@ from orbax.checkpoint import checkpoint_managers
 from pkpo_jax import parallel
 from pkpo_jax.policy.checkpoints import CheckpointError, Stacked
 from pkpo_jax.policy.sampling import Rollout
+from pkpo_jax.training import pairs
 from pkpo_jax.training.files import first_line, writing
 from pkpo_jax.training.state import TrainState
 
@@ -172,28 +173,36 @@ class Checkpoints:
         progress = dict(items["progress"])
         in_flight = Rollout(**items["in_flight"]) if "in_flight" in items else None
         sums = progress.pop("sums")
-        ours = {
-            "arrays": self._fingerprint_of(state),
-            "progress": _crc(progress),
-            "in_flight": _crc(in_flight),
-        }
+        arrays = self._fingerprint_of(state)
+        if len(arrays) != len(sums["arrays"]):
+            arrays = np.asarray(jax.jit(lambda s: fingerprint(pairs.split(s)))(state)).tolist()
+        ours = {"arrays": arrays, "progress": _crc(progress), "in_flight": _crc(in_flight)}
         if not parallel.on_all(sums == ours):
             return None, "it reads well, but does not hold what was saved"
         return Restored(step, state, progress, in_flight), ""
 
     def _read(self, step: int) -> Mapping[str, Any]:
+        directory, opt_state = self._manager.directory / str(step), self._like.opt_state
+        in_pairs = _in_pairs(directory / "opt_state")
+        if in_pairs:
+            mesh = jax.tree.leaves(opt_state)[0].sharding.mesh
+            opt_state = parallel.abstract(jax.eval_shape(pairs.split, opt_state), mesh)
         items = {
             "params": ocp.args.StandardRestore(self._stacked.like),
-            "opt_state": ocp.args.StandardRestore(self._like.opt_state),
+            "opt_state": ocp.args.StandardRestore(opt_state),
             "progress": ocp.args.JsonRestore(),
         }
-        if (self._manager.directory / str(step) / "in_flight").exists():
+        if (directory / "in_flight").exists():
             like = self._in_flight._asdict() if self._in_flight else None
             items["in_flight"] = ocp.args.StandardRestore(like)
         restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         # Waiting here makes a read that fails raise its error now, where it is handled.
         jax.block_until_ready(restored["params"])
-        return {name: restored[name] for name in items}
+        items = {name: restored[name] for name in items}
+        if in_pairs:
+            places = jax.tree.map(lambda x: x.sharding, self._like.opt_state)
+            items["opt_state"] = jax.jit(pairs.join, out_shardings=places)(items["opt_state"])
+        return items
 
     def _note(self, step: int) -> pathlib.Path:
         """Returns the path of the note that says that a process could not read a checkpoint."""
@@ -252,9 +261,19 @@ def verify(path: pathlib.Path, params: Any) -> None:
     except Exception as e:  # Torn files raise errors of many libraries.
         raise CheckpointError(f"{progress} cannot be read ({first_line(e)}).") from e
     # The fingerprint of a state begins with its parameters.
-    ours = np.asarray(jax.jit(fingerprint)(params)).tolist()
-    if ours != sums[: len(ours)]:
-        raise CheckpointError(f"{path} reads well, but does not hold what was saved.")
+    for layout in (lambda tree: tree, pairs.split):
+        ours = np.asarray(jax.jit(lambda x, f=layout: fingerprint(f(x)))(params)).tolist()
+        if ours == sums[: len(ours)]:
+            return
+    raise CheckpointError(f"{path} reads well, but does not hold what was saved.")
+
+
+def _in_pairs(path: epath.Path) -> bool:
+    """Returns whether the optimiser's state at `path` has the layout of version 0.1."""
+    try:
+        return pairs.are_in(ocp.StandardCheckpointHandler().metadata(path).tree)
+    except Exception:  # Reading the values says what is wrong, if they cannot be read either.
+        return False
 
 
 def fingerprint(tree: Any) -> jax.Array:

@@ -14,21 +14,30 @@ from pkpo_jax.policy import checkpoints
 from pkpo_jax.tasks import code
 from pkpo_jax.tasks.code import sandbox
 from pkpo_jax.training import config as config_lib
-from pkpo_jax.training import evaluation, weights
+from pkpo_jax.training import evaluation, policies, weights
 from pkpo_jax.training.config import Config, ConfigError, get
 
 
-def validate(config: config_dict.ConfigDict, devices: int, *, reads_weights: bool = True) -> None:
-    """Raises a one-line ConfigError for the first key that cannot run on `devices` devices.
+def validate(
+    config: config_dict.ConfigDict, devices: int, *, reads_weights: bool = True
+) -> config_dict.ConfigDict:
+    """Checks whether a config can run on `devices` devices.
 
     Args:
       config: the config to check.
       devices: how many devices the run has.
       reads_weights: whether the run reads the parameters of a policy. Compiling alone does not.
+
+    Returns:
+      The config with what follows from its checkpoint; see policies.resolve.
+
+    Raises:
+      ConfigError: a key has a value that cannot run. The message is of one line.
     """
     _check_names(config)
     for name, key in config_lib.KEYS.items():
         _check_value(name, get(config, name), key)
+    config = policies.resolve(config)
     frozen = config_lib.freeze(config)
     _check_estimator(frozen)
     _check_grading(frozen)
@@ -36,6 +45,7 @@ def validate(config: config_dict.ConfigDict, devices: int, *, reads_weights: boo
     _check_logs(frozen)
     _check_model(frozen, reads_weights)
     _check_batches(frozen, devices)
+    return config
 
 
 def _check_names(config: config_dict.ConfigDict) -> None:
@@ -101,7 +111,7 @@ def _check_model(config: Config, reads_weights: bool) -> None:
             raise ConfigError(f"model.checkpoint: {e}") from None
     if reads_weights and config.model.size != "tiny" and not config.model.checkpoint:
         raise ConfigError(
-            f"model.checkpoint is empty; Gemma-2 {config.model.size} starts from official weights: "
+            f"model.checkpoint is empty; Gemma {config.model.size} starts from official weights: "
             f"set --config.model.checkpoint to {checkpoints.WHERE}."
         )
 

@@ -61,13 +61,15 @@ def key(default: Any, **limits: Any) -> Any:
 class Model:
     """The policy: its size, where its parameters come from, and how it is computed."""
 
-    # The tiny policy is trained from scratch; the others are the official Gemma-2.
-    size: str = key("tiny", choices=tuple(sizes.SIZES))
+    # The tiny policy is trained from scratch; 2b, 9b and 27b are the official Gemma 2. "auto" is
+    # the size of the checkpoint, or tiny without one.
+    size: str = key("auto", choices=("auto", *sizes.SIZES))
     # The run starts from these parameters: official ones, or DIR/checkpoints/<step>/params of a
     # run. If it is empty, the run starts from random ones, which only the tiny policy can do.
     checkpoint: str = ""
-    # This is the path of Gemma-2's tokenizer.model, which is downloaded if the path is empty. The
-    # tiny policy reads characters instead.
+    # This is the path of the official tokenizer.model. If it is empty, the one beside the
+    # checkpoint is read, or else that of the gemma package, which downloads it. The tiny policy
+    # reads characters instead.
     tokenizer: str = ""
     # If True, each prompt is wrapped as a user's turn, as instruction-tuned models expect.
     chat: bool = False

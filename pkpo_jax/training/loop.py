@@ -319,7 +319,7 @@ def train(config: config_dict.ConfigDict, workdir: pathlib.Path) -> evaluation.E
     trainer = Trainer(config)
     try:
         with parallel.first_process_first("run directory"):
-            run_directory.claim(workdir, config, create=parallel.is_first_process())
+            run_directory.claim(workdir, trainer.config, create=parallel.is_first_process())
         with Termination() as termination:
             return _train(Run(trainer, workdir), termination)
     except files.WriteError as e:

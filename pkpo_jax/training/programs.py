@@ -9,7 +9,7 @@ import jax
 from ml_collections import config_dict
 
 from pkpo_jax import parallel
-from pkpo_jax.policy import gemma2
+from pkpo_jax.policy import gemma
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import state, step, weights
 
@@ -32,13 +32,15 @@ class Programs:
         self.config, self.devices = config_lib.freeze(config), devices
         self._stop_tokens = tokenizer.stop_tokens
         options = self.config.model
-        size = gemma2.SIZES[options.size]
-        if options.size == "tiny":
+        # A config whose checkpoint says the size has been resolved before.
+        name = "tiny" if options.size == "auto" else options.size
+        size = gemma.SIZES[name]
+        if name == "tiny":
             # Like the official tables, this one has a round number of rows.
             rows = -(-tokenizer.vocab_size // 16) * 16
             size = dataclasses.replace(size, vocab_size=tokenizer.vocab_size, num_embed=rows)
         size = dataclasses.replace(size, dtype=options.dtype)
-        self.model = gemma2.Gemma2(size, options.remat, devices.place)
+        self.model = gemma.Gemma(size, options.remat, devices.place)
         self.optimizer = state.make_optimizer(self.config.train)
         self.recipe = step.Recipe(
             weights.make(self.config.estimator), self.config.loss, self.config.train
@@ -88,15 +90,19 @@ class Programs:
 
     def abstract_params(self) -> Any:
         """Returns the shapes, dtypes and shardings of the parameters."""
-        return self._abstract(jax.eval_shape(self._init_params, jax.random.key(0)))
+        return parallel.abstract(
+            jax.eval_shape(self._init_params, jax.random.key(0)), self.devices.mesh
+        )
 
     def abstract_state(self) -> state.TrainState:
         """Returns the shapes, dtypes and shardings of the state, for restoring a checkpoint."""
-        return self._abstract(jax.eval_shape(self._create, self.abstract_params()))
+        return parallel.abstract(
+            jax.eval_shape(self._create, self.abstract_params()), self.devices.mesh
+        )
 
     def _make_params(self, key: jax.Array) -> Any:
         """Returns random parameters in `model.param_dtype`."""
-        params = gemma2.init_params(self.model, key)
+        params = gemma.init_params(self.model, key)
         return jax.tree.map(lambda x: x.astype(self.config.model.param_dtype), params)
 
     def _make_state(self, params: Any) -> state.TrainState:
@@ -108,10 +114,3 @@ class Programs:
             return jax.jit(f, out_shardings=shardings)(x)
 
         return placed
-
-    def _abstract(self, shapes: Any) -> Any:
-        return jax.tree.map(
-            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-            shapes,
-            parallel.placements(shapes, self.devices.mesh),
-        )

@@ -15,7 +15,7 @@ import optax
 
 from pkpo_jax import parallel
 from pkpo_jax.estimators import max_at_k, pass_at_k_curve
-from pkpo_jax.policy import gemma2, sampling, scoring
+from pkpo_jax.policy import gemma, sampling, scoring
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import losses
 from pkpo_jax.training import weights as weights_lib
@@ -50,7 +50,7 @@ class Batch(NamedTuple):
 
 
 def make_sampler(
-    model: gemma2.Gemma2,
+    model: gemma.Gemma,
     devices: parallel.Devices,
     *,
     n: int,
@@ -73,7 +73,7 @@ def make_sampler(
         prompts, lengths, rows = batch
         key, step, temperature = scalars
         # Every decoding step reads all parameters, so they are cast and gathered only once.
-        params = gemma2.cast(params, model.config.dtype)
+        params = gemma.cast(params, model.config.dtype)
         rollout = sampling.sample(
             model,
             devices.place_state(params, gathered=True),
@@ -92,14 +92,14 @@ def make_sampler(
     return devices.step(sampler, changes_state=False)
 
 
-def make_scorer(model: gemma2.Gemma2, devices: parallel.Devices) -> Callable[..., jax.Array]:
+def make_scorer(model: gemma.Gemma, devices: parallel.Devices) -> Callable[..., jax.Array]:
     """Returns a compiled function that computes the log-probs [P, n, T] of responses.
 
     It maps (params, (prompts, lengths, responses), (temperature,)) to the log-probs.
     """
 
     def scorer(params: Any, batch: tuple[jax.Array, ...], scalars: tuple) -> jax.Array:
-        params = gemma2.cast(params, model.config.dtype)
+        params = gemma.cast(params, model.config.dtype)
         chunk = _head_chunk(model, devices, batch[-1].shape)
         log_probs, _ = scoring.score(model, params, *batch, *scalars, head_chunk=chunk)
         return devices.place(log_probs)
@@ -116,7 +116,7 @@ class Recipe(NamedTuple):
 
 
 def make_update(
-    model: gemma2.Gemma2,
+    model: gemma.Gemma,
     optimizer: optax.GradientTransformation,
     devices: parallel.Devices,
     recipe: Recipe,
@@ -134,7 +134,7 @@ def make_update(
 class _Update:
     """The components of an update. Its methods are the parts of one compiled program."""
 
-    model: gemma2.Gemma2
+    model: gemma.Gemma
     optimizer: optax.GradientTransformation
     devices: parallel.Devices
     recipe: Recipe
@@ -284,7 +284,7 @@ def _equal(rewards: jax.Array, valid: jax.Array) -> jax.Array:
 
 
 def make_supervised_update(
-    model: gemma2.Gemma2,
+    model: gemma.Gemma,
     optimizer: optax.GradientTransformation,
     devices: parallel.Devices,
     *,
@@ -316,7 +316,7 @@ def make_supervised_update(
     return devices.step(update, changes_state=True)
 
 
-def _head_chunk(model: gemma2.Gemma2, devices: parallel.Devices, shape: tuple[int, ...]) -> int:
+def _head_chunk(model: gemma.Gemma, devices: parallel.Devices, shape: tuple[int, ...]) -> int:
     """Returns for how many tokens of each response to compute logits at a time.
 
     For responses of `shape` [P, n, T], the logits then take at most 512 MiB on each device, unless

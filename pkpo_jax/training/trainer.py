@@ -15,9 +15,9 @@ from ml_collections import config_dict
 
 from pkpo_jax import parallel, tasks
 from pkpo_jax.estimators import schedules
-from pkpo_jax.policy import checkpoints, sampling, tokenizers
+from pkpo_jax.policy import checkpoints, sampling
 from pkpo_jax.tasks import grading
-from pkpo_jax.training import checks, data, evaluation, programs
+from pkpo_jax.training import checks, data, evaluation, policies, programs
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training.files import first_line
 from pkpo_jax.training.state import TrainState, learning_rate
@@ -62,11 +62,10 @@ class Trainer:
     """
 
     def __init__(self, config: config_dict.ConfigDict) -> None:
-        checks.validate(config, jax.device_count())
-        self.config = config
+        self.config = config = checks.validate(config, jax.device_count())
         self.keys = jax.random.split(jax.random.key(config.seed), 4)
         self.task, train, held_out = _read_task(config)
-        self.tokenizer = make_tokenizer(config, self.task)
+        self.tokenizer = policies.make_tokenizer(config, self.task)
         # These raise a ValueError if a character has no token or the task no demonstrations.
         with _config_errors("", ValueError):
             self.problems, held_out = self._without_long_prompts(train, held_out)
@@ -380,11 +379,3 @@ def make_devices(config: config_dict.ConfigDict) -> parallel.Devices:
         return parallel.Pmapped()
     shape = parallel.mesh_shape(config.parallel.mesh, jax.device_count())
     return parallel.Jitted(parallel.make_mesh(shape))
-
-
-def make_tokenizer(config: config_dict.ConfigDict, task: tasks.Task) -> Any:
-    """Returns a character tokenizer for the tiny policy, or the official one for other sizes."""
-    if config.model.size == "tiny":
-        return tokenizers.CharacterTokenizer(task.alphabet)
-    with _config_errors("model.tokenizer: ", tokenizers.TokenizerError):
-        return tokenizers.Gemma2Tokenizer(config.model.tokenizer, chat=config.model.chat)

@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pkpo_jax.policy import gemma2, official
+from pkpo_jax.policy import gemma, official
 
 PATH = pathlib.Path(__file__).parents[1] / "data" / "gemma_golden.npz"
 LENGTH = 14
 
 _BASE = dataclasses.replace(
-    gemma2.SIZES["tiny"],
+    gemma.SIZES["tiny"],
     num_layers=4,
     embed_dim=24,
     hidden_dim=40,
@@ -37,13 +37,35 @@ CONFIGS = {
     "27b": dataclasses.replace(_BASE, query_pre_attn_scalar=(24 // 4) ** -0.5),
     "soft-caps": dataclasses.replace(_BASE, attn_logits_soft_cap=2.0, final_logit_softcap=3.0),
 }
+# Depths that are no multiple of the pattern of local and global layers, both bases of the rotary
+# embeddings, and their scale.
+_GEMMA3 = dataclasses.replace(
+    gemma.SIZES["gemma3_4b"],
+    embed_dim=24,
+    hidden_dim=40,
+    num_heads=4,
+    num_kv_heads=1,
+    head_dim=8,
+    query_pre_attn_scalar=8**-0.5,
+    num_embed=50,
+    vocab_size=50,
+    never_sampled=(0,),
+    sliding_window_size=5,
+)
+CONFIGS |= {
+    "gemma3, 6 layers": dataclasses.replace(_GEMMA3, num_layers=6, global_scale_factor=1.0),
+    "gemma3, 8 layers": dataclasses.replace(_GEMMA3, num_layers=8, num_kv_heads=2),
+    "gemma3, 11 layers": dataclasses.replace(
+        _GEMMA3, num_layers=11, query_pre_attn_scalar=(24 // 4) ** -0.5
+    ),
+}
 
 
 def params(name):
     """Returns random parameters from NumPy, the same on every machine."""
-    model = gemma2.Gemma2(CONFIGS[name])
+    model = gemma.Gemma(CONFIGS[name])
     shapes = jax.eval_shape(
-        lambda key: gemma2.unstack(gemma2.init_params(model, key)), jax.random.key(0)
+        lambda key: gemma.unstack(gemma.init_params(model, key)), jax.random.key(0)
     )
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda x: jnp.asarray(rng.normal(0.0, 0.3, x.shape), jnp.float32), shapes)
@@ -53,28 +75,34 @@ def tokens():
     return np.random.default_rng(1).integers(3, 50, (3, LENGTH))
 
 
-def reference(name):
-    """Returns the network of the `gemma` package for CONFIGS[name], in float32."""
+def reference(name, sizes=None):
+    """Returns the network of the `gemma` package for CONFIGS[name] (or `sizes`), in float32."""
     gm = official.gemma()
-    from gemma.gm.nn import _config
+    from gemma.gm.nn import _config, _modules
 
+    ours = sizes or CONFIGS[name]
     scales = _config.QueryPreAttentionNormalisation
-    ours, by_heads = CONFIGS[name], name == "27b"
-    theirs = getattr(gm.nn, f"Gemma2_{'27B' if by_heads else '2B'}").config
-    assert theirs.query_pre_attn_norm == (
-        scales.BY_ONE_OVER_SQRT_EMBED_DIM_DIV_NUM_HEADS
-        if by_heads
-        else scales.BY_ONE_OVER_SQRT_HEAD_DIM
-    )
+    by_heads = ours.query_pre_attn_scalar != ours.head_dim**-0.5
+    network = gm.nn.Gemma2_2B if ours.generation == 2 else gm.nn.Gemma3_1B
     same = ("num_embed", "embed_dim", "hidden_dim", "num_heads", "num_kv_heads", "head_dim")
     same += ("final_logit_softcap", "attn_logits_soft_cap", "sliding_window_size")
-    same += ("transpose_gating_einsum",)
+    same += ("transpose_gating_einsum", "use_qk_norm", "local_base_frequency")
+    same += ("global_base_frequency", "global_scale_factor")
+    kinds = _modules.AttentionType
     config = dataclasses.replace(
-        theirs,
-        attention_types=theirs.attention_types[: ours.num_layers],
+        network.config,
+        query_pre_attn_norm=(
+            scales.BY_ONE_OVER_SQRT_EMBED_DIM_DIV_NUM_HEADS
+            if by_heads
+            else scales.BY_ONE_OVER_SQRT_HEAD_DIM
+        ),
+        attention_types=[
+            kinds.GLOBAL if ours.is_global(i) else kinds.LOCAL_SLIDING
+            for i in range(ours.num_layers)
+        ],
         **{field: getattr(ours, field) for field in same},
     )
-    return gm.nn.Gemma2_2B(config=config, dtype=np.float32)
+    return network(config=config, dtype=np.float32)
 
 
 def main():

@@ -14,31 +14,35 @@ import numpy as np
 import rich.console
 import rich.table
 
-from pkpo_jax.policy import gemma2, official
+from pkpo_jax.policy import gemma, official
 from tests.policy import gemma_golden
+
+# The sizes that the package has too.
+OFFICIAL = tuple(size for size in gemma.SIZES if size != "tiny")
 
 
 def sizes(size):
     """Returns every field of the official config, and its value according to SIZES[size]."""
     gm = official.gemma()
-    ours = gemma2.SIZES[size]
-    theirs = getattr(gm.nn, f"Gemma2_{size.upper()}").config
+    ours = gemma.SIZES[size]
+    official_name = f"Gemma2_{size}" if ours.generation == 2 else size.capitalize()
+    theirs = getattr(gm.nn, official_name[:7] + official_name[7:].upper()).config
     same = ("num_embed", "embed_dim", "hidden_dim", "num_heads", "num_kv_heads", "head_dim")
     same += ("final_logit_softcap", "attn_logits_soft_cap", "sliding_window_size")
-    same += ("transpose_gating_einsum",)
+    same += ("transpose_gating_einsum", "use_qk_norm", "local_base_frequency")
+    same += ("global_base_frequency", "global_scale_factor")
     expected = {field: getattr(ours, field) for field in same} | {
         "use_post_attn_norm": True,
         "use_post_ffw_norm": True,
-        "use_qk_norm": False,
-        "local_base_frequency": ours.rope_base_frequency,
-        "global_base_frequency": ours.rope_base_frequency,
         "local_scale_factor": 1.0,
-        "global_scale_factor": 1.0,
-        "vision_encoder": None,
-        "attention_types": ["LOCAL_SLIDING", "GLOBAL"] * ours.num_pairs,
+        "attention_types": [
+            "GLOBAL" if ours.is_global(i) else "LOCAL_SLIDING" for i in range(ours.num_layers)
+        ],
         "query_pre_attn_norm": ours.query_pre_attn_scalar,
     }
     found = {field.name: getattr(theirs, field.name) for field in dataclasses.fields(theirs)}
+    # What reads images is no part of the text model.
+    del found["vision_encoder"]
     found["attention_types"] = [kind.name for kind in theirs.attention_types]
     found["query_pre_attn_norm"] = theirs.query_pre_attn_scalar()
     return found, expected
@@ -46,7 +50,7 @@ def sizes(size):
 
 def logits(name):
     """Computes our logits and theirs, [sequences, tokens, V], without PAD, which ours mask."""
-    model = gemma2.Gemma2(gemma_golden.CONFIGS[name])
+    model = gemma.Gemma(gemma_golden.CONFIGS[name])
     params, tokens = gemma_golden.params(name), gemma_golden.tokens()
 
     @jax.jit
@@ -55,7 +59,7 @@ def logits(name):
         return model.apply({"params": params}, hidden[:, 0], method="logits")
 
     theirs = gemma_golden.reference(name).apply({"params": params}, tokens).logits
-    return ours(gemma2.stack(params), tokens)[..., 1:], theirs[..., 1:]
+    return ours(gemma.stack(params), tokens)[..., 1:], theirs[..., 1:]
 
 
 def decoding(name):
@@ -73,8 +77,8 @@ def decoding(name):
 
 def _our_logits(name, prompts, lengths, responses):
     """Computes our logits [P, n, V] after the prompt and after each token of the responses."""
-    model = gemma2.Gemma2(gemma_golden.CONFIGS[name])
-    variables = {"params": gemma2.stack(gemma_golden.params(name))}
+    model = gemma.Gemma(gemma_golden.CONFIGS[name])
+    variables = {"params": gemma.stack(gemma_golden.params(name))}
 
     @jax.jit
     def step(prefix, cache, start, tokens):
@@ -86,7 +90,7 @@ def _our_logits(name, prompts, lengths, responses):
     prefix = model.apply(variables, prompts, lengths, method="prefill")
     count, n, steps = responses.shape
     cache = model.init_cache(count, n, steps + 1)
-    last = gemma2.last_prompt_token(jnp.asarray(prompts), lengths)
+    last = gemma.last_prompt_token(jnp.asarray(prompts), lengths)
     tokens = jnp.broadcast_to(last[:, None], (count, n))
     for t in range(steps + 1):
         logits, cache = step(prefix, cache, t, tokens)
@@ -126,7 +130,7 @@ def _their_logits(name, prompts, lengths, responses):
 
 def main():
     table = rich.table.Table("configuration", "compared", "largest difference")
-    for size in ("2b", "9b", "27b"):
+    for size in OFFICIAL:
         found, expected = sizes(size)
         same = sum(found[field] == expected[field] for field in found)
         table.add_row(size, f"{len(found)} fields of the config", f"{len(found) - same} differ")

@@ -6,13 +6,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from pkpo_jax.policy import gemma2
+from pkpo_jax.policy import gemma
 from pkpo_jax.training import weights
 from pkpo_jax.training.config import Estimator
 
 # The window is smaller than prompts and responses. The rows of the table from 30 on have no token.
 CONFIG = dataclasses.replace(
-    gemma2.SIZES["tiny"],
+    gemma.SIZES["tiny"],
     embed_dim=32,
     hidden_dim=48,
     head_dim=8,
@@ -31,7 +31,7 @@ class Table(nn.Module):
     a tenth of the time that the network needs.
     """
 
-    config: gemma2.Gemma2Config
+    config: gemma.GemmaConfig
 
     def setup(self):
         shape, draw = (self.config.num_embed,) * 2, nn.initializers.normal(1.0)
@@ -39,14 +39,14 @@ class Table(nn.Module):
         self.after_prompt = self.param("after_prompt", draw, shape)
 
     def prefill(self, prompts, lengths):
-        return self.after_prompt[gemma2.last_prompt_token(prompts, lengths)]
+        return self.after_prompt[gemma.last_prompt_token(prompts, lengths)]
 
     def __call__(self, tokens, *, prefix):
         return self.after_token[tokens] + prefix[:, None, None], None
 
     def logits(self, hidden):
         ids = jnp.arange(self.config.num_embed)
-        return jnp.where((ids != gemma2.PAD_ID) & (ids < self.config.vocab_size), hidden, -1e9)
+        return jnp.where((ids != gemma.PAD_ID) & (ids < self.config.vocab_size), hidden, -1e9)
 
 
 def table(config=CONFIG):
@@ -58,8 +58,8 @@ def table(config=CONFIG):
 
 def policy(config=CONFIG, seed=0, remat=False):
     """Returns a network and parameters, with random scales of the norms instead of zeros."""
-    model = gemma2.Gemma2(config, remat)
-    params = jax.jit(gemma2.init_params, static_argnums=0)(model, jax.random.key(seed))
+    model = gemma.Gemma(config, remat)
+    params = jax.jit(gemma.init_params, static_argnums=0)(model, jax.random.key(seed))
     noise = 0.2 * jax.random.normal(jax.random.key(seed + 1), (config.embed_dim,))
 
     def scale(path, x):
@@ -72,7 +72,7 @@ def prompts(rows=6, length=11, seed=3):
     """Returns right-padded prompts and their lengths, which include 1 and the maximum."""
     tokens = jax.random.randint(jax.random.key(seed), (rows, length), 3, CONFIG.vocab_size)
     lengths = jnp.array([1, length, 2, 7, 4, 9])[:rows]
-    return jnp.where(jnp.arange(length) < lengths[:, None], tokens, gemma2.PAD_ID), lengths
+    return jnp.where(jnp.arange(length) < lengths[:, None], tokens, gemma.PAD_ID), lengths
 
 
 def weigh(**estimator):

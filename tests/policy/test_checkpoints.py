@@ -16,10 +16,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import safetensors.numpy
+from etils import epath
 from flax import traverse_util
 
 from pkpo_jax import parallel
-from pkpo_jax.policy import checkpoints, gemma2
+from pkpo_jax.policy import checkpoints, gemma, hugging_face_export
 from tests.policy import gemma_golden, hf_golden, small
 
 CONFIG = hf_golden.CONFIGS["9b"]
@@ -29,7 +30,7 @@ def like(config, dtype="float32", mesh=None):
     """Returns shapes, dtypes and shardings, which are on one device if no mesh is given."""
     if mesh is None:
         mesh = parallel.make_mesh((1, 1, 1), jax.devices()[:1])
-    init = functools.partial(gemma2.init_params, gemma2.Gemma2(config))
+    init = functools.partial(gemma.init_params, gemma.Gemma(config))
     shapes = jax.eval_shape(init, jax.random.key(0))
     return jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, dtype, sharding=place),
@@ -80,7 +81,7 @@ def published(path, **changes):
 
 @pytest.mark.parametrize("name", hf_golden.CONFIGS)
 def test_logits_are_those_of_transformers(name, tmp_path):
-    model = gemma2.Gemma2(hf_golden.CONFIGS[name])
+    model = gemma.Gemma(hf_golden.CONFIGS[name])
     scalar = round(model.config.query_pre_attn_scalar**-2)
     params = read(published(tmp_path / "hf", query_pre_attn_scalar=scalar), model.config)
 
@@ -222,7 +223,7 @@ def params():
 
 
 def nested(params):
-    return gemma2.unstack(params)
+    return gemma.unstack(params)
 
 
 def _with_slashes(tree):
@@ -238,12 +239,12 @@ def _with_slashes(tree):
 
 
 def flat(params):
-    return _with_slashes(gemma2.unstack(params))
+    return _with_slashes(gemma.unstack(params))
 
 
 def stacked(params):
     layers = params["layers"]
-    kinds = {"attention_type_0": layers["local"], "attention_type_1": layers["global"]}
+    kinds = {f"attention_type_{i}": jax.tree.map(lambda x, i=i: x[i::2], layers) for i in range(2)}
     rest = {name: x for name, x in params.items() if name != "layers"}
     return _with_slashes(rest | {"stacked_layers": kinds})
 
@@ -285,6 +286,79 @@ def test_layouts(params, tmp_path, layout):
     assert_equal(halved, jax.tree.map(lambda x: x.astype("bfloat16"), params))
 
 
+GEMMA3 = gemma_golden.CONFIGS["gemma3, 8 layers"]
+
+
+@pytest.fixture(scope="module")
+def params3():
+    model = gemma.Gemma(GEMMA3)
+    params = jax.jit(gemma.init_params, static_argnums=0)(model, jax.random.key(0))
+    return jax.device_put(params, parallel.placements(params, parallel.make_mesh((1, 1, 1))))
+
+
+@pytest.mark.parametrize("period", [0, 6])
+def test_the_text_of_a_model_that_reads_images(params3, tmp_path, period):
+    """Google's files of Gemma 3 hold both, and stack every sixth layer."""
+    single = gemma.unstack(params3)
+    if period:
+        groups = [[single.pop(f"layer_{i}") for i in range(kind, 8, 6)] for kind in range(6)]
+        for i, layers in enumerate(groups):
+            kind = jax.tree.map(lambda *x: jnp.stack(x), *layers)
+            single.setdefault("stacked_layers", {})[f"attention_type_{i}"] = kind
+    tree = _with_slashes(single)
+    assert ("transformer/layer_7/attn/_key_norm" in tree) == (period == 0)
+    tree["transformer/embedder/mm_input_projection"] = {"w": jnp.ones((3, 24))}
+    tree["SigLiPFromPatches_0/siglip_encoder/embedding"] = {"bias": jnp.ones(5)}
+    saved(tmp_path / "params", tree)
+    assert_equal(read(tmp_path / "params", GEMMA3), params3)
+
+
+@pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
+def test_the_text_of_files_that_read_images(params3, tmp_path, prefix):
+    """Hugging Face has two namings, and tables with rows for images."""
+    hugging_face_export.write(epath.Path(tmp_path / "text"), params3, GEMMA3)
+    held = safetensors.numpy.load_file(tmp_path / "text" / "model.safetensors")
+    assert_equal(read(tmp_path / "text", GEMMA3), params3)
+    renamed = {name.replace("model.", prefix): x for name, x in held.items()}
+    table = f"{prefix}embed_tokens.weight"
+    renamed[table] = np.pad(renamed[table], ((0, 64), (0, 0)))
+    outer = prefix.partition("language_model")[0]
+    renamed[f"{outer}vision_tower.patch.weight"] = np.ones((3, 3), np.float32)
+    renamed[f"{outer}multi_modal_projector.mm_input_projection_weight"] = np.ones(3, np.float32)
+    directory = written(tmp_path / "both", renamed)
+    text = json.loads((tmp_path / "text" / "config.json").read_text())
+    text.pop("rope_scaling")
+    config = {"model_type": "gemma3", "text_config": text | {"vocab_size": 114}}
+    (directory / "config.json").write_text(json.dumps(config))
+    assert_equal(read(directory, GEMMA3), params3)
+    config["text_config"]["rope_local_base_freq"] = 5
+    (directory / "config.json").write_text(json.dumps(config))
+    with pytest.raises(checkpoints.CheckpointError, match=r"rope_local_base_freq is 5, .* 10000"):
+        read(directory, GEMMA3)
+
+
+@pytest.mark.parametrize("name", ["tiny", "gemma3_270m"])
+def test_the_size_follows_from_the_directory(name, tmp_path, monkeypatch):
+    sized = dataclasses.replace(small.CONFIG, num_layers=2)
+    names = {"tiny": sized, "gemma3_270m": GEMMA3}
+    monkeypatch.setattr("pkpo_jax.policy.checkpoint_checks.SIZES", names)
+    model = gemma.Gemma(names[name])
+    params = jax.jit(gemma.init_params, static_argnums=0)(model, jax.random.key(0))
+    checkpoints.write(str(tmp_path / "orbax"), params)
+    hugging_face_export.write(epath.Path(tmp_path / "files"), params, names[name])
+    other = names["tiny" if name != "tiny" else "gemma3_270m"]
+    for path in (tmp_path / "orbax", tmp_path / "files"):
+        assert checkpoints.size(str(path)) == name
+        with pytest.raises(checkpoints.CheckpointError, match=f"set model.size='{name}', or"):
+            checkpoints.find(str(path), other)
+
+
+def test_a_size_without_a_name(params, tmp_path):
+    checkpoints.write(str(tmp_path / "params"), params)
+    with pytest.raises(checkpoints.CheckpointError, match=r"4 layers of width 32; expected"):
+        checkpoints.size(str(tmp_path / "params"))
+
+
 # -- errors ----------------------------------------------------------------------------------------
 
 
@@ -319,7 +393,7 @@ def test_a_truncated_file(tmp_path):
 
 
 def orbax_with(params, path, *, without=None, extra=None):
-    tree = traverse_util.flatten_dict(gemma2.unstack(params), sep="/")
+    tree = traverse_util.flatten_dict(gemma.unstack(params), sep="/")
     tree = {name: x for name, x in tree.items() if name != without}
     if extra:
         tree[extra] = jnp.zeros(3)
@@ -396,7 +470,7 @@ from tests.policy import test_checkpoints as t
 directory = pathlib.Path(sys.argv[1])
 mesh = parallel.make_mesh((2, 2, 2))
 assert mesh.size == 8
-part, sizes, read = hugging_face.Files._part, [], []
+part, sizes, read = hugging_face.Parameters._part, [], []
 
 class Counted:
     def __init__(self, tensor):
@@ -424,7 +498,7 @@ def check(path, config):
     assert jax.tree.map(lambda x: x.sharding, eight) == jax.tree.map(lambda x: x.sharding, like)
     return eight, traverse_util.flatten_dict(like)
 
-hugging_face.Files._part = recording_part
+hugging_face.Parameters._part = recording_part
 for name in ("2b", "9b"):
     # One of the table's four parts ends among the rows without a token, and one holds only those.
     config = dataclasses.replace(hf_golden.CONFIGS[name], num_embed=80)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pkpo_jax.policy import gemma2, scoring
+from pkpo_jax.policy import gemma, scoring
 from tests.policy import gemma_golden
 
 GOLDEN = np.load(gemma_golden.PATH)
@@ -13,8 +13,8 @@ GOLDEN = np.load(gemma_golden.PATH)
 
 @pytest.mark.parametrize("name", gemma_golden.CONFIGS)
 def test_logits(name):
-    model = gemma2.Gemma2(gemma_golden.CONFIGS[name])
-    params = gemma2.stack(gemma_golden.params(name))
+    model = gemma.Gemma(gemma_golden.CONFIGS[name])
+    params = gemma.stack(gemma_golden.params(name))
 
     @jax.jit
     def logits(tokens):
@@ -30,8 +30,8 @@ def test_logits(name):
 @pytest.mark.parametrize("name", gemma_golden.CONFIGS)
 def test_scores_after_a_shared_prompt(name):
     """Checks the scorer's log-probs of the second half of each sequence after the first half."""
-    model = gemma2.Gemma2(gemma_golden.CONFIGS[name])
-    params = gemma2.stack(gemma_golden.params(name))
+    model = gemma.Gemma(gemma_golden.CONFIGS[name])
+    params = gemma.stack(gemma_golden.params(name))
     tokens, prompt = gemma_golden.tokens(), 8
     lengths = jnp.full(len(tokens), prompt)
     log_probs, _ = jax.jit(lambda *a: scoring.score(model, params, *a))(

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from pkpo_jax.policy import checkpoints, gemma2, official, tokenizers
+from pkpo_jax.policy import checkpoints, gemma, official, tokenizers
 from tests.policy import gemma_golden, parity
 from tests.policy.test_checkpoints import assert_equal, like, read, saved
 from tests.policy.test_tokenizers import TEXTS
@@ -18,7 +18,7 @@ def gm():
     return official.gemma()
 
 
-@pytest.mark.parametrize("size", ["2b", "9b", "27b"])
+@pytest.mark.parametrize("size", parity.OFFICIAL)
 def test_sizes_are_the_official_ones(size):
     found, expected = parity.sizes(size)
     assert found == expected
@@ -52,11 +52,11 @@ CONFIG = gemma_golden.CONFIGS["2b"]
 
 def test_their_files_are_read_here(gm, params, tmp_path):
     gm.ckpts.save_params(params, tmp_path / "params", wait_until_finished=True)
-    assert_equal(read(tmp_path / "params", CONFIG), gemma2.stack(params))
+    assert_equal(read(tmp_path / "params", CONFIG), gemma.stack(params))
 
 
 def test_our_files_are_read_there(gm, params, tmp_path):
-    placed = jax.device_put(gemma2.stack(params), jax.tree.map(lambda x: x.sharding, like(CONFIG)))
+    placed = jax.device_put(gemma.stack(params), jax.tree.map(lambda x: x.sharding, like(CONFIG)))
     checkpoints.write(str(tmp_path / "params"), placed)
     assert_equal(gm.ckpts.load_params(tmp_path / "params"), params)
 
@@ -67,10 +67,10 @@ def test_their_older_layouts_are_read_here(gm, params, tmp_path):
 
     flat = _checkpoint._nested_to_flat(params)
     assert "transformer/layer_0/attn/q_einsum" in flat
-    assert_equal(read(saved(tmp_path / "flat", flat), CONFIG), gemma2.stack(params))
+    assert_equal(read(saved(tmp_path / "flat", flat), CONFIG), gemma.stack(params))
     stacked = _checkpoint._nested_to_stacked(params, 2)
     assert "transformer/stacked_layers/attention_type_0/attn/q_einsum" in stacked
-    assert_equal(read(saved(tmp_path / "stacked", stacked), CONFIG), gemma2.stack(params))
+    assert_equal(read(saved(tmp_path / "stacked", stacked), CONFIG), gemma.stack(params))
 
 
 @pytest.mark.parametrize("text", TEXTS)

@@ -11,7 +11,7 @@ import safetensors.numpy
 from etils import epath
 
 from pkpo_jax import export
-from pkpo_jax.policy import gemma2, hugging_face
+from pkpo_jax.policy import gemma, hugging_face_export
 from pkpo_jax.training import loop, saved_run
 from pkpo_jax.training.checkpoints import CheckpointError
 from pkpo_jax.training.config import ConfigError
@@ -38,7 +38,7 @@ def test_a_round_trip_is_bit_for_bit(name, dtype, tmp_path):
     # The table in memory has rows that no token has, as official ones do.
     config = dataclasses.replace(hf_golden.CONFIGS[name], num_embed=64)
     params = read(hf_golden.PATH, config, dtype=dtype)
-    hugging_face.write(epath.Path(tmp_path / "out"), params, config, largest_file=30_000)
+    hugging_face_export.write(epath.Path(tmp_path / "out"), params, config, largest_file=30_000)
     found, files = written(tmp_path / "out")
     expected = {key: x.astype(dtype) for key, x in tensors().items()}
     assert found.keys() == expected.keys()
@@ -55,7 +55,7 @@ def test_a_round_trip_is_bit_for_bit(name, dtype, tmp_path):
 
 def test_config_json_says_what_that_of_transformers_says(tmp_path):
     params = read(hf_golden.PATH, CONFIG)
-    hugging_face.write(epath.Path(tmp_path / "out"), params, CONFIG)
+    hugging_face_export.write(epath.Path(tmp_path / "out"), params, CONFIG)
     ours, theirs = (
         json.loads((path / "config.json").read_text())
         for path in (tmp_path / "out", hf_golden.PATH)
@@ -73,7 +73,7 @@ def test_files_of_the_tokenizer_come_along(tmp_path):
     beside.mkdir()
     (beside / "chat_template.jinja").write_text("turns")
     (beside / "generation_config.json").write_text("{}")
-    hugging_face.write(
+    hugging_face_export.write(
         epath.Path(tmp_path / "out"),
         read(hf_golden.PATH, CONFIG),
         CONFIG,
@@ -149,16 +149,19 @@ def test_a_damaged_policy_is_not_exported(run, tmp_path):
     assert modes[0] == modes[1]
 
 
-@pytest.mark.parametrize("name", hf_golden.CONFIGS)
+GEMMA3 = {name: c for name, c in gemma_golden.CONFIGS.items() if c.generation == 3}
+
+
+@pytest.mark.parametrize("name", [*hf_golden.CONFIGS, *GEMMA3])
 def test_transformers_reads_what_is_written(name, tmp_path):
     """The logits of transformers and ours agree, where it is installed."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    config = hf_golden.CONFIGS[name]
-    model = gemma2.Gemma2(config)
-    params = jax.jit(lambda key: gemma2.init_params(model, key))(jax.random.key(0))
+    config = (hf_golden.CONFIGS | GEMMA3)[name]
+    model = gemma.Gemma(config)
+    params = jax.jit(lambda key: gemma.init_params(model, key))(jax.random.key(0))
     params = jax.tree.map(lambda x: x + 0.2 * np.cos(np.arange(x.size)).reshape(x.shape), params)
-    hugging_face.write(epath.Path(tmp_path / "out"), params, config)
+    hugging_face_export.write(epath.Path(tmp_path / "out"), params, config)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path / "out", attn_implementation="eager"
     )
@@ -167,5 +170,5 @@ def test_transformers_reads_what_is_written(name, tmp_path):
         expected = theirs(torch.tensor(np.array(tokens))).logits.numpy()
     hidden, _ = model.apply({"params": params}, tokens[:, None])
     ours = model.apply({"params": params}, hidden[:, 0], method="logits")
-    np.testing.assert_allclose(ours[..., 1 : config.vocab_size], expected[..., 1:], atol=3e-5)
+    np.testing.assert_allclose(ours[..., 1 : config.vocab_size], expected[..., 1:], atol=6e-5)
     assert expected.std() > 0.5

@@ -89,7 +89,10 @@ PMAP = dict(parallel__mode="pmap", parallel__mesh=(-1, 1, 1))
         (dict(estimator__returns="sums"), "estimator.returns='sums'; expected one of weights, adv"),
         (dict(train__decay_fraction=2.0), "at least 0 and at most 1"),
         (dict(train__learning_rate=float("nan")), "train.learning_rate=nan"),
-        (dict(model__size="7b"), "model.size='7b'; expected one of tiny, 2b, 9b, 27b"),
+        (
+            dict(model__size="7b"),
+            "model.size='7b'; expected one of auto, tiny, 2b, 9b, 27b, ",
+        ),
         (dict(parallel__mesh=(3, 1, 1)), r"parallel.mesh=\(3, 1, 1\) does not split 4 device"),
         (dict(parallel__mesh=(-1, -1, 1)), "one of them -1"),
         (dict(parallel__mesh=("a", 1, 1)), "three sizes"),

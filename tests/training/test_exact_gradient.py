@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from pkpo_jax import parallel
-from pkpo_jax.policy import gemma2, sampling, scoring
+from pkpo_jax.policy import gemma, sampling, scoring
 from pkpo_jax.training import step
 from pkpo_jax.training.state import TrainState
 from tests.policy import small
@@ -128,4 +128,4 @@ def test_invalid_responses_and_empty_groups_change_nothing():
         np.testing.assert_allclose(
             masked_metrics[name], smaller_metrics[name], rtol=1e-4, err_msg=name
         )
-    assert gemma2.PAD_ID not in np.asarray(tokens)
+    assert gemma.PAD_ID not in np.asarray(tokens)

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from pkpo_jax import parallel
-from pkpo_jax.policy import gemma2, sampling, scoring, tokenizers
+from pkpo_jax.policy import gemma, sampling, scoring, tokenizers
 from pkpo_jax.reporting import compilation
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import programs, state, step
@@ -217,14 +217,14 @@ def config(**changes):
 
 def temporaries(remat):
     """Returns the bytes that the gradient of log-probs needs besides its arguments and results."""
-    model = gemma2.Gemma2(dataclasses.replace(small.CONFIG, num_layers=32), remat)
+    model = gemma.Gemma(dataclasses.replace(small.CONFIG, num_layers=32), remat)
     prompts, lengths = small.prompts()
     responses = jnp.ones((len(prompts), N, 64), jnp.int32)
 
     def total(params):
         return scoring.score(model, params, prompts, lengths, responses)[0].sum()
 
-    params = jax.eval_shape(lambda key: gemma2.init_params(model, key), jax.random.key(0))
+    params = jax.eval_shape(lambda key: gemma.init_params(model, key), jax.random.key(0))
     return jax.jit(jax.grad(total)).lower(params).compile().memory_analysis().temp_size_in_bytes
 
 

@@ -1,6 +1,7 @@
 """Tests that compare stopped, killed and damaged runs, or runs on a full disk, with others."""
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ import pytest
 from pkpo_jax.policy.checkpoints import CheckpointError
 from pkpo_jax.reporting import inspection
 from pkpo_jax.tasks import Maze
-from pkpo_jax.training import checkpoints, loop, metrics
+from pkpo_jax.training import checkpoints, loop, metrics, pairs
 from pkpo_jax.training.trainer import Trainer
 from tests.one_run import read_arrays
 from tests.training.test_run import comparable, small_config
@@ -254,6 +255,35 @@ def test_a_silent_change_of_the_arrays_is_noticed(undisturbed, tmp_path, monkeyp
         restore_newest(workdir)
     with pytest.raises(CheckpointError, match="/8/params reads well, but does not hold what was"):
         evaluate(workdir)
+
+
+def test_a_run_of_version_0_1_goes_on(undisturbed, tmp_path):
+    """Its checkpoints hold the optimiser's state and the checksums with layers in pairs."""
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed, workdir)
+    for step in (4, 6):
+        shutil.rmtree(workdir / "checkpoints" / str(step), ignore_errors=True)
+    now = restore_newest(workdir)
+    directory = workdir / "checkpoints" / "8"
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(
+            directory / "opt_state", pairs.split(jax.device_get(now.state.opt_state)), force=True
+        )
+    sums = np.asarray(checkpoints.fingerprint(pairs.split(now.state))).tolist()
+    progress = next((directory / "progress").iterdir())
+    saved = json.loads(progress.read_text())
+    assert len(saved["sums"]["arrays"]) < len(sums)
+    saved["sums"]["arrays"] = sums
+    progress.write_text(json.dumps(saved))
+    then = restore_newest(workdir)
+    jax.tree.map(np.testing.assert_array_equal, then.state, now.state)
+    checkpoints.verify(directory / "params", now.state.params)
+    sums[2] += 1
+    progress.write_text(json.dumps(saved))
+    with pytest.raises(CheckpointError, match="it reads well, but does not hold what was saved"):
+        restore_newest(workdir)
+    with pytest.raises(CheckpointError, match="does not hold what was saved"):
+        checkpoints.verify(directory / "params", now.state.params)
 
 
 def short_run(tmp_path, **changes):

@@ -1,0 +1,272 @@
+"""Gemma 2 and Gemma 3 in flax.linen, with the parameters of the `gemma` package.
+
+Arrays are [prompts, n, ...], for n responses share one prompt. A call computes T tokens of every
+response. The prompt enters as a `Prefix` of keys and values computed once (`prefill`), which all n
+responses attend to beside their own keys. Sampling and scoring are thin layers over that call.
+
+A scan runs over the layers, so that compile time does not grow with depth. Local and global layers
+differ in their window and their rotary embeddings alone, which the scan reads as arrays. In memory
+the parameters of the layers are stacked, [layers, ...]. `unstack` converts them to the tree of the
+`gemma` package, with `layer_0`, `layer_1`, ..., and `stack` converts that tree back.
+
+The networks are described in the technical reports of Gemma 2, arXiv 2408.00118, and of Gemma 3,
+arXiv 2503.19786.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from pkpo_jax.policy.attention import KeyValues, soft_capped
+from pkpo_jax.policy.layers import Block, LayerKind, PairOfBlocks, RMSNorm
+from pkpo_jax.policy.sizes import SIZES as SIZES
+from pkpo_jax.policy.sizes import GemmaConfig as GemmaConfig
+
+PAD_ID = 0
+_MASKED = -1e30
+# No sequence is longer than this window, by which global layers see all tokens.
+_ALL_TOKENS = 2**30
+
+
+# A function that returns its first argument, possibly constrained to the devices where arrays of
+# the kind that the second one names, "activations" or "logits", live.
+Placement = Callable[[jax.Array, str], jax.Array]
+
+
+def _anywhere(x: jax.Array, kind: str) -> jax.Array:
+    return x
+
+
+class Prefix(NamedTuple):
+    """Keys and values of the prompts, which the n responses to each prompt share.
+
+    Attributes:
+      layers: keys and values of all layers, [layers, P, L, num_kv_heads, head_dim] each.
+      length: [P] int32, how many of the L positions hold tokens of the prefix.
+    """
+
+    layers: KeyValues
+    length: jax.Array
+
+
+def layer_kinds(config: GemmaConfig) -> LayerKind:
+    """Returns the window and the timescales of all layers, with a leading axis for the layers."""
+    half = config.head_dim // 2
+    exponents = jnp.arange(half, dtype=jnp.float32) / half
+    is_global = np.array([config.is_global(layer) for layer in range(config.num_layers)])
+    return LayerKind(
+        jnp.where(is_global, _ALL_TOKENS, config.sliding_window_size),
+        jnp.where(
+            is_global[:, None],
+            config.global_base_frequency**exponents * config.global_scale_factor,
+            config.local_base_frequency**exponents,
+        ),
+    )
+
+
+class Embedder(nn.Module):
+    """The embedding table, which is also the head."""
+
+    config: GemmaConfig
+
+    def setup(self) -> None:
+        c = self.config
+        self.table = self.param(
+            "input_embedding",
+            nn.initializers.normal(c.embed_dim**-0.5),
+            (c.num_embed, c.embed_dim),
+        )
+
+    def encode(self, tokens: jax.Array) -> jax.Array:
+        x = self.table[tokens].astype(self.config.dtype)
+        return x * jnp.sqrt(self.config.embed_dim).astype(x.dtype)
+
+    def decode(self, x: jax.Array) -> jax.Array:
+        c = self.config
+        # At JAX's default precision, accelerators multiply float32 with fewer bits (TPUs in
+        # bfloat16, GPUs in TF32) and add in float32. Setting jax_default_matmul_precision="highest"
+        # uses all bits.
+        logits = jnp.einsum("...d,vd->...v", x.astype(jnp.float32), self.table.astype(jnp.float32))
+        logits = soft_capped(logits, c.final_logit_softcap)
+        ids = jnp.arange(c.num_embed)
+        sampled = ids < c.vocab_size
+        for token in c.never_sampled:
+            sampled &= ids != token
+        return jnp.where(sampled, logits, _MASKED)
+
+
+class Gemma(nn.Module):
+    """The network, used through `apply(..., method=...)` with `prefill`, `__call__` and `logits`.
+
+    Attributes:
+      config: the sizes of the network.
+      remat: whether the backward pass recomputes each layer instead of keeping its intermediates.
+      place: applied to activations [P, n, T, D] before each layer and to logits, to constrain which
+        devices they live on.
+    """
+
+    config: GemmaConfig
+    remat: bool = False
+    place: Placement = _anywhere
+
+    def setup(self) -> None:
+        self.embedder = Embedder(self.config)
+        self.final_norm = RMSNorm()
+
+    def __call__(
+        self,
+        tokens: jax.Array,
+        *,
+        prefix: Prefix | None = None,
+        start: jax.typing.ArrayLike = 0,
+        cache: KeyValues | None = None,
+    ) -> tuple[jax.Array, KeyValues | None]:
+        """Computes the hidden states of T tokens of each response.
+
+        Args:
+          tokens: [P, n, T] int32.
+          prefix: the prefix that the n responses share, or None without one.
+          start: how many tokens of each response precede these. Their keys are in the cache.
+          cache: keys and values [pairs, P, n, S, ...], in which the new ones are written at
+            `start`, or None.
+
+        Returns:
+          [P, n, T, D] normalised hidden states, for `logits`, and the updated cache.
+        """
+        x, cache = self._run(tokens, prefix, start, cache)
+        return self.final_norm(x), cache
+
+    def prefill(self, prompts: jax.Array, lengths: jax.Array) -> Prefix:
+        """Computes the prefix of [P, L] right-padded prompts of `lengths` [P], less the last token.
+
+        The last token is fed with the responses, so that every response token is predicted by the
+        same program, in sampling and in scoring.
+        """
+        _, layers = self._run(prompts[:, None], None, 0, None, keep=True)
+        return Prefix(jax.tree.map(lambda x: x[:, :, 0], layers), lengths - 1)
+
+    def _run(
+        self,
+        tokens: jax.Array,
+        prefix: Prefix | None,
+        start: jax.typing.ArrayLike,
+        cache: KeyValues | None,
+        keep: bool = False,
+    ) -> tuple[jax.Array, KeyValues | None]:
+        """Runs the layers, and returns the activations with the cache.
+
+        If `keep` is set, the keys and values of the tokens are returned in place of the cache.
+        """
+        block = Block(self.config, parent=None)
+        offset = jnp.zeros(tokens.shape[:1], jnp.int32) if prefix is None else prefix.length
+        positions = offset[:, None] + start + jnp.arange(tokens.shape[2])
+
+        def layer(carry: Any, scanned: Any) -> Any:
+            x, cache = carry
+            params, kind, keys_and_values, index = scanned
+            x, own = block.apply(
+                {"params": params},
+                self.place(x, "activations"),
+                kind,
+                positions,
+                start,
+                None if keys_and_values is None else (keys_and_values, offset),
+                None if cache is None else (cache, index),
+            )
+            return (x, None if cache is None else own), own if keep else None
+
+        (x, cache), own = jax.lax.scan(
+            jax.checkpoint(layer, prevent_cse=False) if self.remat else layer,
+            (self.embedder.encode(tokens), cache),
+            (
+                self.get_variable("params", "layers"),
+                layer_kinds(self.config),
+                None if prefix is None else prefix.layers,
+                jnp.arange(self.config.num_layers),
+            ),
+        )
+        return self.place(x, "activations"), own if keep else cache
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """Returns float32 logits [..., num_embed] of hidden states [..., D].
+
+        PAD and the rows of the table that belong to no token are masked.
+        """
+        return self.place(self.embedder.decode(hidden), "logits")
+
+    def init_cache(self, prompts: int, n: int, length: int) -> KeyValues:
+        """Returns an empty cache for `length` tokens of each response."""
+        c = self.config
+        shape = (c.num_layers, prompts, n, length, c.num_kv_heads, c.head_dim)
+        return KeyValues(jnp.zeros(shape, c.dtype), jnp.zeros(shape, c.dtype))
+
+    @nn.compact
+    def initialise(self) -> None:
+        """Makes random parameters, with the layers in pairs as `PairOfBlocks` names them."""
+        tokens = jnp.zeros((1, 1, 1), jnp.int32)
+        pairs = nn.scan(
+            PairOfBlocks,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(nn.broadcast,) * 5,
+            length=-(-self.config.num_layers // 2),
+        )(self.config, name="layers")
+        kind = jax.tree.map(lambda x: x[0], layer_kinds(self.config))
+        x, _ = pairs(self.embedder.encode(tokens), kind, tokens[0], 0, None, None)
+        self.final_norm(x)
+
+
+def log_probs_and_entropy(
+    logits: jax.Array, temperature: jax.typing.ArrayLike
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the log-probs [..., V] of softmax(logits / temperature), and its entropy [...]."""
+    log_p = jax.nn.log_softmax(logits / temperature)
+    return log_p, -(jnp.exp(log_p) * log_p).sum(-1)
+
+
+def last_prompt_token(prompts: jax.Array, lengths: jax.Array) -> jax.Array:
+    """Returns [P] the last token of each of the right-padded prompts [P, L] of `lengths` [P]."""
+    return jnp.take_along_axis(prompts, lengths[:, None] - 1, 1)[:, 0]
+
+
+def init_params(model: Gemma, key: jax.Array) -> dict:
+    """Returns random float32 parameters scaled by fan-in, for a policy trained from scratch."""
+    params = dict(model.init(key, method="initialise")["params"])
+    layers = jax.tree.map(interleave, params["layers"]["local"], params["layers"]["global"])
+    # Where the number of layers is odd, the last pair has one layer too many.
+    layers = jax.tree.map(lambda x: x[: model.config.num_layers], layers)
+    return params | {"layers": layers}
+
+
+def interleave(first: jax.Array, second: jax.Array) -> jax.Array:
+    """Returns [2 m, ...] of which the even rows are `first` [m, ...], the odd ones `second`."""
+    return jnp.stack([first, second], 1).reshape(-1, *first.shape[1:])
+
+
+def cast(params: dict, dtype: str) -> dict:
+    """Converts the matrices of the layers to `dtype`, but neither the norms nor the embeddings."""
+    layers = jax.tree.map(lambda x: x.astype(dtype) if x.ndim > 2 else x, params["layers"])
+    return params | {"layers": layers}
+
+
+def unstack(params: dict) -> dict:
+    """Returns parameters as the `gemma` package names them, with `layer_0`, `layer_1`, ..."""
+    count = jax.tree.leaves(params["layers"])[0].shape[0]
+    layers = {
+        f"layer_{i}": jax.tree.map(lambda x, i=i: x[i], params["layers"]) for i in range(count)
+    }
+    return {name: params[name] for name in params if name != "layers"} | layers
+
+
+def stack(params: dict) -> dict:
+    """Inverts `unstack`: returns parameters with the layers stacked."""
+    count = sum(name.startswith("layer_") for name in params)
+    layers = jax.tree.map(lambda *x: jnp.stack(x), *(params[f"layer_{i}"] for i in range(count)))
+    rest = {name: x for name, x in params.items() if not name.startswith("layer_")}
+    return rest | {"layers": layers}

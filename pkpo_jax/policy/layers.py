@@ -1,0 +1,159 @@
+"""The layers of Gemma in flax.linen, with the parameters of the `gemma` package."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from pkpo_jax.policy.attention import KeyValues, apply_rope, attend
+from pkpo_jax.policy.sizes import GemmaConfig
+
+
+class LayerKind(NamedTuple):
+    """In what local and global layers differ.
+
+    Attributes:
+      window: int32, how many of the last tokens each token attends to, itself included.
+      timescale: [head_dim / 2] float32, the timescales of the rotary embeddings.
+    """
+
+    window: jax.Array
+    timescale: jax.Array
+
+
+class RMSNorm(nn.Module):
+    """A norm that computes x / rms(x) * (1 + scale) in float32."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.zeros_init(), (x.shape[-1],))
+        x32 = x.astype(jnp.float32)
+        normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), -1, keepdims=True) + 1e-6)
+        return (normed * (1.0 + scale.astype(jnp.float32))).astype(x.dtype)
+
+
+class Einsum(nn.Module):
+    """An einsum with one parameter `w`, whose initial values are scaled by `fan_in`."""
+
+    shape: tuple[int, ...]
+    fan_in: int
+
+    @nn.compact
+    def __call__(self, equation: str, x: jax.Array) -> jax.Array:
+        w = self.param("w", nn.initializers.normal(self.fan_in**-0.5), self.shape)
+        return jnp.einsum(equation, x, w.astype(x.dtype))
+
+
+class Attention(nn.Module):
+    """Grouped-query attention, which returns its output and the keys and values of its tokens.
+
+    A cache is given as the keys and values of all layers, and the index of this layer. With it, the
+    new keys and values are written into the cache at `start`, and the whole cache is returned in
+    their place, so that XLA updates one buffer in place.
+    """
+
+    config: GemmaConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        kind: LayerKind,
+        positions: jax.Array,
+        start: jax.typing.ArrayLike,
+        prefix: tuple[KeyValues, jax.Array] | None,
+        cache: tuple[KeyValues, jax.Array] | None,
+    ) -> tuple[jax.Array, KeyValues]:
+        c = self.config
+        heads, groups = c.num_kv_heads, c.num_heads // c.num_kv_heads
+        q = Einsum((c.num_heads, c.embed_dim, c.head_dim), c.embed_dim, name="q_einsum")(
+            "pntd,mdh->pntmh", x
+        )
+        keys, values = Einsum((2, heads, c.embed_dim, c.head_dim), c.embed_dim, name="kv_einsum")(
+            "pntd,ckdh->cpntkh", x
+        )
+        if c.use_qk_norm:
+            q, keys = RMSNorm(name="_query_norm")(q), RMSNorm(name="_key_norm")(keys)
+        q = apply_rope(q, positions, kind.timescale) * c.query_pre_attn_scalar
+        kv = kept = KeyValues(apply_rope(keys, positions, kind.timescale), values)
+        if cache is not None:
+            layers, index = cache
+            kept = jax.tree.map(
+                lambda old, new: jax.lax.dynamic_update_slice(
+                    old, new[None], (index, 0, 0, start, 0, 0)
+                ),
+                layers,
+                kv,
+            )
+            kv = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, 0, False), kept)
+
+        # Positions of queries and keys are counted from the end of the prefix, so that one mask
+        # serves every row.
+        query_at = start + jnp.arange(x.shape[2])[:, None]
+        key_at = jnp.arange(kv.keys.shape[2])
+        own_mask = (key_at <= query_at) & (query_at - key_at < kind.window)
+        if prefix is not None:
+            layer, length = prefix
+            key_at = jnp.arange(layer.keys.shape[1])
+            near = positions[..., None] - key_at < kind.window
+            prefix = (layer, (key_at < length[:, None, None]) & near)
+
+        q = q.reshape(*q.shape[:3], heads, groups, c.head_dim)
+        out = attend(q, prefix, (kv, own_mask), c.attn_logits_soft_cap)
+        out = out.reshape(*out.shape[:3], c.num_heads, c.head_dim)
+        out = Einsum(
+            (c.num_heads, c.head_dim, c.embed_dim),
+            c.num_heads * c.head_dim,
+            name="attn_vec_einsum",
+        )("pntmh,mhd->pntd", out)
+        return out, kept
+
+
+class FeedForward(nn.Module):
+    """The gated feed-forward network, (gelu(x W_0) * (x W_1)) W_2."""
+
+    config: GemmaConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        c = self.config
+        shape, axes = (2, c.embed_dim, c.hidden_dim), "cdf"
+        if c.transpose_gating_einsum:
+            shape, axes = (2, c.hidden_dim, c.embed_dim), "cfd"
+        gating = self.param("gating_einsum", nn.initializers.normal(c.embed_dim**-0.5), shape)
+        linear = self.param(
+            "linear", nn.initializers.normal(c.hidden_dim**-0.5), (c.hidden_dim, c.embed_dim)
+        )
+        gate, up = jnp.einsum(f"pntd,{axes}->cpntf", x, gating.astype(x.dtype))
+        return jnp.einsum("pntf,fd->pntd", nn.gelu(gate) * up, linear.astype(x.dtype))
+
+
+class Block(nn.Module):
+    """A layer of attention and feed-forward network, each between two norms."""
+
+    config: GemmaConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *args: Any) -> tuple[jax.Array, KeyValues]:
+        out, kv = Attention(self.config, name="attn")(RMSNorm(name="pre_attention_norm")(x), *args)
+        x = x + RMSNorm(name="post_attention_norm")(out)
+        out = FeedForward(self.config, name="mlp")(RMSNorm(name="pre_ffw_norm")(x))
+        return x + RMSNorm(name="post_ffw_norm")(out), kv
+
+
+class PairOfBlocks(nn.Module):
+    """Two layers that are named as in earlier versions, which scanned pairs of layers.
+
+    Random parameters depend on the names, so that with these, seeds give what they always gave.
+    """
+
+    config: GemmaConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *args: Any) -> tuple[jax.Array, None]:
+        for name in ("local", "global"):
+            x, _ = Block(self.config, name=name)(x, *args)
+        return x, None

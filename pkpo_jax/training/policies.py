@@ -1,0 +1,69 @@
+"""The policy that a config asks for: its size and its tokenizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml_collections import config_dict
+
+from pkpo_jax import tasks
+from pkpo_jax.policy import checkpoints, sizes, tokenizers
+from pkpo_jax.training.config import ConfigError
+
+
+def resolve(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
+    """Returns the config with what follows from the directory of its checkpoint.
+
+    Where `model.size` is "auto", it becomes the size of the checkpoint, or "tiny" without one.
+    Where `model.tokenizer` is empty, it becomes the tokenizer.model beside the checkpoint, if there
+    is one.
+
+    Raises:
+      ConfigError: the checkpoint cannot be read, or is of no size that has a name.
+    """
+    config = config.copy_and_resolve_references()
+    model = config.model
+    if model.size == "auto":
+        try:
+            model.size = checkpoints.size(model.checkpoint) if model.checkpoint else "tiny"
+        except checkpoints.CheckpointError as e:
+            raise ConfigError(f"model.checkpoint: {e}") from None
+    if model.checkpoint and not model.tokenizer and model.size != "tiny":
+        beside = checkpoints.locate(model.checkpoint) / "tokenizer.model"
+        if beside.exists():
+            model.tokenizer = str(beside)
+    return config
+
+
+def make_tokenizer(config: config_dict.ConfigDict, task: tasks.Task) -> Any:
+    """Returns a character tokenizer for the tiny policy, or the official one for other sizes.
+
+    Raises:
+      ConfigError: the official tokenizer cannot be read.
+    """
+    kind = _kind(config.model.size)
+    if kind is None:
+        return tokenizers.CharacterTokenizer(task.alphabet)
+    try:
+        return kind(config.model.tokenizer, chat=config.model.chat)
+    except tokenizers.TokenizerError as e:
+        raise ConfigError(f"model.tokenizer: {e}") from None
+
+
+def vocabulary(config: config_dict.ConfigDict) -> Any:
+    """Returns what has the `vocab_size` and the `stop_tokens` of a config, without reading a file.
+
+    Raises:
+      ConfigError: the task of the tiny policy, whose characters it reads, cannot be made.
+    """
+    kind = _kind(config.model.size)
+    if kind is not None:
+        return kind
+    try:
+        return tokenizers.CharacterTokenizer(tasks.make(config.task.to_dict()).alphabet)
+    except (TypeError, ValueError) as e:
+        raise ConfigError(str(e)) from None
+
+
+def _kind(size: str) -> Any:
+    return None if size == "tiny" else tokenizers.OFFICIAL[sizes.SIZES[size].generation]
