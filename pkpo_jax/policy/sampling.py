@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -45,6 +46,7 @@ def sample(
     max_response: int,
     stop_tokens: tuple[int, ...],
     top_p: float = 1.0,
+    head_rows: int | None = None,
     rows: jax.Array | None = None,
 ) -> Rollout:
     """Samples n responses to each prompt.
@@ -67,6 +69,8 @@ def sample(
       top_p: below 1, tokens are sampled from the smallest set of likeliest tokens with this
         probability mass (nucleus sampling). This is for evaluation: log-probs and entropies remain
         those of the whole distribution.
+      head_rows: the head runs on so many responses to each prompt at a time, which bounds its
+        arrays to [P, head_rows, V]; on all of them if None.
       rows: [P] int32, the numbers of the rows to fold into `key`; 0..P-1 if None.
 
     Returns:
@@ -92,6 +96,15 @@ def sample(
         "finished": jnp.zeros((p, n), bool),
     }
 
+    def choose(hidden: jax.Array, keys: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns the next token of each response, its log-prob, and the entropy."""
+        logits: Any = model.apply({"params": params}, hidden, method="logits")
+        log_p, entropy = gemma.log_probs_and_entropy(logits, temperature)
+        candidates = log_p if top_p >= 1.0 else _nucleus(log_p, top_p)
+        token = jax.vmap(jax.vmap(jax.random.categorical))(keys, candidates).astype(jnp.int32)
+        token = jnp.where(greedy, jnp.argmax(log_p, -1).astype(jnp.int32), token)
+        return token, jnp.take_along_axis(log_p, token[..., None], -1)[..., 0], entropy
+
     def unfinished(s: dict) -> jax.Array:
         return (s["t"] < max_response) & ~s["finished"].all()
 
@@ -100,14 +113,9 @@ def sample(
         hidden, cache = model.apply(
             {"params": params}, s["last"][..., None], prefix=prefix, start=t, cache=s["cache"]
         )
-        logits: Any = model.apply({"params": params}, hidden[:, :, 0], method="logits")
-        log_p, entropy = gemma.log_probs_and_entropy(logits, temperature)
         step_keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))(keys, t)
-        candidates = log_p if top_p >= 1.0 else _nucleus(log_p, top_p)
-        token = jax.vmap(jax.vmap(jax.random.categorical))(step_keys, candidates).astype(jnp.int32)
-        token = jnp.where(greedy, jnp.argmax(log_p, -1).astype(jnp.int32), token)
+        token, log_prob, entropy = _in_parts(choose, head_rows or n, hidden[:, :, 0], step_keys)
         token = jnp.where(live, token, gemma.PAD_ID)
-        log_prob = jnp.take_along_axis(log_p, token[..., None], -1)[..., 0]
         stopped = jnp.isin(token, jnp.array(stop_tokens))
 
         def write(name: str, value: jax.Array) -> jax.Array:
@@ -127,6 +135,19 @@ def sample(
     s = jax.lax.while_loop(unfinished, step, state)
     mask = jnp.arange(max_response) < s["lengths"][..., None]
     return Rollout(s["tokens"], s["lengths"], mask, s["log_probs"], s["entropy"], s["finished"])
+
+
+def _in_parts(f: Callable[..., Any], size: int, *arrays: jax.Array) -> Any:
+    """Applies f to arrays [P, n, ...], on `size` of the n rows at a time."""
+    n = arrays[0].shape[1]
+    if size >= n:
+        return f(*arrays)
+    parts = -(-n // size)
+    # The last rows are computed twice where `size` does not divide n.
+    rows = jnp.minimum(jnp.arange(parts * size), n - 1).reshape(parts, size)
+    results = jax.lax.map(lambda i: f(*(x[:, i] for x in arrays)), rows)
+    join = lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])[:, :n]  # noqa: E731
+    return jax.tree.map(join, results)
 
 
 def _nucleus(log_p: jax.Array, top_p: float) -> jax.Array:

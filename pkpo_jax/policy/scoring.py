@@ -25,8 +25,8 @@ def score(
 
     The numbers are those that `sampling.sample` returns for its own tokens, and are differentiable
     in `params`. The head runs on response tokens alone, in float32, on `head_chunk` tokens of every
-    response at a time, and is recomputed in the backward pass. Its largest array is therefore
-    [P, n, head_chunk, V].
+    response at a time. Its largest array is therefore [P, n, head_chunk, V]. Where it takes several
+    chunks, they are recomputed in the backward pass.
 
     Args:
       model: the network.
@@ -49,7 +49,6 @@ def score(
     )
     hidden, _ = model.apply(variables, inputs, prefix=prefix)
 
-    @jax.checkpoint
     def head(chunk: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         states, tokens = chunk
         logits: Any = model.apply(variables, states, method="logits")
@@ -57,9 +56,10 @@ def score(
         return jnp.take_along_axis(log_p, tokens[..., None], -1)[..., 0], entropy
 
     t = responses.shape[-1]
-    size = min(head_chunk, t)
-    chunks = jax.tree.map(lambda x: _split(x, size), (hidden, responses))
-    log_probs, entropy = jax.tree.map(_join, jax.lax.map(head, chunks))
+    if t <= head_chunk:
+        return head((hidden, responses))
+    chunks = jax.tree.map(lambda x: _split(x, head_chunk), (hidden, responses))
+    log_probs, entropy = jax.tree.map(_join, jax.lax.map(jax.checkpoint(head), chunks))
     return log_probs[..., :t], entropy[..., :t]
 
 

@@ -85,6 +85,7 @@ def make_sampler(
             max_response=max_response,
             stop_tokens=stop_tokens,
             top_p=top_p,
+            head_rows=_head_rows(model, devices, len(prompts), n),
             rows=rows,
         )
         return jax.tree.map(devices.place, rollout)
@@ -325,6 +326,16 @@ def _head_chunk(model: gemma.Gemma, devices: parallel.Devices, shape: tuple[int,
     prompts, n, tokens = shape
     logits_of_one = prompts * n * model.config.num_embed // devices.spread
     return max(1, min(tokens, 2**27 // max(logits_of_one, 1)))
+
+
+def _head_rows(model: gemma.Gemma, devices: parallel.Devices, prompts: int, n: int) -> int:
+    """Returns for how many responses to each prompt to sample tokens at a time.
+
+    The logits then take at most 512 MiB on each device, unless those of a single response to each
+    prompt already take more.
+    """
+    logits_of_one = prompts * model.config.num_embed // devices.spread
+    return max(1, min(n, 2**27 // max(logits_of_one, 1)))
 
 
 def _gradient(

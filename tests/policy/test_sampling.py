@@ -56,6 +56,19 @@ def test_lengths_mask_and_ends():
         assert not tokens[length:].any()
 
 
+@pytest.mark.parametrize("head_rows", [1, 3])
+def test_the_head_on_some_responses_at_a_time(head_rows):
+    model, params, whole = sampler(max_response=5)
+    f = partial(sampling.sample, model, n=4, max_response=5, stop_tokens=STOP)
+    arguments = *small.prompts(), jax.random.key(0), 1.0
+    parts = jax.jit(partial(f, head_rows=head_rows))(params, *arguments)
+    expected = whole(*arguments)
+    for name, x in parts._asdict().items():
+        np.testing.assert_allclose(x, getattr(expected, name), atol=1e-6, err_msg=name)
+    f = jax.make_jaxpr(partial(f, head_rows=head_rows))(params, *arguments)
+    assert f"f32[6,{head_rows},40]" in str(f) and "f32[6,4,40]" not in str(f)
+
+
 def test_samples_have_the_scored_distribution():
     model, params, _ = sampler()
     prompts, lengths = small.prompts(rows=1)
