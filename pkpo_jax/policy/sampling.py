@@ -101,8 +101,8 @@ def sample(
         logits: Any = model.apply({"params": params}, hidden, method="logits")
         log_p, entropy = gemma.log_probs_and_entropy(logits, temperature)
         candidates = log_p if top_p >= 1.0 else _nucleus(log_p, top_p)
-        token = jax.vmap(jax.vmap(jax.random.categorical))(keys, candidates).astype(jnp.int32)
-        token = jnp.where(greedy, jnp.argmax(log_p, -1).astype(jnp.int32), token)
+        noise = jax.vmap(jax.vmap(lambda key: jax.random.gumbel(key, log_p.shape[-1:])))(keys)
+        token = _first_maximum(jnp.where(greedy, log_p, candidates + noise))
         return token, jnp.take_along_axis(log_p, token[..., None], -1)[..., 0], entropy
 
     def unfinished(s: dict) -> jax.Array:
@@ -148,6 +148,17 @@ def _in_parts(f: Callable[..., Any], size: int, *arrays: jax.Array) -> Any:
     results = jax.lax.map(lambda i: f(*(x[:, i] for x in arrays)), rows)
     join = lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])[:, :n]  # noqa: E731
     return jax.tree.map(join, results)
+
+
+def _first_maximum(x: jax.Array) -> jax.Array:
+    """Returns the smallest index of the maximum of x [..., V], as int32.
+
+    `jnp.argmax` gives the same, but passes pairs of values and indices between devices where the
+    last axis is split, and takes several times as long on CPUs.
+    """
+    ids = jnp.arange(x.shape[-1], dtype=jnp.int32)
+    maximal = x == x.max(-1, keepdims=True)
+    return jnp.min(jnp.where(maximal, ids, x.shape[-1]), -1)
 
 
 def _nucleus(log_p: jax.Array, top_p: float) -> jax.Array:

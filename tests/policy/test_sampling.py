@@ -56,6 +56,22 @@ def test_lengths_mask_and_ends():
         assert not tokens[length:].any()
 
 
+def test_tokens_are_those_of_categorical():
+    """Equal candidates are decided as `jnp.argmax` decides them."""
+    model, params, sample = sampler()
+    prompts, lengths = small.prompts(rows=1)
+    r = sample(prompts, lengths, jax.random.key(3), 1.0)
+    every = jnp.arange(30)[None, :, None]
+    log_p = score(model, params, prompts, lengths, every)[0][0, :, 0]
+    log_p = jnp.full(40, -1e30).at[1:30].set(log_p[1:])
+    for i in range(4):
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(3), 0), i)
+        expected = jax.random.categorical(jax.random.fold_in(key, 0), log_p)
+        assert r.tokens[0, i, 0] == expected
+    x = jnp.array([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0], [-1.0, -3.0, -1.0]])
+    np.testing.assert_array_equal(sampling._first_maximum(x), jnp.argmax(x, -1))
+
+
 @pytest.mark.parametrize("head_rows", [1, 3])
 def test_the_head_on_some_responses_at_a_time(head_rows):
     model, params, whole = sampler(max_response=5)
