@@ -71,7 +71,8 @@ def test_a_run_that_fails_costs_itself_and_is_done_when_started_again(
     request = sweep.Request(config, OVERRIDES, ks=[1, 2], seeds=[0], jobs=2)
     # A file in the place of the second run's checkpoints makes it fail.
     (_, second) = sweep.describe(tmp_path, request)
-    run_directory.claim(second.workdir, command_line.read_config(config, second.overrides))
+    config = policies.resolve(command_line.read_config(config, second.overrides))
+    run_directory.claim(second.workdir, config)
     (second.workdir / "checkpoints").write_text("")
 
     assert sweep.run(tmp_path, request) == 1

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 _MASKED = -1e30
+# Queries are computed in at most so many blocks, of at least so many tokens. The logits of a block
+# are the largest arrays in memory.
+_BLOCKS, _BLOCK = 16, 128
+# Logits squashed below this need no maximum: neither their exponentials nor sums of these overflow.
+_SMALL_CAP = 60.0
 
 
 class KeyValues(NamedTuple):
@@ -35,48 +42,159 @@ def apply_rope(x: jax.Array, positions: jax.Array, timescale: jax.Array) -> jax.
     return rotated.astype(x.dtype)
 
 
+class Visible(NamedTuple):
+    """Which keys each query attends to: those before it, and within the window.
+
+    Attributes:
+      window: int32, how many of the last tokens each query attends to, itself included.
+      start: how many tokens of each response precede the first query.
+      length: [P] int32, how many keys of the prefix hold tokens; None without a prefix.
+    """
+
+    window: jax.typing.ArrayLike
+    start: jax.typing.ArrayLike
+    length: jax.Array | None
+
+
 def attend(
     queries: jax.Array,
-    prefix: tuple[KeyValues, jax.Array] | None,
-    own: tuple[KeyValues, jax.Array],
+    prefix: KeyValues | None,
+    own: KeyValues,
+    visible: Visible,
     soft_cap: float | None,
 ) -> jax.Array:
     """Computes attention with one softmax over the prompt's shared keys and a response's own keys.
 
+    Queries are computed in blocks, and the logits of a block are computed again in the backward
+    pass, so that memory grows with the number of tokens and not with its square (as in
+    FlashAttention, arXiv 2205.14135).
+
     Args:
       queries: [P, n, T, K, G, H], with G query heads for each of K key heads.
-      prefix: keys and values [P, L, K, H] of the prompts, and a mask [P, T, L] of the keys to
-        attend to; None without a prefix.
-      own: keys and values [P, n, S, K, H] of the responses, and a mask [T, S] of the keys to attend
-        to, at least one for each query.
+      prefix: keys and values [P, L, K, H] of the prompts, or None.
+      own: keys and values [P, n, S, K, H] of the responses, of which the first `start + T` are set.
+        Without earlier tokens, they are those of the queries, and S is T.
+      visible: the keys that each query attends to, at least one.
       soft_cap: logits are squashed into (-soft_cap, soft_cap), or left as they are if None.
 
     Returns:
       [P, n, T, K, G, H] in the dtype of the queries.
     """
-    parts = [("pnskh", own[0], own[1][None])]
-    if prefix is not None:
-        parts.append(("pskh", *prefix))
-    logits = []
-    for axes, kv, mask in parts:
-        x = jnp.einsum(
-            f"pntkgh,{axes}->pnkgts", queries, kv.keys, preferred_element_type=jnp.float32
-        )
-        x = soft_capped(x, soft_cap)
-        logits.append(jnp.where(mask[:, None, None, None], x, _MASKED))
-    top = jnp.max(jnp.stack([x.max(-1) for x in logits]), 0)[..., None]
-    weights = [jnp.exp(x - jax.lax.stop_gradient(top)) for x in logits]
-    total = sum(w.sum(-1) for w in weights)
-    out = sum(
-        jnp.einsum(
-            f"pnkgts,{axes}->pntkgh",
-            w.astype(kv.values.dtype),
-            kv.values,
-            preferred_element_type=jnp.float32,
-        )
-        for w, (axes, kv, _) in zip(weights, parts, strict=True)
-    )
-    return (out / jnp.moveaxis(total, -1, 2)[..., None]).astype(queries.dtype)
+    count, keys = queries.shape[2], own.keys.shape[2]
+    size = max(_BLOCK, -(-count // _BLOCKS))
+    # Where the queries are all tokens so far, a block needs no keys after its own.
+    all_tokens = keys == count and isinstance(visible.start, int)
+    blocks = []
+    for first in range(0, count, size):
+        last = min(first + size, count)
+        part = visible._replace(start=visible.start + first)
+        seen = KeyValues(*(x[:, :, :last] for x in own)) if all_tokens else own
+        blocks.append(_attend(queries[:, :, first:last], prefix, seen, part, soft_cap))
+    return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, 2)
+
+
+class _Part(NamedTuple):
+    """The keys of the prompts, or those of the responses.
+
+    Attributes:
+      kv: keys and values.
+      mask: which keys each query attends to; broadcasts against logits.
+      keys: the axes of `kv`.
+      logits: the axes of logits.
+    """
+
+    kv: KeyValues
+    mask: jax.Array
+    keys: str
+    logits: str
+
+    def compute_logits(self, queries: jax.Array, soft_cap: float | None) -> jax.Array:
+        """Returns float32 logits, which masks do not enter yet."""
+        x = _dot(f"pntkgh,{self.keys}->{self.logits}", queries, self.kv.keys)
+        return soft_capped(x, soft_cap)
+
+    def swap(self, x: jax.Array) -> jax.Array:
+        """Converts [p, n, k, t, g] to the order of axes that logits have here, and back."""
+        return x.swapaxes(1, 2) if self.logits == "pkntgs" else x
+
+
+def _dot(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.einsum(equation, x, y, preferred_element_type=jnp.float32)
+
+
+def _parts(
+    count: int, prefix: KeyValues | None, own: KeyValues, visible: Visible
+) -> Iterator[_Part]:
+    """Yields the keys of the responses and those of the prefix, for `count` queries."""
+    # Positions are counted from the end of the prefix, so that one mask serves every row.
+    query_at, key_at = visible.start + jnp.arange(count), jnp.arange(own.keys.shape[2])
+    before = query_at[:, None] - key_at
+    mask = jnp.logical_and(before >= 0, before < visible.window)
+    yield _Part(own, mask[:, None], "pnskh", "pnktgs")
+    if prefix is not None and visible.length is not None:
+        key_at, length = jnp.arange(prefix.keys.shape[1]), visible.length[:, None, None]
+        mask = (key_at < length) & (length + query_at[:, None] - key_at < visible.window)
+        yield _Part(prefix, mask[:, None, None, :, None], "pskh", "pkntgs")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _attend(
+    queries: jax.Array,
+    prefix: KeyValues | None,
+    own: KeyValues,
+    visible: Visible,
+    soft_cap: float | None,
+) -> jax.Array:
+    return _forward(queries, prefix, own, visible, soft_cap)[0]
+
+
+def _forward(
+    queries: jax.Array,
+    prefix: KeyValues | None,
+    own: KeyValues,
+    visible: Visible,
+    soft_cap: float | None,
+) -> tuple[jax.Array, Any]:
+    parts = list(_parts(queries.shape[2], prefix, own, visible))
+    logits = [jnp.where(p.mask, p.compute_logits(queries, soft_cap), _MASKED) for p in parts]
+    # Exponentials of small logits need no maximum to stay in range.
+    top = jnp.float32(0.0)
+    if soft_cap is None or soft_cap > _SMALL_CAP:
+        highest = [p.swap(x.max(-1)) for p, x in zip(parts, logits, strict=True)]
+        top = functools.reduce(jnp.maximum, highest)
+    total, out = jnp.float32(0.0), jnp.float32(0.0)
+    for p, x in zip(parts, logits, strict=True):
+        shift = p.swap(top)[..., None] if top.ndim else top
+        weights = jnp.exp(x - shift)
+        total += p.swap(weights.sum(-1))
+        weights = weights.astype(p.kv.values.dtype)
+        out += _dot(f"{p.logits},{p.keys}->pntkgh", weights, p.kv.values)
+    out = (out / jnp.moveaxis(total, 3, 2)[..., None]).astype(queries.dtype)
+    return out, (queries, prefix, own, visible, out, top + jnp.log(total))
+
+
+def _backward(soft_cap: float | None, saved: Any, gradient: jax.Array) -> Any:
+    queries, prefix, own, visible, out, log_total = saved
+    delta = (gradient.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
+    delta = jnp.moveaxis(delta, 2, 3)  # Its axes are [p, n, k, t, g], as those of log_total.
+    to_queries, to_parts = jnp.float32(0.0), []
+    for p in _parts(queries.shape[2], prefix, own, visible):
+        logits, dtype = p.compute_logits(queries, soft_cap), queries.dtype
+        weights = jnp.where(p.mask, jnp.exp(logits - p.swap(log_total)[..., None]), 0.0)
+        to_weights = _dot(f"pntkgh,{p.keys}->{p.logits}", gradient, p.kv.values)
+        to_logits = weights * (to_weights - p.swap(delta)[..., None])
+        if soft_cap is not None:
+            to_logits *= 1.0 - jnp.square(logits / soft_cap)
+        to_logits, weights = to_logits.astype(dtype), weights.astype(dtype)
+        to_queries += _dot(f"{p.logits},{p.keys}->pntkgh", to_logits, p.kv.keys)
+        to_keys = _dot(f"{p.logits},pntkgh->{p.keys}", to_logits, queries)
+        to_values = _dot(f"{p.logits},pntkgh->{p.keys}", weights, gradient)
+        to_parts.append(KeyValues(to_keys.astype(dtype), to_values.astype(dtype)))
+    to_own, to_prefix = (*to_parts, None)[:2]
+    return to_queries.astype(queries.dtype), to_prefix, to_own, None
+
+
+_attend.defvjp(_forward, _backward)
 
 
 def soft_capped(x: jax.Array, soft_cap: float | None) -> jax.Array:

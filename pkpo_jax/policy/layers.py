@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from pkpo_jax.policy.attention import KeyValues, apply_rope, attend
+from pkpo_jax.policy.attention import KeyValues, Visible, apply_rope, attend
 from pkpo_jax.policy.sizes import GemmaConfig
 
 
@@ -90,19 +90,9 @@ class Attention(nn.Module):
             )
             kv = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, 0, False), kept)
 
-        # Positions of queries and keys are counted from the end of the prefix, so that one mask
-        # serves every row.
-        query_at = start + jnp.arange(x.shape[2])[:, None]
-        key_at = jnp.arange(kv.keys.shape[2])
-        own_mask = (key_at <= query_at) & (query_at - key_at < kind.window)
-        if prefix is not None:
-            layer, length = prefix
-            key_at = jnp.arange(layer.keys.shape[1])
-            near = positions[..., None] - key_at < kind.window
-            prefix = (layer, (key_at < length[:, None, None]) & near)
-
         q = q.reshape(*q.shape[:3], heads, groups, c.head_dim)
-        out = attend(q, prefix, (kv, own_mask), c.attn_logits_soft_cap)
+        shared, length = (None, None) if prefix is None else prefix
+        out = attend(q, shared, kv, Visible(kind.window, start, length), c.attn_logits_soft_cap)
         out = out.reshape(*out.shape[:3], c.num_heads, c.head_dim)
         out = Einsum(
             (c.num_heads, c.head_dim, c.embed_dim),

@@ -37,7 +37,7 @@ def validate(
     _check_names(config)
     for name, key in config_lib.KEYS.items():
         _check_value(name, get(config, name), key)
-    config = policies.resolve(config)
+    config = policies.resolve(config, reads_weights=reads_weights)
     frozen = config_lib.freeze(config)
     _check_estimator(frozen)
     _check_grading(frozen)

@@ -11,12 +11,19 @@ from pkpo_jax.policy import checkpoints, sizes, tokenizers
 from pkpo_jax.training.config import ConfigError
 
 
-def resolve(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
+def resolve(
+    config: config_dict.ConfigDict, *, reads_weights: bool = True
+) -> config_dict.ConfigDict:
     """Returns the config with what follows from the directory of its checkpoint.
 
     Where `model.size` is "auto", it becomes the size of the checkpoint, or "tiny" without one.
     Where `model.tokenizer` is empty, it becomes the tokenizer.model beside the checkpoint, if there
     is one.
+
+    Args:
+      config: the config.
+      reads_weights: whether the run reads the checkpoint. Launchers do not, for which it may lie on
+        another machine; "auto" then remains.
 
     Raises:
       ConfigError: the checkpoint cannot be read, or is of no size that has a name.
@@ -27,11 +34,16 @@ def resolve(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
         try:
             model.size = checkpoints.size(model.checkpoint) if model.checkpoint else "tiny"
         except checkpoints.CheckpointError as e:
+            if not reads_weights:
+                return config
             raise ConfigError(f"model.checkpoint: {e}") from None
     if model.checkpoint and not model.tokenizer and model.size != "tiny":
-        beside = checkpoints.locate(model.checkpoint) / "tokenizer.model"
-        if beside.exists():
-            model.tokenizer = str(beside)
+        try:
+            beside = checkpoints.locate(model.checkpoint) / "tokenizer.model"
+        except checkpoints.CheckpointError:
+            # Launchers name directories of other machines. Where a run reads it, this is an error.
+            return config
+        model.tokenizer = str(beside) if beside.exists() else ""
     return config
 
 
@@ -56,6 +68,10 @@ def vocabulary(config: config_dict.ConfigDict) -> Any:
     Raises:
       ConfigError: the task of the tiny policy, whose characters it reads, cannot be made.
     """
+    if config.model.size == "auto":
+        raise ConfigError(
+            "model.size='auto', and model.checkpoint cannot be read here; set model.size."
+        )
     kind = _kind(config.model.size)
     if kind is not None:
         return kind
