@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from pkpo_jax import command_line, configs, sweep
-from pkpo_jax.training import metrics, run_directory
+from pkpo_jax.training import metrics, policies, run_directory
 from tests.test_main import SMALL
 
 OVERRIDES = [*SMALL, "--config.train.steps=1", "--config.log.report=False"]
