@@ -13,7 +13,7 @@ from ml_collections import config_dict
 from pkpo_jax import parallel, tasks
 from pkpo_jax.policy import checkpoints, hugging_face, tokenizers
 from pkpo_jax.training import checkpoints as run_checkpoints
-from pkpo_jax.training import programs, saved_run
+from pkpo_jax.training import programs, prompts, saved_run
 from pkpo_jax.training.config import ConfigError
 from pkpo_jax.training.files import first_line
 
@@ -87,7 +87,8 @@ def network(config: config_dict.ConfigDict) -> programs.Programs:
     tokenizer: Any = tokenizers.Gemma2Tokenizer
     if config.model.size == "tiny":
         try:
-            tokenizer = tokenizers.CharacterTokenizer(tasks.make(config.task).alphabet)
+            alphabet = prompts.alphabet(tasks.make(config.task), config.prompt)
+            tokenizer = tokenizers.CharacterTokenizer(alphabet)
         except (TypeError, ValueError) as e:
             raise ConfigError(str(e)) from None
     devices = parallel.Jitted(parallel.make_mesh((1, 1, 1), jax.devices()[:1]))

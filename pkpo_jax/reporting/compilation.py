@@ -24,7 +24,7 @@ from ml_collections import config_dict
 from pkpo_jax import parallel, tasks
 from pkpo_jax.policy import sampling, tokenizers
 from pkpo_jax.reporting import hlo
-from pkpo_jax.training import checks, programs, step
+from pkpo_jax.training import checks, programs, prompts, step
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training.state import TrainState
 
@@ -121,7 +121,7 @@ def report(config: config_dict.ConfigDict, topology: str | None) -> bool:
     tokenizer = tokenizers.Gemma2Tokenizer
     if config.model.size == "tiny":
         try:
-            alphabet = tasks.make(config.task.to_dict()).alphabet
+            alphabet = prompts.alphabet(tasks.make(config.task.to_dict()), config.prompt)
         except (TypeError, ValueError) as e:
             raise config_lib.ConfigError(str(e)) from None
         tokenizer = tokenizers.CharacterTokenizer(alphabet)

@@ -17,7 +17,7 @@ from pkpo_jax import parallel, tasks
 from pkpo_jax.estimators import schedules
 from pkpo_jax.policy import checkpoints, sampling, tokenizers
 from pkpo_jax.tasks import grading
-from pkpo_jax.training import checks, data, evaluation, programs
+from pkpo_jax.training import checks, data, evaluation, programs, prompts
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training.files import first_line
 from pkpo_jax.training.state import TrainState, learning_rate
@@ -66,9 +66,12 @@ class Trainer:
         self.config = config
         self.keys = jax.random.split(jax.random.key(config.seed), 4)
         self.task, train, held_out = _read_task(config)
-        self.tokenizer = make_tokenizer(config, self.task)
         # These raise a ValueError if a character has no token or the task no demonstrations.
         with _config_errors("", ValueError):
+            options = config_lib.freeze(config).prompt
+            examples, train = prompts.worked_examples(self.task, train, held_out, options)
+            tokenizer = make_tokenizer(config, self.task)
+            self.tokenizer = prompts.PromptTokenizer(tokenizer, options, examples)
             self.problems, held_out = self._without_long_prompts(train, held_out)
             self.held_out: Sequence[tasks.Problem] = evaluation.spread(
                 held_out, config.eval.problems
@@ -385,6 +388,6 @@ def make_devices(config: config_dict.ConfigDict) -> parallel.Devices:
 def make_tokenizer(config: config_dict.ConfigDict, task: tasks.Task) -> Any:
     """Returns a character tokenizer for the tiny policy, or the official one for other sizes."""
     if config.model.size == "tiny":
-        return tokenizers.CharacterTokenizer(task.alphabet)
+        return tokenizers.CharacterTokenizer(prompts.alphabet(task, config.prompt))
     with _config_errors("model.tokenizer: ", tokenizers.TokenizerError):
         return tokenizers.Gemma2Tokenizer(config.model.tokenizer, chat=config.model.chat)
