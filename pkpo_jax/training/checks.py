@@ -109,10 +109,9 @@ def _check_model(config: Config, reads_weights: bool) -> None:
 
 def _check_prompt(config: Config) -> None:
     prompts.Template.parse(config.prompt.template)
-    stop: Any = config.prompt.stop
-    if not isinstance(stop, tuple) or not all(isinstance(s, str) and s for s in stop):
+    if not all(isinstance(s, str) and s for s in config.prompt.stop):
         raise ConfigError(
-            f"prompt.stop={stop!r}; expected a tuple of strings that are not empty, such as "
+            f"prompt.stop={config.prompt.stop!r}; expected strings that are not empty, such as "
             "('\\n',), or ()."
         )
 

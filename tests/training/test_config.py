@@ -111,9 +111,8 @@ PMAP = dict(parallel__mode="pmap", parallel__mesh=(-1, 1, 1))
         ),
         (dict(parallel__mode="vmap"), "parallel.mode='vmap'; expected one of jit, pmap"),
         (dict(prompt__shots=-1), "prompt.shots=-1; expected a whole number, at least 0"),
-        (dict(prompt__stop="stop"), "prompt.stop='stop'; expected a tuple of strings that are not"),
-        (dict(prompt__stop=("",)), r"prompt.stop=\('',\); expected a tuple"),
-        (dict(prompt__stop=(7,)), r"prompt.stop=\(7,\); expected a tuple"),
+        (dict(prompt__stop=("",)), r"prompt.stop=\('',\); expected strings that are not empty, such as"),
+        (dict(prompt__stop=(7,)), r"prompt.stop=\(7,\); expected strings that are not empty"),
         (
             dict(prompt__template="{prompt}"),
             "prompt.template='{prompt}'; expected one {prompt} and",
