@@ -141,7 +141,8 @@ def sample(
             entropy = total / np.maximum(tokens, 1)
             by_k = {k: trainer.weights(policy.step, result.rewards, entropy, k) for k in ks}
             print(f"{workdir}, step {policy.step}: {config.rollout.n} responses to each problem")
-            tables.samples(result, by_k, request.split)
+            prompts = [trainer.tokenizer.text(problem["prompt"]) for problem in result.problems]
+            tables.samples(result, prompts, by_k, request.split)
     return result
 
 

@@ -78,7 +78,9 @@ def figures(results: Mapping[str, Evaluation], split: str) -> None:
             )
 
 
-def samples(result: Evaluation, weights: Mapping[int, np.ndarray], split: str) -> None:
+def samples(
+    result: Evaluation, prompts: Sequence[str], weights: Mapping[int, np.ndarray], split: str
+) -> None:
     """Prints each problem, and its responses with their rewards and reward weights.
 
     Equal responses share a row, which shows the weight of one of them. Estimators that sample
@@ -86,6 +88,7 @@ def samples(result: Evaluation, weights: Mapping[int, np.ndarray], split: str) -
 
     Args:
       result: the evaluation that holds the problems and responses.
+      prompts: the text that the policy read for each problem.
       weights: reward weights [P, n] by k.
       split: name of the problems' split, for the titles.
     """
@@ -94,7 +97,7 @@ def samples(result: Evaluation, weights: Mapping[int, np.ndarray], split: str) -
         rewards = result.rewards[i]
         right = int((rewards >= 1.0).sum())
         title = f"{split} problem {problem['id']}: {right} of {len(rewards)} right"
-        prompt = Text(printable(problem["prompt"].strip("\n")), overflow="fold")
+        prompt = Text(printable(prompts[i].strip("\n")), overflow="fold")
         console.print(rich.panel.Panel(prompt, title=Text(title), title_align="left"))
         table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("reward", justify="right", no_wrap=True)

@@ -79,11 +79,14 @@ class Task(Protocol):
         return response.strip() or None
 
     def demonstration(self, problem: Problem, rng: random.Random) -> str:
-        """Returns a response for the SFT warm start; by default the problem's "answer"."""
+        """Returns a response for the SFT warm start; by default the problem's "answer".
+
+        Right ones also serve as the worked examples of `prompt.shots`.
+        """
         if "answer" not in problem:
             raise ValueError(
                 f"{type(self).__name__} has no demonstrations, nor its problems an answer; set "
-                "warm_start.steps=0, or define demonstration()."
+                "warm_start.steps=0 and prompt.shots=0, or define demonstration()."
             )
         return problem["answer"]
 

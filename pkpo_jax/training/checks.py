@@ -14,7 +14,7 @@ from pkpo_jax.policy import checkpoints
 from pkpo_jax.tasks import code
 from pkpo_jax.tasks.code import sandbox
 from pkpo_jax.training import config as config_lib
-from pkpo_jax.training import evaluation, policies, weights
+from pkpo_jax.training import evaluation, policies, prompts, weights
 from pkpo_jax.training.config import Config, ConfigError, get
 
 
@@ -44,6 +44,7 @@ def validate(
     _check_loss(frozen)
     _check_logs(frozen)
     _check_model(frozen, reads_weights)
+    _check_prompt(frozen)
     _check_batches(frozen, devices)
     return config
 
@@ -113,6 +114,16 @@ def _check_model(config: Config, reads_weights: bool) -> None:
         raise ConfigError(
             f"model.checkpoint is empty; Gemma {config.model.size} starts from official weights: "
             f"set --config.model.checkpoint to {checkpoints.WHERE}."
+        )
+
+
+def _check_prompt(config: Config) -> None:
+    prompts.Template.parse(config.prompt.template)
+    stop: Any = config.prompt.stop
+    if not isinstance(stop, tuple) or not all(isinstance(s, str) and s for s in stop):
+        raise ConfigError(
+            f"prompt.stop={stop!r}; expected a tuple of strings that are not empty, such as "
+            "('\\n',), or ()."
         )
 
 

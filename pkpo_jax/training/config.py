@@ -83,6 +83,25 @@ class Model:
 
 
 @dataclasses.dataclass(frozen=True)
+class Prompt:
+    """How a problem is put to the policy, and where its response ends."""
+
+    # Every prompt starts with this many worked examples (few-shot prompting), the same for all.
+    # They are training problems with right demonstrations, and are not trained on. A model without
+    # instruction tuning needs them.
+    shots: int = key(0, at_least=0)
+    # The choice of the worked examples depends on this seed.
+    seed: int = key(0, at_least=0)
+    # A worked example is written like this. A prompt ends where {response} begins, or at the spaces
+    # before it: the policy writes these, and they are removed from its response.
+    template: str = "{prompt}{response}\n\n"
+    # A response ends at the first of these strings, which is not a part of it. Sampling stops at
+    # every token whose text contains one of them, and each has to be contained in some token. If
+    # several tokens spell one together, sampling goes on, and what follows is not graded.
+    stop: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Rollout:
     """How responses are sampled."""
 
@@ -293,6 +312,7 @@ class Config:
     # pkpo_jax.tasks.TASKS[name] describes.
     task: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "maze"})
     model: Model = Model()
+    prompt: Prompt = Prompt()
     rollout: Rollout = Rollout()
     grading: Grading = Grading()
     estimator: Estimator = Estimator()

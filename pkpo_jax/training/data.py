@@ -105,13 +105,13 @@ def encode_responses(
 
 
 def decode_responses(tokenizer: Any, tokens: np.ndarray, lengths: np.ndarray) -> list[list[str]]:
-    """Returns the texts of responses [P, n, T] of these lengths, without stop tokens.
+    """Returns the texts of responses [P, n, T] of these lengths.
 
     A response that was cut at T tokens is decoded, and later graded, like any other.
     """
     return [
         [
-            tokenizer.decode([int(t) for t in ids[:length] if t not in tokenizer.stop_tokens])
+            tokenizer.decode([int(t) for t in ids[:length]])
             for ids, length in zip(group, group_lengths, strict=True)
         ]
         for group, group_lengths in zip(tokens, lengths, strict=True)

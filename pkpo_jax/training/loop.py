@@ -268,7 +268,8 @@ class Run:
             return
         path = self.workdir / "samples" / f"{self.done:06d}.txt"
         title = f"step {self.done}, k = {self.trainer.schedule(step)}"
-        prompts = [problem["prompt"] for problem in graded.problems[:count]]
+        text = self.trainer.tokenizer.text
+        prompts = [text(problem["prompt"]) for problem in graded.problems[:count]]
         responses, rows = graded.responses[:count], graded.rows[:count]
         rewards, weights = graded.grades.rewards[rows], graded.weights[rows]
         self._on_first(

@@ -8,6 +8,7 @@ from ml_collections import config_dict
 
 from pkpo_jax import tasks
 from pkpo_jax.policy import checkpoints, sizes, tokenizers
+from pkpo_jax.training import prompts
 from pkpo_jax.training.config import ConfigError
 
 
@@ -55,7 +56,7 @@ def make_tokenizer(config: config_dict.ConfigDict, task: tasks.Task) -> Any:
     """
     kind = _kind(config.model.size)
     if kind is None:
-        return tokenizers.CharacterTokenizer(task.alphabet)
+        return tokenizers.CharacterTokenizer(prompts.alphabet(task, config.prompt))
     try:
         return kind(config.model.tokenizer, chat=config.model.chat)
     except tokenizers.TokenizerError as e:
@@ -76,7 +77,8 @@ def vocabulary(config: config_dict.ConfigDict) -> Any:
     if kind is not None:
         return kind
     try:
-        return tokenizers.CharacterTokenizer(tasks.make(config.task.to_dict()).alphabet)
+        alphabet = prompts.alphabet(tasks.make(config.task.to_dict()), config.prompt)
+        return tokenizers.CharacterTokenizer(alphabet)
     except (TypeError, ValueError) as e:
         raise ConfigError(str(e)) from None
 

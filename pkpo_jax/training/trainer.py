@@ -17,7 +17,7 @@ from pkpo_jax import parallel, tasks
 from pkpo_jax.estimators import schedules
 from pkpo_jax.policy import checkpoints, sampling
 from pkpo_jax.tasks import grading
-from pkpo_jax.training import checks, data, evaluation, policies, programs
+from pkpo_jax.training import checks, data, evaluation, policies, programs, prompts
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training.files import first_line
 from pkpo_jax.training.state import TrainState, learning_rate
@@ -65,9 +65,12 @@ class Trainer:
         self.config = config = checks.validate(config, jax.device_count())
         self.keys = jax.random.split(jax.random.key(config.seed), 4)
         self.task, train, held_out = _read_task(config)
-        self.tokenizer = policies.make_tokenizer(config, self.task)
         # These raise a ValueError if a character has no token or the task no demonstrations.
         with _config_errors("", ValueError):
+            options = config_lib.freeze(config).prompt
+            examples, train = prompts.worked_examples(self.task, train, held_out, options)
+            tokenizer = policies.make_tokenizer(config, self.task)
+            self.tokenizer = prompts.PromptTokenizer(tokenizer, options, examples)
             self.problems, held_out = self._without_long_prompts(train, held_out)
             self.held_out: Sequence[tasks.Problem] = evaluation.spread(
                 held_out, config.eval.problems

@@ -291,7 +291,7 @@ def test_what_a_policy_writes_does_not_break_the_table(capsys, monkeypatch):
     problem = {"id": 3, "prompt": "[red]What?[/red]\x1b[2J\nNow."}
     found = Evaluation([problem], [responses], rewards, {}, [responses], {})
     weights = {k: np.arange(6.0)[None] / 100 for k in (1, 2, 4, 16)}
-    tables.samples(found, weights, "train")
+    tables.samples(found, [problem["prompt"]], weights, "train")
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 80 and "\x1b" not in shown
     for text in (

@@ -113,6 +113,18 @@ PMAP = dict(parallel__mode="pmap", parallel__mesh=(-1, 1, 1))
             r"parallel.mode='pmap' with parallel.mesh=\(1, 4, 1\); pmap keeps",
         ),
         (dict(parallel__mode="vmap"), "parallel.mode='vmap'; expected one of jit, pmap"),
+        (dict(prompt__shots=-1), "prompt.shots=-1; expected a whole number, at least 0"),
+        (
+            dict(prompt__stop=("",)),
+            r"prompt.stop=\('',\); expected strings that are not empty, such as",
+        ),
+        (dict(prompt__stop=(7,)), r"prompt.stop=\(7,\); expected strings that are not empty"),
+        (
+            dict(prompt__template="{prompt}"),
+            "prompt.template='{prompt}'; expected one {prompt} and",
+        ),
+        (dict(prompt__template="{response}{prompt}"), "and, after it, one {response}"),
+        (dict(prompt__template="{prompt}{prompt}{response}"), "expected one {prompt} and"),
         (dict(model__chat=True), "model.chat=True, .* the tiny policy reads"),
         (dict(estimator__name="gpro"), "estimator.name='gpro': expected one of pkpo, passk_"),
         (dict(estimator__name="grpo", k=4), "'grpo': k=4, but it trains for pass@1 and takes no"),
