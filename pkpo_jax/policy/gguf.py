@@ -72,7 +72,7 @@ class Tensor:
         values = np.empty((len(rows), self._shape[-1]), np.float32)
         for start in range(0, len(rows), at_once):
             part = slice(start, start + at_once)
-            values[part] = _package().dequantize(rows[part], self._kind)
+            values[part] = package().dequantize(rows[part], self._kind)
         return values + np.float32(self._shift) if self._shift else values
 
 
@@ -106,7 +106,12 @@ def tensors(path: Path) -> dict[str, Tensor]:
     return found
 
 
-def _package() -> Any:
+def package() -> Any:
+    """Returns the gguf package, which is imported on first use.
+
+    Raises:
+      CheckpointError: it is not installed.
+    """
     try:
         import gguf
     except ImportError:
@@ -116,7 +121,7 @@ def _package() -> Any:
 
 def _kind(path: Path, entry: Entry) -> Any:
     """Returns the quantisation of a tensor, after a check that it can be dequantised."""
-    gguf = _package()
+    gguf = package()
     try:
         kind = gguf.GGMLQuantizationType(entry.kind)
     except ValueError:
@@ -136,7 +141,7 @@ def _kind(path: Path, entry: Entry) -> Any:
 
 def _bytes_shape(entry: Entry, kind: Any) -> tuple[int, int]:
     """Returns the number of rows of a tensor and the bytes of each; a vector is one row."""
-    block, size = _package().GGML_QUANT_SIZES[kind]
+    block, size = package().GGML_QUANT_SIZES[kind]
     return math.prod(entry.shape[:-1]), entry.shape[-1] // block * size
 
 
@@ -266,7 +271,8 @@ def _sentencepiece_model(tokens: list[str], types: np.ndarray, scores: np.ndarra
         elif kind == _CONTROL and token not in _CONTROL_TOKENS:
             kind = _USER_DEFINED
         piece = _field(1, token.replace(" ", "\N{LOWER ONE EIGHTH BLOCK}"))
-        piece += _field(2, score if kind == _NORMAL else 0.0) + _field(3, kind)
+        # Normal is the default type, which sentencepiece does not write.
+        piece += _field(2, score) if kind == _NORMAL else _field(2, 0.0) + _field(3, kind)
         message += _field(1, piece)
     trainer = {3: _BPE, 4: len(tokens), 35: True}
     # The numbers of the ids and of the names of UNK, BOS, EOS and PAD.
