@@ -7,6 +7,7 @@ import sys
 import gguf as package
 import numpy as np
 import pytest
+import safetensors.numpy
 from etils import epath
 
 from pkpo_jax.policy import gguf, hugging_face, sizes
@@ -161,6 +162,18 @@ def test_q4_k_by_its_definition(tmp_path):
     np.testing.assert_allclose(table[:], expected, rtol=1e-5, atol=1e-5)
 
 
+def test_a_table_of_many_rows(tmp_path):
+    """Rows are dequantised in parts, which have to fit together."""
+    table = np.random.default_rng(0).normal(size=(9000, 32)).astype(np.float32)
+    weights = {"model.embed_tokens.weight": table}
+    found = gguf.tensors(write(tmp_path / "model.gguf", weights, kind=TYPE.Q8_0))
+    expected = package.dequantize(package.quantize(table, TYPE.Q8_0), TYPE.Q8_0)
+    np.testing.assert_array_equal(found["model.embed_tokens.weight"][:], expected)
+    np.testing.assert_array_equal(
+        found["model.embed_tokens.weight"][4000:8500, 8:], expected[4000:8500, 8:]
+    )
+
+
 def test_tensors_of_images_are_left_out(tmp_path):
     weights = model_tensors()
     images = {"v.blk.0.attn_q.weight": weights["model.embed_tokens.weight"]}
@@ -191,8 +204,6 @@ def test_parameters_are_those_of_the_safetensors(tmp_path):
     found = hugging_face.Parameters(
         epath.Path(path), gguf.tensors(path), gguf.config(path), config
     ).read(like(config))
-    import safetensors.numpy
-
     (tmp_path / "hf").mkdir()
     safetensors.numpy.save_file(weights, tmp_path / "hf" / "model.safetensors")
     assert_equal(found, read(tmp_path / "hf", config))
