@@ -230,7 +230,12 @@ def config(path: Path) -> dict[str, Any]:
 
 
 def write_tokenizer(path: Path, to: Path) -> None:
-    """Writes the tokenizer of a GGUF file as the sentencepiece `tokenizer.model` it was made from.
+    """Writes the tokenizer of a GGUF file as a `tokenizer.model`; see `tokenizer_model`."""
+    pathlib.Path(to).write_bytes(tokenizer_model(path))
+
+
+def tokenizer_model(path: Path) -> bytes:
+    """Returns the `tokenizer.model` of sentencepiece that the tokenizer of a GGUF file was made from.
 
     The converter of llama.cpp changed three things, which are undone. It typed every special token
     as CONTROL: `<unk>` is UNKNOWN, and all but padding, EOS and BOS are USER_DEFINED, so that they
@@ -255,7 +260,7 @@ def write_tokenizer(path: Path, to: Path) -> None:
                 f"the tokenizer of {path} has no token {token!r}, so it is not Gemma's; use the "
                 "tokenizer.model that lies beside the original weights."
             )
-    pathlib.Path(to).write_bytes(_sentencepiece_model(tokens, types, scores))
+    return _sentencepiece_model(tokens, types, scores)
 
 
 def _sentencepiece_model(tokens: list[str], types: np.ndarray, scores: np.ndarray) -> bytes:
