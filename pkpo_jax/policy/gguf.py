@@ -235,12 +235,12 @@ def write_tokenizer(path: Path, to: Path) -> None:
 
 
 def tokenizer_model(path: Path) -> bytes:
-    """Returns the `tokenizer.model` of sentencepiece that the tokenizer of a GGUF file was made from.
+    """Returns the content of the `tokenizer.model` that the tokenizer of a GGUF file was made from.
 
     The converter of llama.cpp changed three things, which are undone. It typed every special token
-    as CONTROL: `<unk>` is UNKNOWN, and all but padding, EOS and BOS are USER_DEFINED, so that they
-    are found in texts. It turned the escape U+2581 into a space in runs of spaces. It set
-    the scores of these tokens, which sentencepiece sets to 0, to -1000.
+    as CONTROL; `<unk>` is UNKNOWN, and all but padding, EOS and BOS are USER_DEFINED, so that they
+    are found in texts. It wrote runs of spaces as they are, where sentencepiece writes U+2581 for
+    each. It gave these tokens the score -1000, where sentencepiece gives 0.
 
     Raises:
       CheckpointError: the file holds no tokenizer of Gemma.
