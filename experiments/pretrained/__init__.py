@@ -1,0 +1,1 @@
+"""Training from a small pretrained Gemma: experiments.pretrained.fetch gets one."""
