@@ -1,8 +1,9 @@
 """Checkpoints of Gemma in the official formats, read shard by shard onto a mesh, and written.
 
-Two formats can be read: Orbax, in which Google publishes checkpoints and `gm.ckpts.save_params`
-writes them, and the safetensors of google/gemma-* on Hugging Face. Each process reads the parts of
-each array that its devices hold. No array is whole on a host unless a device holds it whole.
+Three formats can be read: Orbax, in which Google publishes checkpoints and `gm.ckpts.save_params`
+writes them, the safetensors of google/gemma-* on Hugging Face, and GGUF files of llama.cpp. Each
+process reads the parts of each array that its devices hold. No array is whole on a host unless a
+device holds it whole.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
 
 from pkpo_jax.policy import checkpoint_checks as checks
-from pkpo_jax.policy import gemma, hugging_face, safetensors_files
+from pkpo_jax.policy import gemma, gguf, hugging_face, safetensors_files
 from pkpo_jax.policy.checkpoint_checks import CheckpointError as CheckpointError
 from pkpo_jax.policy.checkpoint_checks import Path
 
 WHERE = (
     "a directory with an Orbax checkpoint (kaggle.com/models/google/gemma-2/flax, or "
     "gs://gemma-data/checkpoints/gemma2-2b-it) or with the safetensors of "
-    "huggingface.co/google/gemma-2-2b-it; both ask you to accept Gemma's terms first"
+    "huggingface.co/google/gemma-2-2b-it, or a GGUF file; all are under Gemma's terms"
 )
 
 
@@ -47,15 +48,23 @@ class Checkpoint(Protocol):
 
 
 def find(path: str, config: gemma.GemmaConfig) -> Checkpoint:
-    """Returns the checkpoint at `path`, of either format, having read only its metadata.
+    """Returns the checkpoint at `path`, of any format, having read only its metadata.
 
     Raises:
       CheckpointError: there is no checkpoint, or its parameters are not those of `config`.
     """
-    directory = locate(path)
-    if directory.is_dir() and any(directory.glob("*.safetensors")):
-        return hugging_face.Parameters(directory, *safetensors_files.read(directory), config)
-    return _Orbax(directory, config)
+    place = locate(path)
+    named = _hugging_face(place)
+    return hugging_face.Parameters(place, *named, config) if named else _Orbax(place, config)
+
+
+def _hugging_face(path: epath.Path) -> tuple[Any, dict[str, Any]] | None:
+    """Returns the tensors and the config.json of a checkpoint of Hugging Face or of a GGUF file."""
+    if path.suffix == ".gguf":
+        return gguf.tensors(path), gguf.config(path)
+    if path.is_dir() and any(path.glob("*.safetensors")):
+        return safetensors_files.read(path)
+    return None
 
 
 def size(path: str) -> str:
@@ -64,11 +73,9 @@ def size(path: str) -> str:
     Raises:
       CheckpointError: there is no checkpoint, or its size has no name.
     """
-    directory = locate(path)
-    if directory.is_dir() and any(directory.glob("*.safetensors")):
-        layers, width = hugging_face.dimensions(safetensors_files.read(directory)[0])
-    else:
-        layers, width = _Tree(directory).dimensions()
+    place = locate(path)
+    named = _hugging_face(place)
+    layers, width = hugging_face.dimensions(named[0]) if named else _Tree(place).dimensions()
     name = checks.size_of(layers, width)
     if name is None:
         raise CheckpointError(

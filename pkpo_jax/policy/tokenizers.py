@@ -11,7 +11,7 @@ from typing import Any
 
 from etils import epath
 
-from pkpo_jax.policy import official
+from pkpo_jax.policy import gguf, official
 
 
 class CharacterTokenizer:
@@ -159,4 +159,7 @@ def _read(path: str) -> Any:
         import sentencepiece
     except ImportError:
         raise ImportError('sentencepiece is missing: pip install -e ".[tokenizer]"') from None
-    return sentencepiece.SentencePieceProcessor(model_file=str(epath.Path(path).expanduser()))
+    path = str(epath.Path(path).expanduser())
+    if path.endswith(".gguf"):
+        return sentencepiece.SentencePieceProcessor(model_proto=gguf.tokenizer_model(path))
+    return sentencepiece.SentencePieceProcessor(model_file=path)

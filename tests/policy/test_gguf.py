@@ -8,12 +8,11 @@ import gguf as package
 import numpy as np
 import pytest
 import safetensors.numpy
-from etils import epath
 
-from pkpo_jax.policy import gguf, hugging_face, sizes
+from pkpo_jax.policy import checkpoints, gguf, hugging_face, sizes, tokenizers
 from pkpo_jax.policy.checkpoint_checks import CheckpointError
 from tests.policy import hf_golden
-from tests.policy.test_checkpoints import assert_equal, assert_one_line, like, read, tensors
+from tests.policy.test_checkpoints import assert_equal, assert_one_line, read, tensors
 
 TYPE = package.GGMLQuantizationType
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, _, BYTE = range(1, 7)
@@ -201,9 +200,7 @@ def test_parameters_are_those_of_the_safetensors(tmp_path):
     # 1 plus a norm is rounded, and these values are exact.
     weights = {k: np.round(x * 2**10) / 2**10 for k, x in tensors().items()}
     path = write(tmp_path / "model.gguf", weights, metadata, "gemma2")
-    found = hugging_face.Parameters(
-        epath.Path(path), gguf.tensors(path), gguf.config(path), config
-    ).read(like(config))
+    found = read(path, config)
     (tmp_path / "hf").mkdir()
     safetensors.numpy.save_file(weights, tmp_path / "hf" / "model.safetensors")
     assert_equal(found, read(tmp_path / "hf", config))
@@ -457,3 +454,15 @@ def test_a_missing_package(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError) as error:
         gguf.tensors(path)
     assert_one_line(error, 'pip install -e ".[gguf]"')
+
+
+def test_a_checkpoint_and_its_tokenizer_by_path(original, tmp_path):
+    """What model.checkpoint and model.tokenizer take."""
+    path = write(tmp_path / "model.gguf", model_tensors(), tokenizer=converted(original))
+    # The smallest size is as deep and as wide.
+    assert checkpoints.size(str(path)) == "tiny"
+    with pytest.raises(CheckpointError) as error:
+        checkpoints.find(str(path), sizes.SIZES["gemma3_270m"])
+    assert_one_line(error, str(path), "is of the size tiny")
+    found = tokenizers._read(str(path))
+    assert [found.encode(text) for text in TEXTS] == [original.encode(text) for text in TEXTS]
