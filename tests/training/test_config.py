@@ -116,9 +116,9 @@ PMAP = dict(parallel__mode="pmap", parallel__mesh=(-1, 1, 1))
         (dict(prompt__shots=-1), "prompt.shots=-1; expected a whole number, at least 0"),
         (
             dict(prompt__stop=("",)),
-            r"prompt.stop=\('',\); expected strings that are not empty, such as",
+            r"prompt.stop=\('',\); expected a tuple of strings that are not",
         ),
-        (dict(prompt__stop=(7,)), r"prompt.stop=\(7,\); expected strings that are not empty"),
+        (dict(prompt__stop=(7,)), r"prompt.stop=\(7,\); expected a tuple of strings"),
         (
             dict(prompt__template="{prompt}"),
             "prompt.template='{prompt}'; expected one {prompt} and",
