@@ -63,8 +63,8 @@ class Checkpoints:
         self, workdir: pathlib.Path, keep: int, like: TrainState, in_flight: Rollout | None = None
     ) -> None:
         self._like, self._in_flight = like, in_flight
-        self._stacked = Stacked(like.params)
-        self._fingerprint = jax.jit(fingerprint)
+        self._stacked = Stacked(like.policy)
+        self._fingerprint = jax.jit(lambda s: fingerprint((s.policy, s.opt_state)))
         self._workdir, self._best = workdir, _Best()
         kept = [checkpoint_managers.LatestN(keep), self._best]
         options = ocp.CheckpointManagerOptions(
@@ -98,7 +98,7 @@ class Checkpoints:
             "in_flight": _crc(in_flight),
         }
         items = {
-            "params": ocp.args.StandardSave(self._stacked.unstack(state.params)),
+            "params": ocp.args.StandardSave(self._stacked.unstack(state.policy)),
             "opt_state": ocp.args.StandardSave(state.opt_state),
             "progress": ocp.args.JsonSave({**progress, "sums": sums}),
         }
@@ -169,13 +169,15 @@ class Checkpoints:
                 f"process {jax.process_index()} cannot read the checkpoint of step {step} "
                 f"({reason}); the same command goes on from the one before."
             ) from e
-        state = TrainState(self._stacked.stack(items["params"]), items["opt_state"])
+        state = self._like.restore(self._stacked.stack(items["params"]), items["opt_state"])
         progress = dict(items["progress"])
         in_flight = Rollout(**items["in_flight"]) if "in_flight" in items else None
         sums = progress.pop("sums")
         arrays = self._fingerprint_of(state)
         if len(arrays) != len(sums["arrays"]):
-            arrays = np.asarray(jax.jit(lambda s: fingerprint(pairs.split(s)))(state)).tolist()
+            arrays = np.asarray(
+                jax.jit(lambda s: fingerprint(pairs.split((s.policy, s.opt_state))))(state)
+            ).tolist()
         ours = {"arrays": arrays, "progress": _crc(progress), "in_flight": _crc(in_flight)}
         if not parallel.on_all(sums == ours):
             return None, "it reads well, but does not hold what was saved"

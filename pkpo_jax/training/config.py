@@ -73,6 +73,9 @@ class Model:
     tokenizer: str = ""
     # If True, each prompt is wrapped as a user's turn, as instruction-tuned models expect.
     chat: bool = False
+    # If False, the embedding table, which is also the head, stays as it is. Its gradient and the
+    # optimiser's state of it then take neither time nor memory, which counts in small models.
+    train_embedding: bool = True
     # Activations have this dtype. Norms, softmax, soft-caps, the head and log-probs are always
     # float32.
     dtype: Dtype = "float32"

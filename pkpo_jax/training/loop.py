@@ -184,7 +184,7 @@ class Run:
         """Returns the evaluation of the policy after the last step."""
         if not self.evaluated:
             self._show("evaluating")
-        return self.evaluated or self.trainer.evaluate(self.state.params, self.steps)
+        return self.evaluated or self.trainer.evaluate(self.state.policy, self.steps)
 
     def _show(self, doing: str) -> None:
         """Shows on the bar what the run does now, if it does not take steps."""
@@ -254,7 +254,7 @@ class Run:
 
     def _evaluate(self) -> dict[str, float]:
         self._show("evaluating")
-        self.evaluated = self.trainer.evaluate(self.state.params, self.done)
+        self.evaluated = self.trainer.evaluate(self.state.policy, self.done)
         shown = {name: self.evaluated.terms[name] for name in self.evaluated.metrics}
         self._on_first(
             "intervals",

@@ -106,7 +106,8 @@ class Programs:
         return jax.tree.map(lambda x: x.astype(self.config.model.param_dtype), params)
 
     def _make_state(self, params: Any) -> state.TrainState:
-        return state.TrainState.create(params, self.optimizer)
+        frozen = () if self.config.model.train_embedding else ("embedder",)
+        return state.TrainState.create(params, self.optimizer, frozen)
 
     def _placed(self, f: Any) -> Any:
         def placed(x: Any) -> Any:

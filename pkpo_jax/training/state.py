@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import flax.struct
@@ -16,14 +17,39 @@ from pkpo_jax.training.config import Train, WarmStart
 
 @flax.struct.dataclass
 class TrainState:
-    """The parameters and the optimiser's state, which an update changes."""
+    """The parameters and the optimiser's state, which an update changes.
+
+    Attributes:
+      params: the parameters that are trained.
+      opt_state: the optimiser's state, of these parameters alone.
+      frozen: the other parts of the policy's parameters, by their names at the top of the tree.
+    """
 
     params: Any
     opt_state: optax.OptState
+    frozen: dict[str, Any] = flax.struct.field(default_factory=dict)
 
     @classmethod
-    def create(cls, params: Any, optimizer: optax.GradientTransformation) -> TrainState:
-        return cls(params=params, opt_state=optimizer.init(params))
+    def create(
+        cls, policy: Any, optimizer: optax.GradientTransformation, frozen: Sequence[str] = ()
+    ) -> TrainState:
+        """Returns the state before the first update, of a policy whose parts `frozen` stay."""
+        params = _without(policy, frozen)
+        return cls(params, optimizer.init(params), {name: policy[name] for name in frozen})
+
+    def restore(self, policy: Any, opt_state: optax.OptState) -> TrainState:
+        """Returns a state like this one, of another policy and another state of the optimiser."""
+        frozen = {name: policy[name] for name in self.frozen}
+        return TrainState(_without(policy, frozen), opt_state, frozen)
+
+    @property
+    def policy(self) -> Any:
+        """All parameters of the policy."""
+        return {**self.frozen, **self.params} if self.frozen else self.params
+
+
+def _without(policy: Any, frozen: Collection[str]) -> Any:
+    return {name: policy[name] for name in policy if name not in frozen} if frozen else policy
 
 
 def make_optimizer(options: Train) -> optax.GradientTransformation:
@@ -99,9 +125,13 @@ def apply_gradients(
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     updates = jax.tree.map(lambda u: -learning_rate * u.astype(jnp.float32), updates)
     params = _add(state.params, updates, optax.tree.get(opt_state, "count", 0))
-    stepped = TrainState(params=params, opt_state=opt_state)
     moves = finite & (count > 0)
-    state = jax.tree.map(lambda new, old: jnp.where(moves, new, old), stepped, state)
+    params, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(moves, new, old),
+        (params, opt_state),
+        (state.params, state.opt_state),
+    )
+    state = TrainState(params, opt_state, state.frozen)
     # The state has to keep its sharding, or the next step would compile again for another one.
     return devices.place_state(state), {
         "grad_norm": norm,

@@ -221,7 +221,7 @@ class _Update:
         count = devices.total(mask.sum())
 
         def loss_fn(params: Any, part: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
-            tokens = self._score(params, part, temperature)
+            tokens = self._score({**state.frozen, **params}, part, temperature)
             loss, sums = losses.policy_loss(self.recipe.loss, tokens, prompts, count)
             gap = jnp.where(tokens.mask, jnp.abs(tokens.old - tokens.sampled), 0.0)
             return loss, {**sums, "gap": gap.sum(), "gap_max": gap.max()}
@@ -304,8 +304,9 @@ def make_supervised_update(
         def loss_fn(params: Any, part: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
             prompts, lengths, responses, mask = part
             chunk = _head_chunk(model, devices, responses.shape)
+            policy = {**state.frozen, **params}
             log_probs, _ = scoring.score(
-                model, params, prompts, lengths, responses, head_chunk=chunk
+                model, policy, prompts, lengths, responses, head_chunk=chunk
             )
             return losses.supervised(log_probs, mask, tokens), None
 

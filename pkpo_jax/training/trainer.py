@@ -146,15 +146,15 @@ class Trainer:
     def step(self, state: TrainState, step: int) -> tuple[TrainState, dict[str, Any], Graded]:
         """Takes a step, and returns the new state, the metrics and the graded responses."""
         config, started = self.config, time.perf_counter()
-        problems, batch = self._ahead or self._sample_batch(state.params, step)
+        problems, batch = self._ahead or self._sample_batch(state.policy, step)
         self._ahead = None
         if config.rollout.ahead and step + 1 < config.train.steps:
             # This call only dispatches work: the device samples while the host grades.
-            self._ahead = self._sample_batch(state.params, step + 1)
+            self._ahead = self._sample_batch(state.policy, step + 1)
         tokens, lengths = self.devices.fetch((batch.rollout.tokens, batch.rollout.lengths))
         sampled = time.perf_counter()
         # Scoring, too, runs on the device while the host grades.
-        batch = self._score(state.params, batch)
+        batch = self._score(state.policy, batch)
         rows = self.devices.owned(config.train.prompts)
         owned = [problems[row] for row in rows]
         responses = data.decode_responses(self.tokenizer, tokens[rows], lengths[rows])

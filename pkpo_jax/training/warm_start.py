@@ -65,8 +65,8 @@ def warm_start(
         if s % 50 == 0 or s == options.steps - 1:
             bar.set_postfix(loss=f"{float(metrics['loss']):.3f}")
     with writing("the warm start"):
-        checkpoints.write(str(path), state.params)
-    return state.params
+        checkpoints.write(str(path), state.policy)
+    return state.policy
 
 
 def _read(path: pathlib.Path, programs: Programs) -> Any:

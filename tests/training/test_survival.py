@@ -269,7 +269,8 @@ def test_a_run_of_version_0_1_goes_on(undisturbed, tmp_path):
         checkpointer.save(
             directory / "opt_state", pairs.split(jax.device_get(now.state.opt_state)), force=True
         )
-    sums = np.asarray(checkpoints.fingerprint(pairs.split(now.state))).tolist()
+    of_pairs = pairs.split((now.state.params, now.state.opt_state))
+    sums = np.asarray(checkpoints.fingerprint(of_pairs)).tolist()
     progress = next((directory / "progress").iterdir())
     saved = json.loads(progress.read_text())
     assert len(saved["sums"]["arrays"]) < len(sums)
