@@ -1,20 +1,27 @@
-"""Measures how far the network is from that of the `gemma` package, which has to be installed.
+"""Measures how far the network is from those of the packages `gemma` and `transformers`.
 
-python -m tests.policy.parity
+python -m tests.policy.parity [--checkpoint=DIR]
 
-prints a table of the differences, which test_gemma_live.py bounds.
+prints a table of the differences from each of the two that is installed. test_gemma_live.py and
+test_hugging_face.py bound them. With a directory of Hugging Face, the logits of its model are
+compared too, on a text of this file.
 """
 
+import argparse
 import dataclasses
 import functools
+import importlib.util
+import tempfile
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import rich.console
 import rich.table
+from etils import epath
 
-from pkpo_jax.policy import gemma, official
+from pkpo_jax import parallel
+from pkpo_jax.policy import checkpoints, gemma, hugging_face_export, official, tokenizers
 from tests.policy import gemma_golden
 
 # The sizes that the package has too.
@@ -48,10 +55,11 @@ def sizes(size):
     return found, expected
 
 
-def logits(name):
+def logits(name, tokens=None):
     """Computes our logits and theirs, [sequences, tokens, V], without PAD, which ours mask."""
     model = gemma.Gemma(gemma_golden.CONFIGS[name])
-    params, tokens = gemma_golden.params(name), gemma_golden.tokens()
+    params = gemma_golden.params(name)
+    tokens = gemma_golden.tokens() if tokens is None else tokens
 
     @jax.jit
     def ours(params, tokens):
@@ -128,17 +136,83 @@ def _their_logits(name, prompts, lengths, responses):
     yield logits.reshape(count, n, -1)
 
 
+def of_transformers(path, params, config, tokens):
+    """Computes our logits and those of transformers, which loads the directory at `path`.
+
+    The tokens that are never sampled, which ours mask, are left out.
+    """
+    import torch
+    import transformers
+
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        path, attn_implementation="eager", dtype=torch.float32
+    )
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(np.array(tokens))).logits.numpy()
+    model = gemma.Gemma(config)
+
+    @jax.jit
+    def ours(params, tokens):
+        hidden, _ = model.apply({"params": params}, tokens[:, None])
+        return model.apply({"params": params}, hidden[:, 0], method="logits")
+
+    sampled = np.ones(config.vocab_size, bool)
+    sampled[list(config.never_sampled)] = False
+    found = np.asarray(ours(params, tokens))[..., : config.vocab_size]
+    return found[..., sampled], expected[..., : config.vocab_size][..., sampled]
+
+
+def exported(name, directory):
+    """Computes our logits and those of transformers from what an export has written."""
+    params, config = gemma.stack(gemma_golden.params(name)), gemma_golden.CONFIGS[name]
+    path = epath.Path(directory) / name.replace(" ", "_").replace(",", "")
+    hugging_face_export.write(path, params, config)
+    return of_transformers(str(path), params, config, gemma_golden.tokens())
+
+
+def read(path):
+    """Computes our logits and those of transformers for a published checkpoint."""
+    config = gemma.SIZES[checkpoints.size(path)]
+    init = functools.partial(gemma.init_params, gemma.Gemma(config))
+    mesh = parallel.make_mesh((1, 1, 1), jax.devices()[:1])
+    like = parallel.abstract(jax.eval_shape(init, jax.random.key(0)), mesh)
+    params = checkpoints.find(path, config).read(like)
+    tokenizer = tokenizers.OFFICIAL[config.generation](str(epath.Path(path) / "tokenizer.model"))
+    return of_transformers(path, params, config, np.array([tokenizer.encode_prompt(__doc__)]))
+
+
+def _installed(name):
+    return importlib.util.find_spec(name) is not None
+
+
 def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--checkpoint", help="a directory of Hugging Face to compare too")
+    arguments = parser.parse_args()
     table = rich.table.Table("configuration", "compared", "largest difference")
-    for size in OFFICIAL:
-        found, expected = sizes(size)
-        same = sum(found[field] == expected[field] for field in found)
-        table.add_row(size, f"{len(found)} fields of the config", f"{len(found) - same} differ")
-    for name in gemma_golden.CONFIGS:
-        for label, compare in (("logits", logits), ("prefill and decoding", decoding)):
-            ours, theirs = compare(name)
-            largest = f"{np.abs(ours - theirs).max():.1e} of {np.abs(theirs).max():.1f}"
-            table.add_row(f"tiny, as {name}", label, largest)
+
+    def add(name, label, ours, theirs):
+        largest = np.abs(ours - theirs).max()
+        span = f"{theirs.min():.1f} to {theirs.max():.1f}"
+        table.add_row(name, label, f"{largest:.1e} on logits of {span}")
+
+    if _installed("gemma"):
+        for size in OFFICIAL:
+            found, expected = sizes(size)
+            same = sum(found[field] == expected[field] for field in found)
+            table.add_row(size, f"gemma: {len(found)} fields", f"{len(found) - same} differ")
+        for name in gemma_golden.CONFIGS:
+            add(f"tiny, as {name}", "gemma: logits", *logits(name))
+            add(f"tiny, as {name}", "gemma: prefill and decoding", *decoding(name))
+        long = np.random.default_rng(3).integers(3, 50, (1, 8192))
+        for name in ("2b", "gemma3, 8 layers"):
+            add(f"tiny, as {name}", "gemma: logits of 8,192 tokens", *logits(name, long))
+    if _installed("transformers"):
+        with tempfile.TemporaryDirectory() as directory:
+            for name in gemma_golden.CONFIGS:
+                add(f"tiny, as {name}", "transformers: logits", *exported(name, directory))
+        if arguments.checkpoint:
+            add(arguments.checkpoint, "transformers: logits", *read(arguments.checkpoint))
     rich.console.Console().print(table)
 
 
