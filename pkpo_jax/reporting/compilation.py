@@ -180,21 +180,16 @@ def _predict(
         scorings=built.needs_old + built.needs_reference,
         evaluations=calls / evaluation.every,
     )
-    columns = ("predicted", "seconds", "products", "memory", "transfers", "bound by")
-    table = rich.table.Table(*columns, title="the time of a step, in seconds")
-    for name, time_ in times.items():
-        parts = (time_.seconds, time_.products, time_.memory, time_.transfers)
-        table.add_row(name, *(f"{x:.3g}" for x in parts), time_.bound)
-    console.print(table)
+    console.print(roofline.table(times))
     notes = [
         roofline.assumptions(chip),
-        f"An evaluation of {evaluation.problems} problems takes {calls} calls of its sampler, every "
-        f"{evaluation.every} steps.",
+        f"An evaluation of {evaluation.problems} problems takes {calls} calls of its sampler, "
+        f"every {evaluation.every} steps.",
     ]
     if built.config.model.size == "2b":
         notes.append(
-            "arXiv 2505.15201 reports 4 hours for 1000 steps, which is 14.4 s a step, of Gemma-2 2B "
-            "on a v5litepod-128 (v5e:8x16), with lengths that it does not state."
+            "arXiv 2505.15201 reports 4 hours for 1000 steps (14.4 s a step) of Gemma-2 2B on a "
+            "v5litepod-128 (v5e:8x16), and does not state the lengths."
         )
     for loop in sorted({loop for c in compiled.values() for loop in c.endless}):
         notes.append(f"The loop {loop} has no end in the compiled text, and counts once.")

@@ -17,11 +17,13 @@ class Array:
     """An operand or a result.
 
     Attributes:
+      kind: the type of its elements, such as "bf16".
       dimensions: the shape.
       bytes: the size in memory. TPUs pad arrays to whole tiles, such as T(8,128).
       in_hbm: False in a memory on the chip, such as the vector memory of a TPU, S(1).
     """
 
+    kind: str
     dimensions: tuple[int, ...]
     bytes: int
     in_hbm: bool
@@ -103,9 +105,7 @@ class Program:
         """Returns the integer constants in a computation and in its fusions."""
         found = []
         for instruction in self.computations[computation].values():
-            # A literal of true or false is no integer.
-            if instruction.opcode == "constant" and instruction.literal.isdigit():
-                found.append(int(instruction.literal))
+            found += [int(instruction.literal)] if _is_integer(instruction) else []
             for fused in instruction.called():
                 found += self._integers(fused)
         return found
@@ -126,11 +126,20 @@ class Program:
 def _increment(instructions: Computation, name: str) -> int:
     """Returns the sum of the constants that are added on the way to a value."""
     instruction = instructions[name]
-    if instruction.opcode == "constant":
-        return int(instruction.literal) if instruction.literal.isdigit() else 0
+    if _is_integer(instruction):
+        return int(instruction.literal)
     if instruction.opcode in ("add", "copy", "bitcast"):
         return sum(_increment(instructions, operand) for operand in instruction.operands)
     return 0
+
+
+def _is_integer(instruction: Instruction) -> bool:
+    """Returns whether an instruction is a constant integer of at least 0."""
+    return (
+        instruction.opcode == "constant"
+        and instruction.arrays[0].kind[0] in "su"
+        and instruction.literal.isdigit()
+    )
 
 
 def parse(text: str) -> Program:
@@ -194,7 +203,7 @@ def _arrays(shape: str) -> tuple[Array, ...]:
                 physical[-i] = -(-physical[-i] // side) * side
         space = re.search(r"S\((\d+)\)", details)
         count, width = math.prod(physical), 8 if kind == "pred" else int(bits or 0)
-        arrays.append(Array(sizes, count * width // 8, not space or space[1] == "0"))
+        arrays.append(Array(kind, sizes, count * width // 8, not space or space[1] == "0"))
     return tuple(arrays)
 
 

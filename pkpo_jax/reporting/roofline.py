@@ -11,6 +11,8 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 
+import rich.table
+
 from pkpo_jax.reporting import costs
 from pkpo_jax.reporting.chips import Chip
 
@@ -98,6 +100,16 @@ def phases(
     parts = [part for name, part in times.items() if name not in ("prefill", "a decoded token")]
     times["a step"] = sum(parts, Time())
     return times
+
+
+def table(times: Mapping[str, Time]) -> rich.table.Table:
+    """Returns a table of the parts of a step, in seconds."""
+    columns = ("predicted", "seconds", "products", "memory", "transfers", "bound by")
+    rows = rich.table.Table(*columns, title="predicted time, in seconds")
+    for name, part in times.items():
+        seconds = (part.seconds, part.products, part.memory, part.transfers)
+        rows.add_row(name, *(f"{x:.3g}" for x in seconds), part.bound)
+    return rows
 
 
 def assumptions(chip: Chip) -> str:
