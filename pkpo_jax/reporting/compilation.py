@@ -290,7 +290,7 @@ def _rows(compiled: list[Compiled], memory: int | None) -> list[tuple[str, list[
     ]
     if memory is not None:
         rows.append(("of the device's memory", [f"{c.total / memory:.0%}" for c in compiled]))
-    rows.append(("matrix products", [f"{c.flops / 1e9:,.2f} GFLOP" for c in compiled]))
+    rows.append(("matrix products", [f"{c.flops / 1e12:.4g} TFLOP" for c in compiled]))
     rows.append(("memory traffic", [gib(c.accessed) for c in compiled]))
     for kind in costs.COLLECTIVES:
         if any(kind in c.collectives for c in compiled):

@@ -96,7 +96,7 @@ def phases(
         times["scoring"] = time(work["scoring"], chip) * scorings
     times["update"] = time(work["update"], chip)
     evaluation = time(work.get("evaluation", work["sampling"]), chip) * evaluations
-    times["evaluation, share of a step"] = evaluation
+    times["evaluation's share"] = evaluation
     parts = [part for name, part in times.items() if name not in ("prefill", "a decoded token")]
     times["a step"] = sum(parts, Time())
     return times

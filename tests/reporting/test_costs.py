@@ -262,7 +262,7 @@ def test_the_parts_of_a_step():
         "sampling": 20.0,
         "scoring": 10.0,
         "update": 7.0,
-        "evaluation, share of a step": 10.0,
+        "evaluation's share": 10.0,
         "a step": 47.0,
     }
     del work["evaluation"]
