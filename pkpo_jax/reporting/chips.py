@@ -19,7 +19,7 @@ class Chip(NamedTuple):
       ici: bytes that it receives in a second from its two neighbours on one axis of the topology.
     """
 
-    memory: float
+    memory: int
     flops: float
     bandwidth: float
     ici: float

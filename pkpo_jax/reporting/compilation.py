@@ -7,7 +7,6 @@ a TPU it also predicts the time of a step.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import math
 import time
@@ -65,11 +64,12 @@ class Compiled:
     @property
     def collectives(self) -> dict[str, float]:
         """The bytes received by kind of collective."""
-        received: collections.Counter = collections.Counter()
+        received: dict[str, float] = {}
         for w in self.work:
             for transfer in w.transfers:
-                received[transfer.kind] += w.times * transfer.bytes
-        return dict(received)
+                before = received.get(transfer.kind, 0.0)
+                received[transfer.kind] = before + w.times * transfer.bytes
+        return received
 
     def beside(self, held: int) -> Compiled:
         """Returns these needs with `held` more bytes, for arrays that stay in memory."""
