@@ -41,6 +41,9 @@ def endless(x):
 def slices(x, w):
     return jax.lax.scan(lambda x, w: (x + w.sum(), jnp.cos(x)), x, w)
 
+def branches(x, w):
+    return jax.lax.cond(x[0, 0] > 0, lambda: x @ w, lambda: x @ w @ w)
+
 rows, whole = array((512, 64), "fsdp"), array((64, 64))
 programs = {
     "scan": (scan, rows, array((5, 64, 64), None, "fsdp")),
@@ -48,6 +51,7 @@ programs = {
     "replicated": (jnp.dot, array((512, 64)), whole),
     "decode": (decode, rows, whole),
     "endless": (endless, whole),
+    "branches": (branches, rows, whole),
     "slices": (slices, array((256, 256)), array((64, 256, 256))),
     "reduce-scatter": (over_devices(lambda x: jax.lax.psum_scatter(x, "fsdp", tiled=True), ["fsdp"]), whole),
     "all-reduce": (over_devices(lambda x: jax.lax.psum(x, "fsdp"), []), whole),
@@ -86,6 +90,8 @@ def measured():
 def test_products_count_as_often_as_their_loops_run(measured):
     assert measured["scan"]["flops"] == 5 * 2 * 128 * 64 * 64
     assert measured["decode"]["flops"] == 37 * 2 * 128 * 64 * 64
+    # Of the branches of a conditional, the one with two products counts.
+    assert measured["branches"]["flops"] == 2 * 2 * 128 * 64 * 64
     # A loop whose end depends on what it computes counts once, and is named.
     assert measured["endless"]["flops"] == 2 * 64 * 64 * 64
     assert measured["endless"]["endless"] == ["jit(endless)/while"]
