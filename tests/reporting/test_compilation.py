@@ -3,14 +3,42 @@
 import jax
 import pytest
 
-from pkpo_jax.reporting import chips, compilation, costs
+from pkpo_jax import parallel
+from pkpo_jax.reporting import chips, compilation, costs, roofline
 from pkpo_jax.training import config as config_lib
+from pkpo_jax.training import policies, programs
 
 
 @pytest.mark.parametrize("topology", ["v5e", "v7:4x4", "v5e:4", "v5e:axb", "v5e:4x4x4", "v5p:4x4"])
 def test_topologies_that_are_none(topology):
     with pytest.raises(config_lib.ConfigError, match=r"expected a chip \(v4, v5e, v5p, v6e\)"):
         chips.describe(topology)
+
+
+def test_a_decoded_token_costs_its_products():
+    config = config_lib.default()
+    config.model.size = "tiny"
+    config.rollout.max_prompt, config.rollout.max_response = 16, 8
+    devices = parallel.Jitted(parallel.make_mesh((1, 1, 1), jax.devices()[:1]))
+    built = programs.Programs(config, devices, policies.vocabulary(config))
+    work = compilation.compile_sampler(built, prompts=2, n=3).work
+    # On a chip with endless memory bandwidth that makes one operation a second.
+    chip = chips.Chip(memory=1, flops=1.0, bandwidth=float("inf"), ici=1.0)
+    times = roofline.phases(
+        {"sampling": work, "update": []}, chip, tokens=8, scorings=0, evaluations=0
+    )
+    c = built.model.config
+    heads = c.num_heads + c.num_kv_heads
+    layer = 2 * heads * c.head_dim * c.embed_dim + 3 * c.embed_dim * c.hidden_dim
+    products = 6 * 2 * (c.num_layers * layer + c.num_embed * c.embed_dim)
+    # The keys and values of the prompt and of all tokens are read at most.
+    attention = 6 * 4 * c.num_layers * c.num_heads * c.head_dim * (16 + 8)
+    token, prefill = times["a decoded token"], times["prefill"]
+    assert products < token.products <= products + attention
+    # A prompt is computed once for its responses, and without the head.
+    prompts = 2 * 16 * 2 * c.num_layers * layer
+    assert prompts < prefill.products < 1.2 * prompts
+    assert times["sampling"].products == prefill.products + 8 * token.products
 
 
 def test_the_local_report(capsys):
