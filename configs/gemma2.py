@@ -29,8 +29,8 @@ def base(size: str, task: str) -> config_dict.ConfigDict:
     config.train.clip_norm = 1.0
     config.eval.every = 50
     config.eval.problems = 500
-    # A decoding step of so few rows on each chip takes as long as reading the parameters. Batches of
-    # the evaluation are therefore larger than those of training.
+    # A token of few rows takes as long as reading the parameters. Batches of the evaluation are
+    # therefore larger than those of training.
     config.eval.n = 16
     config.eval.prompts = 64
     config.checkpoint.every = 50
