@@ -10,7 +10,7 @@ from pkpo_jax.training import config as config_lib
 
 
 class Chip(NamedTuple):
-    """What a chip has.
+    """The memory and the peak rates of a chip.
 
     Attributes:
       memory: bytes of HBM.

@@ -71,7 +71,7 @@ def test_what_does_not_fit_and_how_long_it_would_take_is_said(monkeypatch, capsy
     assert not compilation.report(config_lib.default(), "v5e:1x1")
     text = capsys.readouterr().out
     assert "DOES NOT FIT" in text
-    # Two products of 1 TFLOP, and twice 5 GiB.
+    # There are two products of 1 TFLOP, and twice 5 GiB are received.
     assert "2 TFLOP" in text and "10.00 GiB" in text
     assert "a decoded token" in text and "transfers" in text and "197 TFLOP/s" in text
     assert "The loop jit(f)/while has no end" in text

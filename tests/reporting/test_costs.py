@@ -90,7 +90,7 @@ def measured():
 def test_products_count_as_often_as_their_loops_run(measured):
     assert measured["scan"]["flops"] == 5 * 2 * 128 * 64 * 64
     assert measured["decode"]["flops"] == 37 * 2 * 128 * 64 * 64
-    # Of the branches of a conditional, the one with two products counts.
+    # The branch of a conditional that has two products counts.
     assert measured["branches"]["flops"] == 2 * 2 * 128 * 64 * 64
     # A loop whose end depends on what it computes counts once, and is named.
     assert measured["endless"]["flops"] == 2 * 64 * 64 * 64
