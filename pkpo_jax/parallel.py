@@ -26,18 +26,29 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "tensor")
 
-# The first pattern that matches the path of a leaf, such as "layers/local/attn/q_einsum/w", gives
-# its spec. A spec describes the last dimensions, because stacked layers have one more before them.
-# The path of an optimiser's moment ends with that of its parameter, so both have the same
-# placement. The embedding table and the logits are split by tokens over both axes, so that no array
-# of the table's size is ever gathered.
+
+def _gating_spec(shape: tuple[int, ...]) -> tuple[str | None, ...]:
+    """Returns the spec of `gating_einsum`.
+
+    It is [2, hidden, embed], or [2, embed, hidden] in Gemma-2 2B. Every size has more hidden
+    units than units of the embedding.
+    """
+    return (None, "tensor", "fsdp") if shape[-2] > shape[-1] else (None, "fsdp", "tensor")
+
+
+# The first pattern that matches the path of a leaf, such as "layers/attn/q_einsum/w", gives its
+# spec, or a function that returns the spec of a shape. A spec describes the last dimensions,
+# because stacked layers have one more before them. The path of an optimiser's moment ends with that
+# of its parameter, so both have the same placement. The embedding table and the logits are split by
+# tokens over both axes, so that no array of the table's size is ever gathered. The axis `tensor`
+# splits heads and hidden units, so that a layer needs two sums over it.
 _VOCABULARY = ("tensor", "fsdp")
 RULES = (
     (r"embedder/input_embedding$", (_VOCABULARY, None)),
     (r"attn/q_einsum/w$", ("tensor", "fsdp", None)),
     (r"attn/kv_einsum/w$", (None, "tensor", "fsdp", None)),
     (r"attn/attn_vec_einsum/w$", ("tensor", None, "fsdp")),
-    (r"mlp/gating_einsum$", (None, "tensor", "fsdp")),
+    (r"mlp/gating_einsum$", _gating_spec),
     (r"mlp/linear$", ("tensor", "fsdp")),
     (r"", ()),
 )
@@ -85,8 +96,9 @@ def placements(tree: Any, mesh: Mesh, *, gathered: bool = False) -> Any:
 
     def place(path: tuple, leaf: Any) -> NamedSharding:
         name = "/".join(str(getattr(p, "key", getattr(p, "name", p))) for p in path)
-        spec = next(spec for pattern, spec in RULES if re.search(pattern, name))
+        rule = next(rule for pattern, rule in RULES if re.search(pattern, name))
         shape = np.shape(leaf)
+        spec = rule(shape) if callable(rule) else rule
         spec = (None,) * (len(shape) - len(spec)) + spec
         if gathered:
             spec = tuple(axis if axis != "fsdp" else None for axis in spec)

@@ -3,14 +3,20 @@
 They use jit and pmap, and check that no part of the work is done twice.
 """
 
+import json
+import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 
+import jax
 import pytest
 
 from pkpo_jax import parallel
+from pkpo_jax.policy import gemma
 from tests import one_run
 
 
@@ -142,3 +148,60 @@ def test_responses_split_where_devices_outnumber_prompts():
     assert parallel.batch_axes(sizes, 16, 16) == (("fsdp",), ("data",))
     assert parallel.batch_axes(sizes, 8, 16) == (("data",), ("fsdp",))
     assert parallel.batch_axes(sizes, 3, 16) == ((), ())
+
+
+REDUCTIONS = """
+import collections, dataclasses, json
+import jax, jax.numpy as jnp
+from pkpo_jax import parallel
+from pkpo_jax.policy import gemma
+from pkpo_jax.reporting import costs
+from tests.policy import small
+
+mesh = parallel.make_mesh((1, 1, 4))
+counts = []
+for transposed in (True, False):
+    config = dataclasses.replace(
+        small.CONFIG, num_heads=8, num_kv_heads=4, transpose_gating_einsum=transposed
+    )
+    model = gemma.Gemma(config, place=parallel.Jitted(mesh).place)
+    params = jax.eval_shape(lambda: gemma.init_params(model, jax.random.key(0)))
+    placed = parallel.placements(params, mesh, gathered=True)
+    f = jax.jit(lambda params, tokens: model.apply({"params": params}, tokens)[0], in_shardings=(placed, None))
+    work, _ = costs.work(f.lower(params, jnp.ones((2, 2, 3), jnp.int32)).compile().as_text())
+    kinds = collections.Counter()
+    for w in work:
+        for t in w.transfers:
+            kinds[t.kind] += w.times
+    counts.append(kinds)
+print(json.dumps(counts))
+"""  # noqa: E501
+
+
+def test_a_layer_sums_twice_over_the_tensor_axis():
+    """Tests both orders of gating_einsum: that of Gemma-2 2B is not that of the other sizes."""
+    result = subprocess.run(
+        [sys.executable, "-c", REDUCTIONS],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+    )
+    assert result.returncode == 0, result.stderr
+    # Each of four layers sums after its attention and its feed-forward network, and the lookup in
+    # the table, whose rows are split, is a sum too.
+    assert json.loads(result.stdout) == [{"all-reduce": 4 * 2 + 1}] * 2
+
+
+@pytest.mark.parametrize("size", gemma.SIZES)
+def test_the_tensor_axis_splits_the_hidden_units_of_every_size(size):
+    config = gemma.SIZES[size]
+    order = (config.hidden_dim, config.embed_dim)
+    if not config.transpose_gating_einsum:
+        order = order[::-1]
+    mesh = jax.sharding.AbstractMesh((1, 2, 2), parallel.AXES)
+    gating = {
+        "mlp": {"gating_einsum": jax.ShapeDtypeStruct((config.num_layers, 2, *order), "float32")}
+    }
+    spec = parallel.placements(gating, mesh)["mlp"]["gating_einsum"].spec
+    assert spec[2 + order.index(config.hidden_dim)] == "tensor"
+    assert spec[2 + order.index(config.embed_dim)] == "fsdp"

@@ -109,9 +109,7 @@ def main(argv: Sequence[str]) -> None:
     rewards = jnp.arange(count * n, dtype=jnp.float32).reshape(count, n) % 3
     valid = jnp.ones((count, n), bool)
     graded = step.Batch(*batch, rollout=rollout, rewards=rewards, valid=valid)
-    arguments = compilation.update_arguments(built)
-    jitted: Any = built.update
-    operations = compilation.matmul_flops(jitted.trace(*arguments).jaxpr.jaxpr, 1)
+    operations = compilation.compile_update(built).flops
 
     def update() -> Any:
         nonlocal state

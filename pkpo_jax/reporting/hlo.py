@@ -1,80 +1,211 @@
-"""Communication between devices, read from the text of a compiled program."""
+"""The text of a compiled program, parsed into its instructions.
+
+`Compiled.as_text()` of JAX returns HLO in the order in which a device runs it. XLA documents the
+format at https://openxla.org/xla/operation_semantics and https://openxla.org/xla/shapes.
+"""
 
 from __future__ import annotations
 
-import collections
+import dataclasses
 import functools
+import math
 import re
 
-COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
+@dataclasses.dataclass(frozen=True)
+class Array:
+    """An operand or a result.
 
-def collective_bytes(hlo: str) -> dict[str, int]:
-    """Returns the bytes that a device receives in each kind of collective.
-
-    A loop's body counts as many times as the constant in the loop's condition says. All loops here
-    have one: those over layers, chunks, tokens, and the shards of a product that XLA pipelines with
-    its transfers.
-
-    Args:
-      hlo: the text of a compiled program.
+    Attributes:
+      kind: the type of its elements, such as "bf16".
+      dimensions: the shape.
+      bytes: the size in memory. TPUs pad arrays to whole tiles, such as T(8,128).
+      in_hbm: False in a memory on the chip, such as the vector memory of a TPU, S(1).
     """
-    bodies: dict[str, list[str]] = {}
-    main, current = "", []
-    for line in hlo.splitlines():
-        if header := re.match(r"(?:ENTRY )?%?([\w.-]+) .*\{$", line):
-            current = bodies.setdefault(header[1], [])
-            if line.startswith("ENTRY"):
-                main = header[1]
-        elif line.startswith(" "):
-            current.append(line)
 
-    def called(line: str, attribute: str) -> list[str]:
-        return re.findall(rf"\b{attribute}=%?([\w.-]+)", line)
-
-    @functools.cache
-    def trips(condition: str) -> int:
-        constants = [1]
-        for line in bodies.get(condition, []):
-            constants += [int(c) for c in re.findall(r"[su]32\[\]\S* constant\((\d+)\)", line)]
-            constants += [trips(name) for name in called(line, "calls")]
-        return max(constants)
-
-    # XLA for TPU splits a transfer over the fusions that it overlaps with, and these repeat its
-    # name, also within loops. Each channel is therefore counted as one transfer, as many times as
-    # the least frequent of its mentions runs.
-    channels: dict[str, tuple[str, int, int]] = {}
-
-    def walk(name: str, times: int) -> None:
-        for line in bodies.get(name, []):
-            match = re.match(r"\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z-]+)\(", line)
-            if not match:
-                continue
-            variable, shape, kind = match.groups()
-            base = kind.removesuffix("-start")
-            if base in COLLECTIVES:
-                # A "-start" operation returns its operand and its result, which is the larger one.
-                size = max(_sizes(shape)) if kind != base else sum(_sizes(shape))
-                channel = "".join(re.findall(r"channel_id=\d+", line)) or variable
-                least = min(times, channels.get(channel, (base, size, times))[2])
-                channels[channel] = (base, size, least)
-            runs = max([trips(c) for c in called(line, "condition")], default=1)
-            for inner in called(line, "(?:body|calls|to_apply)"):
-                walk(inner, times * runs)
-
-    walk(main, 1)
-    total: collections.Counter = collections.Counter()
-    for kind, size, times in channels.values():
-        total[kind] += size * times
-    return dict(total)
+    kind: str
+    dimensions: tuple[int, ...]
+    bytes: int
+    in_hbm: bool
 
 
-def _sizes(shape: str) -> list[int]:
-    """Returns the bytes of each array in an HLO shape such as "(bf16[8,128]{1,0}, f32[4])"."""
-    sizes = []
-    for kind, bits, dimensions in re.findall(r"\b(pred|[a-z]+?)(\d*)\[([\d,]*)\]", shape):
-        size = 1 if kind == "pred" else max(int(bits or 8) // 8, 1)
-        for dimension in filter(None, dimensions.split(",")):
-            size *= int(dimension)
-        sizes.append(size)
-    return sizes or [0]
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line of a computation.
+
+    Attributes:
+      name: the name, unique in its computation.
+      opcode: the operation, such as "fusion".
+      arrays: the results.
+      operands: the names of the operands.
+      literal: the text in the parentheses, which is the value of a constant and the number of a
+        parameter.
+      attributes: the text after the parentheses.
+      is_root: whether the computation returns these results.
+    """
+
+    name: str
+    opcode: str
+    arrays: tuple[Array, ...]
+    operands: tuple[str, ...]
+    literal: str
+    attributes: str
+    is_root: bool
+
+    @property
+    def bytes(self) -> int:
+        return sum(array.bytes for array in self.arrays)
+
+    @property
+    def scope(self) -> str:
+        """The path of the JAX functions that it was traced from, such as "jit(f)/while"."""
+        found = re.search(r'op_name="([^"]*)"', self.attributes)
+        return found[1] if found else ""
+
+    def called(self, attribute: str = "calls") -> list[str]:
+        """Returns the names of the computations that an attribute of this instruction names."""
+        return re.findall(rf"\b{attribute}=%?([\w.-]+)", self.attributes)
+
+
+Computation = dict[str, Instruction]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The computations of a program by name, in the order in which they run.
+
+    Attributes:
+      computations: by name, and within each the instructions by name.
+      entry: the name of the computation that the program starts with.
+      devices: the number of devices that run the program together.
+    """
+
+    computations: dict[str, Computation]
+    entry: str
+    devices: int
+
+    def root(self, computation: str) -> Instruction:
+        """Returns the instruction whose results the computation returns."""
+        return next(i for i in self.computations[computation].values() if i.is_root)
+
+    def trips(self, loop: Instruction) -> int | None:
+        """Returns how often a `while` runs its body at most, or None if the text does not say.
+
+        A counter starts at 0, and the condition compares it with a constant. A loop may end before,
+        as decoding does. XLA counts by 2 in the loops by which it overlaps a product with the
+        transfer of its shards, because these handle two shards at a time.
+        """
+        if known := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.attributes):
+            return int(known[1])
+        (condition,), (body,) = loop.called("condition"), loop.called("body")
+        bounds = self._integers(condition)
+        return -(-max(bounds) // self._step(condition, body)) if bounds else None
+
+    def _integers(self, computation: str) -> list[int]:
+        """Returns the integer constants in a computation and in its fusions."""
+        found = []
+        for instruction in self.computations[computation].values():
+            found += [int(instruction.literal)] if _is_integer(instruction) else []
+            for fused in instruction.called():
+                found += self._integers(fused)
+        return found
+
+    def _step(self, condition: str, body: str) -> int:
+        """Returns by how much the body of a loop increases the counter that its condition reads."""
+        instructions = self.computations[body]
+        results = self.root(body).operands
+        read = (
+            int(index[1])
+            for i in self.computations[condition].values()
+            if i.opcode == "get-tuple-element"
+            and (index := re.search(r"index=(\d+)", i.attributes))
+        )
+        return max((_increment(instructions, results[i]) for i in read), default=0) or 1
+
+
+def _increment(instructions: Computation, name: str) -> int:
+    """Returns the sum of the constants that are added on the way to a value."""
+    instruction = instructions[name]
+    if _is_integer(instruction):
+        return int(instruction.literal)
+    if instruction.opcode in ("add", "copy", "bitcast"):
+        return sum(_increment(instructions, operand) for operand in instruction.operands)
+    return 0
+
+
+def _is_integer(instruction: Instruction) -> bool:
+    """Returns whether an instruction is a constant integer of at least 0."""
+    return (
+        instruction.opcode == "constant"
+        and instruction.arrays[0].kind[0] in "su"
+        and instruction.literal.isdigit()
+    )
+
+
+def parse(text: str) -> Program:
+    """Parses the text of a compiled program."""
+    computations: dict[str, Computation] = {}
+    entry, current = "", {}
+    for line in text.splitlines():
+        if header := re.match(r"(ENTRY )?%?([\w.-]+) \(.*\{$", line):
+            current = computations.setdefault(header[2], {})
+            entry = header[2] if header[1] else entry
+        elif instruction := _instruction(line):
+            current[instruction.name] = instruction
+    devices = re.search(r"num_partitions=(\d+)", text)
+    return Program(computations, entry, int(devices[1]) if devices else 1)
+
+
+def _instruction(line: str) -> Instruction | None:
+    start = re.match(r"\s+(ROOT )?%?([\w.-]+) = ", line)
+    if not start:
+        return None
+    rest = line[start.end() :]
+    # The shape of several results is in parentheses, and layouts have parentheses too.
+    end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
+    opening = rest.index("(", end)
+    closing = _closing(rest, opening)
+    literal = rest[opening + 1 : closing]
+    return Instruction(
+        name=start[2],
+        opcode=rest[end:opening].strip(),
+        arrays=_arrays(rest[:end]),
+        operands=tuple(re.findall(r"%([\w.-]+)", literal)),
+        literal=literal.strip(),
+        attributes=rest[closing + 1 :],
+        is_root=bool(start[1]),
+    )
+
+
+def _closing(text: str, opening: int) -> int:
+    """Returns the position of the parenthesis that closes the one at `opening`."""
+    depth = 0
+    for parenthesis in re.finditer(r"[()]", text[opening:]):
+        depth += 1 if parenthesis[0] == "(" else -1
+        if not depth:
+            return opening + parenthesis.start()
+    raise ValueError(f"no parenthesis closes the one at {opening} of {text!r}")
+
+
+@functools.cache
+def _arrays(shape: str) -> tuple[Array, ...]:
+    """Returns the arrays of a shape such as "(bf16[8,128]{1,0:T(8,128)(2,1)S(1)}, u32[])"."""
+    pattern = r"\b(pred|[a-z]+(\d*)\w*)\[([\d,]*)\](?:\{([^}]*)\})?"
+    arrays = []
+    for kind, bits, dimensions, layout in re.findall(pattern, shape):
+        sizes = _integers(dimensions)
+        order, _, details = layout.partition(":")
+        # The layout has the dimensions from minor to major, and tiles cover the minor ones.
+        physical = [sizes[i] for i in reversed(_integers(order))] or list(sizes)
+        if tile := re.search(r"T\(([\d,]+)\)", details):
+            sides = _integers(tile[1])[-len(physical) :] if physical else ()
+            for i, side in enumerate(reversed(sides), 1):
+                physical[-i] = -(-physical[-i] // side) * side
+        space = re.search(r"S\((\d+)\)", details)
+        count, width = math.prod(physical), 8 if kind == "pred" else int(bits or 0)
+        arrays.append(Array(kind, sizes, count * width // 8, not space or space[1] == "0"))
+    return tuple(arrays)
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split(",") if number)

@@ -6,6 +6,7 @@ import importlib.util
 import math
 from typing import Any
 
+from absl import logging
 from ml_collections import config_dict
 
 from pkpo_jax import parallel
@@ -154,17 +155,22 @@ def _check_batches(config: Config, devices: int) -> None:
                 f"{key}={rows} does not split into {into}train.micro_batches={micro} equal parts; "
                 f"make it a multiple of {parts}, or that fewer."
             )
-        if n is None and not pmap:
-            continue  # Several devices compute the same demonstrations if these do not split.
         prompt_axes, response_axes = parallel.batch_axes(sizes, rows // parts, n or 1)
         split = math.prod(sizes[a] for a in (prompt_axes if pmap else prompt_axes + response_axes))
-        if split != data * fsdp:
-            in_parts = f" in {parts} parts" if parts > 1 else ""
-            raise ConfigError(
-                f"{key}={rows}{in_parts} does not split over {data * fsdp} devices, nor do the "
-                f"responses; make it a multiple of {data * fsdp}, use fewer (micro-)batches, or "
-                f"change parallel.mesh={mesh}."
+        if split == data * fsdp:
+            continue
+        in_parts = f" in {parts} parts" if parts > 1 else ""
+        if n is None and not pmap:
+            logging.warning(
+                f"{key}={rows}{in_parts} does not split over {data * fsdp} devices, and several "
+                f"compute the same demonstrations; make it a multiple of {data * fsdp}."
             )
+            continue
+        raise ConfigError(
+            f"{key}={rows}{in_parts} does not split over {data * fsdp} devices, nor do the "
+            f"responses; make it a multiple of {data * fsdp}, use fewer (micro-)batches, or "
+            f"change parallel.mesh={mesh}."
+        )
 
 
 def _check_grading(config: Config) -> None:

@@ -253,8 +253,8 @@ class Eval:
     problems: int = key(512, at_least=1)
     # Each problem gets this many samples.
     n: int = key(32, at_least=1)
-    # A batch of the evaluation has this many problems.
-    prompts: int = key(64, at_least=1)
+    # A batch of the evaluation has this many problems. Samples do not depend on it.
+    prompts: int = key(64, at_least=1, may_change=True)
     # Below 1, tokens are sampled from the most likely ones, whose probabilities sum to this.
     top_p: float = key(1.0, above=0, at_most=1)
     # Evaluations sample at this temperature: 0 is greedy decoding, None means rollout.temperature.

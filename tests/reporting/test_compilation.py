@@ -1,86 +1,44 @@
-"""Tests of the counts of --mode=compile, on programs whose counts are known by hand."""
-
-import os
-import subprocess
-import sys
+"""Tests of --mode=compile."""
 
 import jax
-import jax.numpy as jnp
 import pytest
 
-from pkpo_jax.reporting import compilation, hlo
-from pkpo_jax.training import config as config_lib
-
-HLO = """\
-HloModule jit_f, num_partitions=4
-
-%condition (p: (s32[], f32[8,128])) -> pred[] {
-  %p = (s32[], f32[8,128]) parameter(0)
-  %i = s32[] get-tuple-element(%p), index=0
-  %constant.1 = s32[] constant(13)
-  ROOT %less = pred[] compare(%i, %constant.1), direction=LT
-}
-
-%fused (x: f32[2,128]) -> f32[8,128] {
-  ROOT %all-gather.1 = f32[8,128]{1,0} all-gather(%x), channel_id=7, dimensions={0}
-}
-
-%body (p: (s32[], f32[8,128])) -> (s32[], f32[8,128]) {
-  %g = f32[8,128] fusion(%x), kind=kCustom, calls=%fused
-  %g2 = f32[8,128] fusion(%x), kind=kCustom, calls=%fused
-  %r = (bf16[64], bf16[64]) all-reduce-start(%y), channel_id=8, to_apply=%add
-}
-
-ENTRY %main (a: f32[2,128]) -> f32[8,128] {
-  %w = (s32[], f32[8,128]) while(%t), condition=%condition, body=%body
-  %p = (bf16[16,4], bf16[16,4], u32[]) collective-permute-start(%a), channel_id=9
-}
-"""
-
-
-def test_collectives_count_as_often_as_their_loops_run_and_each_channel_once():
-    assert hlo.collective_bytes(HLO) == {
-        "all-gather": 13 * 8 * 128 * 4,
-        "all-reduce": 13 * 64 * 2,
-        "collective-permute": 16 * 4 * 2,
-    }
-
-
-def test_collectives_of_a_real_program():
-    """Counts a scan of 5 products with gathered parameters, on two forced devices."""
-    program = """
-import jax, jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec as P
 from pkpo_jax import parallel
-from pkpo_jax.reporting import hlo
-mesh = parallel.make_mesh((1, 2, 1))
-w = jax.ShapeDtypeStruct((5, 64, 64), jnp.float32, sharding=NamedSharding(mesh, P(None, "fsdp")))
-x = jax.ShapeDtypeStruct((512, 64), jnp.float32, sharding=NamedSharding(mesh, P("fsdp")))
-f = lambda x, w: jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0]
-print(hlo.collective_bytes(jax.jit(f).lower(x, w).compile().as_text()))
-"""
-    result = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
-    )
-    assert result.stdout.strip() == str({"all-gather": 5 * 64 * 64 * 4}), result.stderr
-
-
-def test_matmul_flops():
-    def f(x, w):
-        x = jax.lax.scan(lambda x, w: (jax.checkpoint(jnp.dot)(x, w), None), x, w)[0]
-        return jax.lax.while_loop(lambda x: x.sum() < 1, lambda x: x @ w[0], x)
-
-    jaxpr = jax.make_jaxpr(f)(jnp.ones((3, 8)), jnp.ones((5, 8, 8)))
-    assert compilation.matmul_flops(jaxpr.jaxpr, trips=7) == 2 * 3 * 8 * 8 * (5 + 7)
+from pkpo_jax.reporting import chips, compilation, costs, roofline
+from pkpo_jax.training import config as config_lib
+from pkpo_jax.training import policies, programs
 
 
 @pytest.mark.parametrize("topology", ["v5e", "v7:4x4", "v5e:4", "v5e:axb", "v5e:4x4x4", "v5p:4x4"])
 def test_topologies_that_are_none(topology):
     with pytest.raises(config_lib.ConfigError, match=r"expected a chip \(v4, v5e, v5p, v6e\)"):
-        compilation.topology_devices(topology)
+        chips.describe(topology)
+
+
+def test_a_decoded_token_costs_its_products():
+    config = config_lib.default()
+    config.model.size = "tiny"
+    config.rollout.max_prompt, config.rollout.max_response = 16, 8
+    devices = parallel.Jitted(parallel.make_mesh((1, 1, 1), jax.devices()[:1]))
+    built = programs.Programs(config, devices, policies.vocabulary(config))
+    work = compilation.compile_sampler(built, prompts=2, n=3).work
+    # On a chip with endless memory bandwidth that makes one operation a second.
+    chip = chips.Chip(memory=1, flops=1.0, bandwidth=float("inf"), ici=1.0)
+    times = roofline.phases(
+        {"sampling": work, "update": []}, chip, tokens=8, scorings=0, evaluations=0
+    )
+    c = built.model.config
+    heads = c.num_heads + c.num_kv_heads
+    layer = 2 * heads * c.head_dim * c.embed_dim + 3 * c.embed_dim * c.hidden_dim
+    products = 6 * 2 * (c.num_layers * layer + c.num_embed * c.embed_dim)
+    # The keys and values of the prompt and of all tokens are read at most.
+    attention = 6 * 4 * c.num_layers * c.num_heads * c.head_dim * (16 + 8)
+    token, prefill = times["a decoded token"], times["prefill"]
+    assert products < token.products <= products + attention
+    # A prompt is computed once for its responses, and without the head.
+    prompts = 2 * 16 * 2 * c.num_layers * layer
+    assert prompts < prefill.products < 1.2 * prompts
+    assert times["sampling"].products == prefill.products + 8 * token.products
 
 
 def test_the_local_report(capsys):
@@ -102,13 +60,21 @@ def test_the_local_report(capsys):
         compilation.report(config, None)
 
 
-def test_what_does_not_fit_is_said(monkeypatch, capsys):
-    compiled = compilation.Compiled(2**30, 2**34, 1e12, 1e9, {"all-gather": 5}, 1.0)
-    monkeypatch.setattr(compilation, "topology_devices", lambda _: (jax.devices(), 16 * 2**30))
+def test_what_does_not_fit_and_how_long_it_would_take_is_said(monkeypatch, capsys):
+    transfer = costs.Transfer("all-gather", 5 * 2**30, 5 * 2**30, 2)
+    work = [costs.Work(2, "jit(f)/while", 1e12, 1e9, (transfer,))]
+    compiled = compilation.Compiled(2**30, 2**34, work, ["jit(f)/while"], 1.0)
+    described = (jax.devices(), chips.CHIPS["v5e"])
+    monkeypatch.setattr(chips, "describe", lambda _: described)
     monkeypatch.setattr(compilation, "compile_sampler", lambda *_: compiled)
     monkeypatch.setattr(compilation, "compile_update", lambda _: compiled)
     assert not compilation.report(config_lib.default(), "v5e:1x1")
-    assert "DOES NOT FIT" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "DOES NOT FIT" in text
+    # There are two products of 1 TFLOP, and twice 5 GiB are received.
+    assert "2 TFLOP" in text and "10.00 GiB" in text
+    assert "a decoded token" in text and "transfers" in text and "197 TFLOP/s" in text
+    assert "The loop jit(f)/while has no end" in text
 
 
 def test_what_xla_refuses_is_reported(monkeypatch, capsys):

@@ -103,6 +103,11 @@ PMAP = dict(parallel__mode="pmap", parallel__mesh=(-1, 1, 1))
         (dict(train__prompts=6, rollout__n=6), "train.prompts=6 does not split over 4 devices"),
         (dict(eval__prompts=7, eval__n=6), "eval.prompts=7 does not split over 4 devices"),
         (
+            # Six prompts split over fsdp, but five responses do not split over data.
+            dict(train__prompts=6, rollout__n=5, k=1, parallel__mesh=(2, 2, 1)),
+            "train.prompts=6 does not split over 4 devices, nor do the responses",
+        ),
+        (
             dict(train__prompts=8, rollout__n=6, train__micro_batches=4),
             r"train.prompts=8 in 4 parts does not split .* fewer \(micro-\)batches",
         ),
@@ -161,6 +166,16 @@ def test_bad_configs_raise_one_line_with_key_and_value(changes, message):
     with pytest.raises(config_lib.ConfigError, match=message) as e:
         checks.validate(changed(**changes), devices=4)
     assert "\n" not in str(e.value)
+
+
+def test_demonstrations_that_several_devices_compute_are_named(caplog):
+    config = changed(warm_start__steps=1, warm_start__batch=6)
+    checks.validate(config, devices=4)
+    assert "warm_start.batch=6 does not split over 4 devices" in caplog.text
+    caplog.clear()
+    config.warm_start.batch = 8
+    checks.validate(config, devices=4)
+    assert not caplog.text
 
 
 def test_every_key_is_refused_a_value_of_another_type():
