@@ -18,9 +18,9 @@ _SMALL_CAP = 60.0
 
 
 class KeyValues(NamedTuple):
-    """The rotated keys and the values of one layer, [P, n, S, num_kv_heads, head_dim] each.
+    """The rotated keys and the values of one layer, [P, n, num_kv_heads, S, head_dim] each.
 
-    Those of all layers have one more axis before these.
+    The tokens of each head are adjacent, so that products with them need no copy in another order.
     """
 
     keys: jax.Array
@@ -31,11 +31,11 @@ def apply_rope(x: jax.Array, positions: jax.Array, timescale: jax.Array) -> jax.
     """Applies rotary embeddings in float32.
 
     Args:
-      x: [P, n, T, heads, head_dim].
+      x: [P, n, heads, T, head_dim].
       positions: [P, T] int32.
       timescale: [head_dim / 2] float32, by which positions are divided to get angles in radians.
     """
-    angle = (positions[..., None] / timescale)[:, None, :, None, :]
+    angle = (positions[..., None] / timescale)[:, None, None]
     sin, cos = jnp.sin(angle), jnp.cos(angle)
     first, second = jnp.split(x.astype(jnp.float32), 2, -1)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
@@ -70,17 +70,17 @@ def attend(
     FlashAttention, arXiv 2205.14135).
 
     Args:
-      queries: [P, n, T, K, G, H], with G query heads for each of K key heads.
-      prefix: keys and values [P, L, K, H] of the prompts, or None.
-      own: keys and values [P, n, S, K, H] of the responses, of which the first `start + T` are set.
+      queries: [P, n, K, G, T, H], with G query heads for each of K key heads.
+      prefix: keys and values [P, K, L, H] of the prompts, or None.
+      own: keys and values [P, n, K, S, H] of the responses, of which the first `start + T` are set.
         Without earlier tokens, they are those of the queries, and S is T.
       visible: the keys that each query attends to, at least one.
       soft_cap: logits are squashed into (-soft_cap, soft_cap), or left as they are if None.
 
     Returns:
-      [P, n, T, K, G, H] in the dtype of the queries.
+      [P, n, K, G, T, H] in the dtype of the queries.
     """
-    count, keys = queries.shape[2], own.keys.shape[2]
+    count, keys = queries.shape[4], own.keys.shape[3]
     size = max(_BLOCK, -(-count // _BLOCKS))
     # Where the queries are all tokens so far, a block needs no keys after its own.
     all_tokens = keys == count and isinstance(visible.start, int)
@@ -88,9 +88,10 @@ def attend(
     for first in range(0, count, size):
         last = min(first + size, count)
         part = visible._replace(start=visible.start + first)
-        seen = KeyValues(*(x[:, :, :last] for x in own)) if all_tokens else own
-        blocks.append(_attend(queries[:, :, first:last], prefix, seen, part, soft_cap))
-    return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, 2)
+        seen = KeyValues(*(x[:, :, :, :last] for x in own)) if all_tokens else own
+        block = queries[:, :, :, :, first:last]
+        blocks.append(_attend(block, prefix, seen, part, soft_cap))
+    return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, 4)
 
 
 class _Part(NamedTuple):
@@ -110,12 +111,12 @@ class _Part(NamedTuple):
 
     def compute_logits(self, queries: jax.Array, soft_cap: float | None) -> jax.Array:
         """Returns float32 logits, which masks do not enter yet."""
-        x = _dot(f"pntkgh,{self.keys}->{self.logits}", queries, self.kv.keys)
+        x = _dot(f"pnkgth,{self.keys}->{self.logits}", queries, self.kv.keys)
         return soft_capped(x, soft_cap)
 
     def swap(self, x: jax.Array) -> jax.Array:
-        """Converts [p, n, k, t, g] to the order of axes that logits have here, and back."""
-        return x.swapaxes(1, 2) if self.logits == "pkntgs" else x
+        """Converts [p, n, k, g, t] to the order of axes that logits have here, and back."""
+        return x.swapaxes(1, 2) if self.logits == "pkngts" else x
 
 
 def _dot(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -127,14 +128,14 @@ def _parts(
 ) -> Iterator[_Part]:
     """Yields the keys of the responses and those of the prefix, for `count` queries."""
     # Positions are counted from the end of the prefix, so that one mask serves every row.
-    query_at, key_at = visible.start + jnp.arange(count), jnp.arange(own.keys.shape[2])
+    query_at, key_at = visible.start + jnp.arange(count), jnp.arange(own.keys.shape[3])
     before = query_at[:, None] - key_at
     mask = jnp.logical_and(before >= 0, before < visible.window)
-    yield _Part(own, mask[:, None], "pnskh", "pnktgs")
+    yield _Part(own, mask, "pnksh", "pnkgts")
     if prefix is not None and visible.length is not None:
-        key_at, length = jnp.arange(prefix.keys.shape[1]), visible.length[:, None, None]
+        key_at, length = jnp.arange(prefix.keys.shape[2]), visible.length[:, None, None]
         mask = (key_at < length) & (length + query_at[:, None] - key_at < visible.window)
-        yield _Part(prefix, mask[:, None, None, :, None], "pskh", "pkntgs")
+        yield _Part(prefix, mask[:, None, None, None], "pksh", "pkngts")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -155,7 +156,7 @@ def _forward(
     visible: Visible,
     soft_cap: float | None,
 ) -> tuple[jax.Array, Any]:
-    parts = list(_parts(queries.shape[2], prefix, own, visible))
+    parts = list(_parts(queries.shape[4], prefix, own, visible))
     logits = [jnp.where(p.mask, p.compute_logits(queries, soft_cap), _MASKED) for p in parts]
     # Exponentials of small logits need no maximum to stay in range.
     top = jnp.float32(0.0)
@@ -168,27 +169,26 @@ def _forward(
         weights = jnp.exp(x - shift)
         total += p.swap(weights.sum(-1))
         weights = weights.astype(p.kv.values.dtype)
-        out += _dot(f"{p.logits},{p.keys}->pntkgh", weights, p.kv.values)
-    out = (out / jnp.moveaxis(total, 3, 2)[..., None]).astype(queries.dtype)
+        out += _dot(f"{p.logits},{p.keys}->pnkgth", weights, p.kv.values)
+    out = (out / total[..., None]).astype(queries.dtype)
     return out, (queries, prefix, own, visible, out, top + jnp.log(total))
 
 
 def _backward(soft_cap: float | None, saved: Any, gradient: jax.Array) -> Any:
     queries, prefix, own, visible, out, log_total = saved
     delta = (gradient.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
-    delta = jnp.moveaxis(delta, 2, 3)  # Its axes are [p, n, k, t, g], as those of log_total.
     to_queries, to_parts = jnp.float32(0.0), []
-    for p in _parts(queries.shape[2], prefix, own, visible):
+    for p in _parts(queries.shape[4], prefix, own, visible):
         logits, dtype = p.compute_logits(queries, soft_cap), queries.dtype
         weights = jnp.where(p.mask, jnp.exp(logits - p.swap(log_total)[..., None]), 0.0)
-        to_weights = _dot(f"pntkgh,{p.keys}->{p.logits}", gradient, p.kv.values)
+        to_weights = _dot(f"pnkgth,{p.keys}->{p.logits}", gradient, p.kv.values)
         to_logits = weights * (to_weights - p.swap(delta)[..., None])
         if soft_cap is not None:
             to_logits *= 1.0 - jnp.square(logits / soft_cap)
         to_logits, weights = to_logits.astype(dtype), weights.astype(dtype)
-        to_queries += _dot(f"{p.logits},{p.keys}->pntkgh", to_logits, p.kv.keys)
-        to_keys = _dot(f"{p.logits},pntkgh->{p.keys}", to_logits, queries)
-        to_values = _dot(f"{p.logits},pntkgh->{p.keys}", weights, gradient)
+        to_queries += _dot(f"{p.logits},{p.keys}->pnkgth", to_logits, p.kv.keys)
+        to_keys = _dot(f"{p.logits},pnkgth->{p.keys}", to_logits, queries)
+        to_values = _dot(f"{p.logits},pnkgth->{p.keys}", weights, gradient)
         to_parts.append(KeyValues(to_keys.astype(dtype), to_values.astype(dtype)))
     to_own, to_prefix = (*to_parts, None)[:2]
     return to_queries.astype(queries.dtype), to_prefix, to_own, None

@@ -34,6 +34,9 @@ _MASKED = -1e30
 _ALL_TOKENS = 2**30
 
 
+# The keys and values of each layer.
+Cache = tuple[KeyValues, ...]
+
 # A function that returns its first argument, possibly constrained to the devices where arrays of
 # the kind that the second one names, "activations" or "logits", live.
 Placement = Callable[[jax.Array, str], jax.Array]
@@ -47,11 +50,12 @@ class Prefix(NamedTuple):
     """Keys and values of the prompts, which the n responses to each prompt share.
 
     Attributes:
-      layers: keys and values of all layers, [layers, P, L, num_kv_heads, head_dim] each.
+      layers: keys and values of all layers, [layers, P, num_kv_heads, L, head_dim] each, or a
+        tuple of those of single layers (see `unroll`).
       length: [P] int32, how many of the L positions hold tokens of the prefix.
     """
 
-    layers: KeyValues
+    layers: Any
     length: jax.Array
 
 
@@ -91,8 +95,14 @@ class Embedder(nn.Module):
         c = self.config
         # At JAX's default precision, accelerators multiply float32 with fewer bits (TPUs in
         # bfloat16, GPUs in TF32) and add in float32. Setting jax_default_matmul_precision="highest"
-        # uses all bits.
-        logits = jnp.einsum("...d,vd->...v", x.astype(jnp.float32), self.table.astype(jnp.float32))
+        # uses all bits. Products of two bfloat16 numbers are exact in float32.
+        dtype = jnp.promote_types(x.dtype, self.table.dtype)
+        logits = jnp.einsum(
+            "...d,vd->...v",
+            x.astype(dtype),
+            self.table.astype(dtype),
+            preferred_element_type=jnp.float32,
+        )
         logits = soft_capped(logits, c.final_logit_softcap)
         ids = jnp.arange(c.num_embed)
         sampled = ids < c.vocab_size
@@ -125,16 +135,16 @@ class Gemma(nn.Module):
         *,
         prefix: Prefix | None = None,
         start: jax.typing.ArrayLike = 0,
-        cache: KeyValues | None = None,
-    ) -> tuple[jax.Array, KeyValues | None]:
+        cache: Cache | None = None,
+    ) -> tuple[jax.Array, Cache | None]:
         """Computes the hidden states of T tokens of each response.
 
         Args:
           tokens: [P, n, T] int32.
           prefix: the prefix that the n responses share, or None without one.
           start: how many tokens of each response precede these. Their keys are in the cache.
-          cache: keys and values [pairs, P, n, S, ...], in which the new ones are written at
-            `start`, or None.
+          cache: keys and values of each layer, in which the new ones are written at `start`, or
+            None. With a cache, parameters and prefix have to be those of `unroll`.
 
         Returns:
           [P, n, T, D] normalised hidden states, for `logits`, and the updated cache.
@@ -156,42 +166,48 @@ class Gemma(nn.Module):
         tokens: jax.Array,
         prefix: Prefix | None,
         start: jax.typing.ArrayLike,
-        cache: KeyValues | None,
+        cache: Cache | None,
         keep: bool = False,
-    ) -> tuple[jax.Array, KeyValues | None]:
+    ) -> tuple[jax.Array, Any]:
         """Runs the layers, and returns the activations with the cache.
 
         If `keep` is set, the keys and values of the tokens are returned in place of the cache.
         """
         block = Block(self.config, parent=None)
-        offset = jnp.zeros(tokens.shape[:1], jnp.int32) if prefix is None else prefix.length
+        length = None if prefix is None else prefix.length
+        offset = jnp.zeros(tokens.shape[:1], jnp.int32) if length is None else length
         positions = offset[:, None] + start + jnp.arange(tokens.shape[2])
+        layers, kinds = self.get_variable("params", "layers"), layer_kinds(self.config)
+        shared = None if prefix is None else prefix.layers
 
-        def layer(carry: Any, scanned: Any) -> Any:
-            x, cache = carry
-            params, kind, keys_and_values, index = scanned
-            x, own = block.apply(
+        def layer(x: jax.Array, scanned: Any, cache: KeyValues | None = None) -> Any:
+            params, kind, shared = scanned
+            return block.apply(
                 {"params": params},
                 self.place(x, "activations"),
                 kind,
                 positions,
                 start,
-                None if keys_and_values is None else (keys_and_values, offset),
-                None if cache is None else (cache, index),
+                None if shared is None else (shared, length),
+                cache,
             )
-            return (x, None if cache is None else own), own if keep else None
 
-        (x, cache), own = jax.lax.scan(
-            jax.checkpoint(layer, prevent_cse=False) if self.remat else layer,
-            (self.embedder.encode(tokens), cache),
-            (
-                self.get_variable("params", "layers"),
-                layer_kinds(self.config),
-                None if prefix is None else prefix.layers,
-                jnp.arange(self.config.num_layers),
-            ),
-        )
-        return self.place(x, "activations"), own if keep else cache
+        x = self.embedder.encode(tokens)
+        if cache is not None:
+            for i, params in enumerate(layers):
+                kind = jax.tree.map(lambda a, i=i: a[i], kinds)
+                scanned = (params, kind, shared and shared[i])
+                x, own = layer(x, scanned, cache[i])
+                cache = (*cache[:i], own, *cache[i + 1 :])
+            return self.place(x, "activations"), cache
+
+        def body(x: jax.Array, scanned: Any) -> Any:
+            x, own = layer(x, scanned)
+            return x, own if keep else None
+
+        body = jax.checkpoint(body, prevent_cse=False) if self.remat else body
+        x, own = jax.lax.scan(body, x, (layers, kinds, shared))
+        return self.place(x, "activations"), own
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Returns float32 logits [..., num_embed] of hidden states [..., D].
@@ -200,11 +216,11 @@ class Gemma(nn.Module):
         """
         return self.place(self.embedder.decode(hidden), "logits")
 
-    def init_cache(self, prompts: int, n: int, length: int) -> KeyValues:
+    def init_cache(self, prompts: int, n: int, length: int) -> Cache:
         """Returns an empty cache for `length` tokens of each response."""
         c = self.config
-        shape = (c.num_layers, prompts, n, length, c.num_kv_heads, c.head_dim)
-        return KeyValues(jnp.zeros(shape, c.dtype), jnp.zeros(shape, c.dtype))
+        empty = jnp.zeros((prompts, n, c.num_kv_heads, length, c.head_dim), c.dtype)
+        return (KeyValues(empty, empty),) * c.num_layers
 
     @nn.compact
     def initialise(self) -> None:
@@ -247,6 +263,21 @@ def init_params(model: Gemma, key: jax.Array) -> dict:
 def interleave(first: jax.Array, second: jax.Array) -> jax.Array:
     """Returns [2 m, ...] of which the even rows are `first` [m, ...], the odd ones `second`."""
     return jnp.stack([first, second], 1).reshape(-1, *first.shape[1:])
+
+
+def unroll(tree: Any) -> Any:
+    """Returns parameters or a prefix with a tuple of single layers in place of stacked ones.
+
+    A loop over tokens reads these where they are, while it would copy each layer from a stack.
+    """
+
+    def split(layers: Any) -> tuple[Any, ...]:
+        count = jax.tree.leaves(layers)[0].shape[0]
+        return tuple(jax.tree.map(lambda x, i=i: x[i], layers) for i in range(count))
+
+    if isinstance(tree, Prefix):
+        return tree._replace(layers=split(tree.layers))
+    return tree | {"layers": split(tree["layers"])}
 
 
 def cast(params: dict, dtype: str) -> dict:

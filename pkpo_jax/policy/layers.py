@@ -50,9 +50,8 @@ class Einsum(nn.Module):
 class Attention(nn.Module):
     """Grouped-query attention, which returns its output and the keys and values of its tokens.
 
-    A cache is given as the keys and values of all layers, and the index of this layer. With it, the
-    new keys and values are written into the cache at `start`, and the whole cache is returned in
-    their place, so that XLA updates one buffer in place.
+    With a cache, the new keys and values are written into it at `start`, and the whole cache is
+    returned in their place, so that XLA updates one buffer in place.
     """
 
     config: GemmaConfig
@@ -65,41 +64,36 @@ class Attention(nn.Module):
         positions: jax.Array,
         start: jax.typing.ArrayLike,
         prefix: tuple[KeyValues, jax.Array] | None,
-        cache: tuple[KeyValues, jax.Array] | None,
+        cache: KeyValues | None,
     ) -> tuple[jax.Array, KeyValues]:
         c = self.config
         heads, groups = c.num_kv_heads, c.num_heads // c.num_kv_heads
         q = Einsum((c.num_heads, c.embed_dim, c.head_dim), c.embed_dim, name="q_einsum")(
-            "pntd,mdh->pntmh", x
+            "pntd,mdh->pnmth", x
         )
         keys, values = Einsum((2, heads, c.embed_dim, c.head_dim), c.embed_dim, name="kv_einsum")(
-            "pntd,ckdh->cpntkh", x
+            "pntd,ckdh->cpnkth", x
         )
         if c.use_qk_norm:
             q, keys = RMSNorm(name="_query_norm")(q), RMSNorm(name="_key_norm")(keys)
         q = apply_rope(q, positions, kind.timescale) * c.query_pre_attn_scalar
-        kv = kept = KeyValues(apply_rope(keys, positions, kind.timescale), values)
+        kv = KeyValues(apply_rope(keys, positions, kind.timescale), values)
         if cache is not None:
-            layers, index = cache
-            kept = jax.tree.map(
-                lambda old, new: jax.lax.dynamic_update_slice(
-                    old, new[None], (index, 0, 0, start, 0, 0)
-                ),
-                layers,
+            kv = jax.tree.map(
+                lambda old, new: jax.lax.dynamic_update_slice(old, new, (0, 0, 0, start, 0)),
+                cache,
                 kv,
             )
-            kv = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, 0, False), kept)
-
-        q = q.reshape(*q.shape[:3], heads, groups, c.head_dim)
+        q = q.reshape(*q.shape[:2], heads, groups, *q.shape[3:])
         shared, length = (None, None) if prefix is None else prefix
         out = attend(q, shared, kv, Visible(kind.window, start, length), c.attn_logits_soft_cap)
-        out = out.reshape(*out.shape[:3], c.num_heads, c.head_dim)
+        out = out.reshape(*out.shape[:2], c.num_heads, *out.shape[4:])
         out = Einsum(
             (c.num_heads, c.head_dim, c.embed_dim),
             c.num_heads * c.head_dim,
             name="attn_vec_einsum",
-        )("pntmh,mhd->pntd", out)
-        return out, kept
+        )("pnmth,mhd->pntd", out)
+        return out, kv
 
 
 class FeedForward(nn.Module):

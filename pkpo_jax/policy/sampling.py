@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -80,7 +80,10 @@ def sample(
     rows = jnp.arange(p) if rows is None else rows
     fold = jax.vmap(jax.random.fold_in, (None, 0))
     keys = jax.vmap(fold, (0, None))(fold(key, rows), jnp.arange(n))
-    prefix = model.apply({"params": params}, prompts, lengths, method="prefill")
+    prefix: Any = model.apply({"params": params}, prompts, lengths, method="prefill")
+    # The loop over tokens reads single layers.
+    params, prefix = gemma.unroll(params), gemma.unroll(prefix)
+    sizes = _cache_sizes(max_response)
     last = jnp.broadcast_to(gemma.last_prompt_token(prompts, lengths)[:, None], (p, n))
     greedy = jnp.asarray(temperature) == 0.0
     temperature = jnp.where(greedy, 1.0, temperature)
@@ -88,7 +91,7 @@ def sample(
     state = {
         "t": jnp.int32(0),
         "last": last,
-        "cache": model.init_cache(p, n, max_response),
+        "cache": model.init_cache(p, n, sizes[0]),
         "tokens": empty.astype(jnp.int32),
         "log_probs": empty,
         "entropy": empty,
@@ -104,9 +107,6 @@ def sample(
         noise = jax.vmap(jax.vmap(lambda key: jax.random.gumbel(key, log_p.shape[-1:])))(keys)
         token = _first_maximum(jnp.where(greedy, log_p, candidates + noise))
         return token, jnp.take_along_axis(log_p, token[..., None], -1)[..., 0], entropy
-
-    def unfinished(s: dict) -> jax.Array:
-        return (s["t"] < max_response) & ~s["finished"].all()
 
     def step(s: dict) -> dict:
         t, live = s["t"], ~s["finished"]
@@ -132,9 +132,48 @@ def sample(
             "finished": s["finished"] | stopped,
         }
 
-    s = jax.lax.while_loop(unfinished, step, state)
+    def decode(s: dict, sizes: Sequence[int]) -> dict:
+        """Samples until all responses have ended, with a cache of each of these sizes in turn."""
+
+        def unfinished(s: dict) -> jax.Array:
+            return (s["t"] < sizes[0]) & ~s["finished"].all()
+
+        s = jax.lax.while_loop(unfinished, step, s)
+        cache = s.pop("cache")
+        if len(sizes) == 1:
+            return s
+        return jax.lax.cond(
+            s["finished"].all(),
+            lambda s, cache: s,
+            lambda s, cache: decode(s | {"cache": _grown(cache, sizes[1])}, sizes[1:]),
+            s,
+            cache,
+        )
+
+    s = decode(state, sizes)
     mask = jnp.arange(max_response) < s["lengths"][..., None]
     return Rollout(s["tokens"], s["lengths"], mask, s["log_probs"], s["entropy"], s["finished"])
+
+
+def _cache_sizes(max_response: int) -> list[int]:
+    """Returns the numbers of tokens for which a cache has room, each about twice the one before.
+
+    Attention reads the whole cache, so that short responses should not pay for long ones.
+    """
+    sizes = [max_response]
+    while sizes[0] > 64:
+        sizes.insert(0, -(-sizes[0] // 2))
+    return sizes
+
+
+def _grown(cache: gemma.Cache, size: int) -> gemma.Cache:
+    """Returns the cache with room for `size` tokens."""
+
+    def grow(x: jax.Array) -> jax.Array:
+        room = [(0, 0)] * 3 + [(0, size - x.shape[3]), (0, 0)]
+        return jnp.pad(x, room)
+
+    return jax.tree.map(grow, cache)
 
 
 def _in_parts(f: Callable[..., Any], size: int, *arrays: jax.Array) -> Any:
