@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 
 # A test checks that these are the names of pkpo_jax.estimators.__all__.
 __all__ = [  # noqa: F405
+    "Mixture",
     "dr_grpo_advantages",
     "grpo_advantages",
     "mahdavi_advantages",
@@ -32,6 +33,8 @@ __all__ = [  # noqa: F405
     "pkpo_weights",
     "rloo_advantages",
     "schedules",
+    "shapley_weights",
+    "tailrl_advantages",
     "tang_weights",
 ]
 

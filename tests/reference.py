@@ -142,3 +142,12 @@ def _sums_of_maxima_with_each(ordered, k):
         sums.append(math.comb(i - 1, k - 1) * g + above)
         above += math.comb(i - 2, k - 2) * g if k >= 2 and i >= 2 else 0
     return sums[::-1]
+
+
+def shapley(value, n):
+    """Averages the marginal contribution of each of n players over all orders, in rationals."""
+    shares = [Fraction(0)] * n
+    for order in itertools.permutations(range(n)):
+        for place, i in enumerate(order):
+            shares[i] += value(order[: place + 1]) - value(order[:place])
+    return [share / math.factorial(n) for share in shares]

@@ -9,10 +9,10 @@ from pkpo_jax.estimators.baselines import (
     dr_grpo_advantages,
     grpo_advantages,
     mahdavi_advantages,
-    maxrl_advantages,
     rloo_advantages,
     tang_weights,
 )
+from pkpo_jax.estimators.mixtures import Mixture
 from pkpo_jax.estimators.off_policy import off_policy_weights
 from pkpo_jax.estimators.pass_at_k import (
     pass_at_k,
@@ -22,8 +22,14 @@ from pkpo_jax.estimators.pass_at_k import (
 )
 from pkpo_jax.estimators.passk_training import passk_training_advantages
 from pkpo_jax.estimators.pkpo import max_at_k, pkpo_weights
+from pkpo_jax.estimators.shapley import (
+    maxrl_advantages,
+    shapley_weights,
+    tailrl_advantages,
+)
 
 __all__ = [
+    "Mixture",
     "dr_grpo_advantages",
     "grpo_advantages",
     "mahdavi_advantages",
@@ -38,5 +44,7 @@ __all__ = [
     "pkpo_weights",
     "rloo_advantages",
     "schedules",
+    "shapley_weights",
+    "tailrl_advantages",
     "tang_weights",
 ]

@@ -1,4 +1,4 @@
-"""Estimators to compare PKPO with: GRPO, Dr. GRPO, RLOO, MaxRL, Mahdavi et al. and Tang et al.
+"""Estimators to compare PKPO with: GRPO, Dr. GRPO, RLOO, Mahdavi et al. and Tang et al.
 
 Functions named `*_advantages` use the MEAN convention, in which a trainer averages over the n
 samples of a prompt. Functions named `*_weights` use the SUM convention of `pkpo_weights`. An
@@ -115,36 +115,6 @@ def rloo_advantages(
     centred, valid = _centre(rewards, where)
     n = _count(valid)
     return _groups.unscale(jnp.where(n > 1, centred * (n / jnp.maximum(n - 1.0, 1.0)), 0.0))
-
-
-def maxrl_advantages(
-    correct: jax.typing.ArrayLike, where: jax.typing.ArrayLike | None = None
-) -> jax.Array:
-    """Computes the advantages of MaxRL, for binary rewards (arXiv 2602.02710).
-
-    A_i = (r_i - mean(r)) / mean(r),
-
-    with the mean of the group. This is an unbiased estimate of the gradient of
-    sum_{k=1}^{n-1} pass@k / k, which tends to the gradient of log pass@1 as n grows. (The upper
-    limit is derived here: dropping groups without a right answer drops the term k = n.)
-
-    Args:
-      correct: [..., n] 0 or 1 (or bool), n samples of one prompt in the last dimension.
-      where: optional [..., n] bool, False for samples to leave out.
-
-    Returns:
-      [..., n] float32, 0 where `where` is False and in groups without a right answer.
-
-    Raises:
-      ValueError: shapes that do not fit, or values other than 0 and 1, as in `pass_at_k`.
-
-    >>> import pkpo_jax as pkpo
-    >>> print(pkpo.maxrl_advantages([1, 0, 0, 0]))
-    [ 3. -1. -1. -1.]
-    """
-    correct, valid = _groups.as_correct(correct, where)
-    advantages = correct * (_count(valid) / _count(correct)) - 1.0
-    return jnp.where(valid & correct.any(-1, keepdims=True), advantages, 0.0)
 
 
 def mahdavi_advantages(

@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import config_dict
 
 from pkpo_jax import parallel
-from pkpo_jax.estimators import schedules
+from pkpo_jax.estimators import mixtures, schedules
 from pkpo_jax.policy import checkpoints
 from pkpo_jax.tasks import code
 from pkpo_jax.tasks.code import sandbox
@@ -179,10 +179,10 @@ def _check_estimator(config: Config) -> None:
         raise ConfigError(f"k={config.k!r}: {e}") from None
     try:
         largest = weights.largest_k(estimator, n)
-        weights.check(estimator, n, list(ks.values()))
+        weights.check(estimator, n, list(dict.fromkeys(ks.values())))
     except ValueError as e:
         raise ConfigError(f"estimator.name={estimator.name!r}: {e}") from None
-    for k in ks.values():
+    for k in {k for value in ks.values() for k in mixtures.components(value)}:
         if k > largest:
             reason = f" with baseline {estimator.baseline!r}" if largest < n else ""
             raise ConfigError(

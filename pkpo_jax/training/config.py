@@ -296,7 +296,9 @@ class Config:
     estimator: Estimator = Estimator()
     # The run trains for pass@k with this k, with those of a staircase {first step: k} such as
     # {0: 8, 1500: 1}, or with those of "linear(8, 1, 1500)" or "cosine(8, 1, 1500)", which go from
-    # 8 to 1 in 1500 steps; `k_by_step` reads each.
+    # 8 to 1 in 1500 steps. "mixture(1: .5, 8: .5)" trains for the weighted sum of pass@1 and
+    # pass@8, and "blend(8, 1, 1500)" goes from pass@8 to pass@1 by such sums, without a jump.
+    # `k_by_step` reads each.
     k: int | Mapping[int, int] | str = 1
     loss: Loss = Loss()
     warm_start: WarmStart = WarmStart()
@@ -354,8 +356,8 @@ def k_by_step(k: Any) -> dict[Any, Any]:
 
     Args:
       k: a number, a staircase {first step: k}, whose steps are strings in JSON, or a text that
-        `pkpo_jax.schedules.parse` reads. A step or a k that is no integer stays as it is:
-        `pkpo_jax.schedules.step` refuses it.
+        `pkpo_jax.schedules.parse` reads. A staircase may hold mixtures as text. A step or a number
+        that is no integer stays as it is: `pkpo_jax.schedules.step` refuses it.
 
     Raises:
       ValueError: a text that names no schedule.
@@ -368,7 +370,8 @@ def k_by_step(k: Any) -> dict[Any, Any]:
     if not isinstance(k, Mapping | config_dict.ConfigDict):
         return {0: k}
     # The steps are strings in JSON.
-    return {int(s) if str(s).isdecimal() else s: value for s, value in k.items()}
+    ks = {int(s) if str(s).isdecimal() else s: value for s, value in k.items()}
+    return {s: schedules.parse_k(k) if isinstance(k, str) else k for s, k in ks.items()}
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

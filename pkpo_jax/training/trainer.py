@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import config_dict
 
 from pkpo_jax import parallel, tasks
-from pkpo_jax.estimators import schedules
+from pkpo_jax.estimators import mixtures, schedules
 from pkpo_jax.policy import checkpoints, sampling, tokenizers
 from pkpo_jax.tasks import grading
 from pkpo_jax.training import checks, data, evaluation, programs
@@ -168,7 +168,7 @@ class Trainer:
         curve = evaluation.summarize(metrics.pop("pass_at_k"))
         metrics = {name: float(value) for name, value in metrics.items()}
         learned = not metrics["skipped"] and metrics["invalid"] < 1.0
-        metrics = {"k": k, "learning_rate": rate, **metrics, **curve}
+        metrics = {"k": mixtures.mean_k(k), "learning_rate": rate, **metrics, **curve}
         metrics = {f"train/{name}": value for name, value in metrics.items()}
         for status in tasks.Status:
             metrics[f"grade/{status.name.lower()}"] = int((grades.statuses == status).sum())

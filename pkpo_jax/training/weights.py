@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pkpo_jax import estimators
-from pkpo_jax.estimators import passk_training, pkpo
+from pkpo_jax.estimators import Mixture, passk_training, pkpo
 from pkpo_jax.training.config import Estimator
 
 # This is the type of the function that `make` returns.
@@ -29,6 +29,8 @@ _WITHOUT_K = {
     "maxrl": estimators.maxrl_advantages,
 }
 NAMES = ("pkpo", "passk_training", *_WITHOUT_K, "mahdavi", "tang", "off_policy")
+# These take a mixture of several k; the others need one k at a time.
+MIXED = ("pkpo", "off_policy")
 # These read a reward as right (at least 1) or wrong.
 BINARY = ("passk_training", "maxrl", "mahdavi")
 
@@ -38,7 +40,7 @@ def make(estimator: Estimator) -> Weigh:
 
     The arguments of that function are:
       rewards: [P, n] float32.
-      k: an int, or [P] integers.
+      k: an int, or [P] integers; for the estimators in MIXED, also a `Mixture` of them.
       valid: [P, n] bool, True for responses that could be graded.
       rows: [P], the numbers of the prompts in the batch, which are folded into `key` if the
         estimator samples groups.
@@ -63,7 +65,7 @@ def make(estimator: Estimator) -> Weigh:
 
     def weigh(
         rewards: jax.Array,
-        k: jax.typing.ArrayLike,
+        k: jax.typing.ArrayLike | Mixture,
         valid: jax.Array,
         *,
         rows: jax.Array,
@@ -134,10 +136,12 @@ def _import_function(name: str) -> Callable[..., jax.Array]:
         ) from None
 
 
-def check(estimator: Estimator, n: int, ks: list[int]) -> None:
+def check(estimator: Estimator, n: int, ks: list[int | Mixture]) -> None:
     """Raises a ValueError if the estimator cannot serve n and these k, before anything compiles."""
     weigh, name = make(estimator), estimator.name
     for k in ks:
+        if isinstance(k, Mixture) and name not in MIXED:
+            raise ValueError(f"k={k}, but it takes one k; use {' or '.join(MIXED)}, or one k.")
         if name in _WITHOUT_K and k != 1:
             raise ValueError(f"k={k}, but it trains for pass@1 and takes no k; set k to 1.")
         if name == "tang" and k != n:

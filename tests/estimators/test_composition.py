@@ -19,6 +19,11 @@ ESTIMATORS = {
     "max_at_k": pkpo.max_at_k,
     "pass_at_k": lambda r, k: pkpo.pass_at_k(r > 0, k),
     "masked": lambda r, k: pkpo.pkpo_weights(r, k, where=r < 1.0),
+    "mixture": lambda r, k: pkpo.pkpo_weights(
+        r, pkpo.Mixture(jnp.stack([k, 6 - k], -1), [0.5, 2.0]), where=r < 1.0
+    ),
+    "shapley": lambda r, k: pkpo.shapley_weights(r),
+    "tailrl": lambda r, k: pkpo.tailrl_advantages(r, where=r < 1.0),
     "tang": lambda r, k: pkpo.tang_weights(r),
     "rloo": lambda r, k: pkpo.rloo_advantages(r, where=r < 1.0),
     "maxrl": lambda r, k: pkpo.maxrl_advantages(r > 0),
