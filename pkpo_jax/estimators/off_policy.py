@@ -47,8 +47,8 @@ def off_policy_weights(
       rewards: [..., n] real rewards of any dtype, n samples of one prompt in the last dimension.
         They are constants: the result has no gradient in them.
       k: int or integer array that broadcasts against the leading dimensions (one k a prompt),
-        traced or not, or a `Mixture` of them. An int or NumPy value outside 1..n raises. A JAX array
-        is clipped to 1..n; so is every k in a group of which `where` keeps fewer than k.
+        traced or not, or a `Mixture` of them. An int or NumPy value outside 1..n raises. A JAX
+        array is clipped to 1..n; so is every k in a group of which `where` keeps fewer than k.
       ratios: [..., n] p(x_i)/q(x_i) >= 0 of the whole responses, clipped to at most 1e6. They count
         as constants: use `jax.lax.stop_gradient` where they depend on parameters.
       where: optional [..., n] bool, False for samples to leave out.

@@ -48,9 +48,9 @@ def max_at_k(
       rewards: [..., n] real rewards of any dtype, n samples of one prompt in the last dimension.
         They are constants: the result has no gradient in them.
       k: int or integer array that broadcasts against the leading dimensions (one k a prompt),
-        traced or not, or a `Mixture` of them, which gives the weighted sum of max@k. An int or NumPy
-        value outside 1..n raises. A JAX array is clipped to 1..n; so is every k in a group of which
-        `where` keeps fewer than k.
+        traced or not, or a `Mixture` of them, which gives the weighted sum of max@k. An int or
+        NumPy value outside 1..n raises. A JAX array is clipped to 1..n; so is every k in a group of
+        which `where` keeps fewer than k.
       where: optional [..., n] bool, False for samples to leave out.
 
     Returns:
@@ -126,7 +126,7 @@ def pkpo_weights(
 
 
 def loo_minus_one(ranks: Ranks) -> Coefficients:
-    """Returns the coefficients of the baseline "loo_minus_one", which are those of RLOO at k = 1."""
+    """Returns the coefficients of the baseline "loo_minus_one", those of RLOO at k = 1."""
     rank, n, k = ranks
     others = n * jnp.maximum(n - 1, 1)
     up = jnp.where(k == 1, rank / others, k / n * ranks.w)

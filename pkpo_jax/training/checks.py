@@ -182,7 +182,7 @@ def _check_estimator(config: Config) -> None:
         weights.check(estimator, n, list(dict.fromkeys(ks.values())))
     except ValueError as e:
         raise ConfigError(f"estimator.name={estimator.name!r}: {e}") from None
-    for k in {k for value in ks.values() for k in mixtures.components(value)}:
+    for k in (max(mixtures.components(value)) for value in ks.values()):
         if k > largest:
             reason = f" with baseline {estimator.baseline!r}" if largest < n else ""
             raise ConfigError(

@@ -107,9 +107,7 @@ def test_off_policy_weights_take_mixtures():
     rewards, ratios = GROUPS[1], [0.5, 1.2, 0.9, 2.0, 1.5, 1.0]
     parts = {1: 0.5, 2: 0.25, 4: 0.25}
     mixture = pkpo.Mixture(list(parts), list(parts.values()))
-    expected = [
-        np.array(reference.off_policy_weights(rewards, k, ratios), float) for k in parts
-    ]
+    expected = [np.array(reference.off_policy_weights(rewards, k, ratios), float) for k in parts]
     expected = sum(w * x for w, x in zip(parts.values(), expected, strict=True))
     np.testing.assert_allclose(
         pkpo.off_policy_weights(rewards, mixture, ratios), expected, atol=1e-5
@@ -140,7 +138,10 @@ def test_mixtures_as_text_and_in_staircases():
     assert str(schedules.parse_k(text)) == "mixture(1: 0.25, 8: 0.75)"
     blended = schedules.parse("blend(8, mixture(1: 1, 2: 1), 4)")
     assert list(blended) == [0, 1, 2, 3, 4]
-    for made in (schedules.step(blended), schedules.blend(8, schedules.parse_k("mixture(1:1,2:1)"), 4)):
+    for made in (
+        schedules.step(blended),
+        schedules.blend(8, schedules.parse_k("mixture(1:1,2:1)"), 4),
+    ):
         np.testing.assert_allclose(made(3).weights, [0.25, 0.375, 0.375])
     stairs = schedules.step({0: 8, 10: schedules.parse_k(text)})
     for step, expected in ((9, {8: 1.0}), (10, {1: 0.25, 8: 0.75})):
