@@ -48,14 +48,8 @@ def grpo_advantages(
     """
     if not epsilon >= 0.0:
         raise ValueError(f"epsilon={epsilon}; expected 0 or more.")
-    centred, valid = _centre(rewards, where)
-    # Dividing by the largest magnitude first keeps the squares of huge rewards finite.
-    largest = jnp.abs(centred).max(-1, keepdims=True)
-    largest = jnp.where(largest > 0, largest, 1.0)
-    scaled = centred / largest
-    deviation = jnp.sqrt(jnp.square(scaled).sum(-1, keepdims=True) / _count(valid))
-    deviation += epsilon * _groups.SCALE / largest
-    return scaled / jnp.where(deviation > 0, deviation, 1.0)
+    centred, valid = centre(rewards, where)
+    return centred / deviation(centred, valid, epsilon)
 
 
 def dr_grpo_advantages(
@@ -83,7 +77,7 @@ def dr_grpo_advantages(
     >>> print(pkpo.dr_grpo_advantages([3.0, 1.0]))
     [ 1. -1.]
     """
-    return _groups.unscale(_centre(rewards, where)[0])
+    return _groups.unscale(centre(rewards, where)[0])
 
 
 def rloo_advantages(
@@ -112,7 +106,7 @@ def rloo_advantages(
     >>> print(pkpo.rloo_advantages([3.0, 1.0]))
     [ 2. -2.]
     """
-    centred, valid = _centre(rewards, where)
+    centred, valid = centre(rewards, where)
     n = _count(valid)
     return _groups.unscale(jnp.where(n > 1, centred * (n / jnp.maximum(n - 1.0, 1.0)), 0.0))
 
@@ -189,7 +183,7 @@ def tang_weights(
     return pkpo_weights(rewards, k, baseline="loo_minus_one", where=where)
 
 
-def _centre(
+def centre(
     rewards: jax.typing.ArrayLike, where: jax.typing.ArrayLike | None
 ) -> tuple[jax.Array, jax.Array]:
     """Returns (r - mean over the valid samples) * SCALE, 0 off the mask, and the mask."""
@@ -201,6 +195,16 @@ def _centre(
     rewards = jnp.where(valid, rewards * _groups.SCALE - low * _groups.SCALE, 0.0)
     mean = (rewards / _count(valid)).sum(-1, keepdims=True)
     return jnp.where(valid, rewards - mean, 0.0), valid
+
+
+def deviation(centred: jax.Array, valid: jax.Array, epsilon: float) -> jax.Array:
+    """Returns [..., 1], the deviation of what `centre` returns plus epsilon, or 1 if it is 0."""
+    # Dividing by the largest magnitude first keeps the squares of huge rewards finite.
+    largest = jnp.abs(centred).max(-1, keepdims=True)
+    scaled = centred / jnp.where(largest > 0, largest, 1.0)
+    root = jnp.sqrt(jnp.square(scaled).sum(-1, keepdims=True) / _count(valid))
+    total = root * largest + epsilon * _groups.SCALE
+    return jnp.where(total > 0, total, 1.0)
 
 
 def _count(valid: jax.Array) -> jax.Array:
