@@ -155,7 +155,9 @@ def as_mixture(
     if not isinstance(k, Mixture):
         check_k(k, batch, n, largest)
         ks = jnp.asarray(k)
-        return Mixture(ks.reshape(1, *(1,) * (len(batch) - ks.ndim), *ks.shape), jnp.ones(1))
+        return Mixture(
+            ks.reshape(1, *(1,) * (len(batch) - ks.ndim), *ks.shape), jnp.ones(1, jnp.float32)
+        )
     ks, weights = (_stack(x) for x in k)
     if min(ks.ndim, weights.ndim) < 1 or ks.shape[-1] != weights.shape[-1]:
         raise ValueError(

@@ -131,7 +131,7 @@ class SortedGroup:
             n = jnp.arange(1, size + 1, dtype=jnp.float32)[:, None]
             ks, weights = ks.reshape(-1, 1), weights.reshape(-1, 1)
         else:
-            n = self.count if self.masked else jnp.full((1,) * len(batch) + (1,), float(size))
+            n = self.count if self.masked else jnp.full((1,) * (len(batch) + 1), size, jnp.float32)
         ks = ks[..., None].astype(jnp.float32)
         ks = jnp.clip(ks, 1, jnp.maximum(largest_k(n), 1))
         parts = of(Ranks(self.rank, n, ks))

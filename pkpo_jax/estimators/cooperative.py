@@ -96,7 +96,7 @@ def volume_weights(
     scaled = root * jnp.where(valid[..., None], jax.lax.stop_gradient(given), 0.0)
     highest = jax.lax.Precision.HIGHEST
     gram = jnp.einsum("...id,...jd->...ij", scaled, scaled, precision=highest)
-    gram = gram + jnp.eye(gram.shape[-1])
+    gram = gram + jnp.eye(gram.shape[-1], dtype=jnp.float32)
     return _over_all(gram) if key is None else _over_some(gram, key, permutations)
 
 
@@ -105,13 +105,16 @@ def _over_all(gram: jax.Array) -> jax.Array:
     members = subset_scores.subsets(n)
     inside = members[:, :, None] & members[:, None, :]
     # Rows and columns outside of a subset are those of the identity.
-    volumes = jnp.linalg.slogdet(jnp.where(inside, gram[..., None, :, :], jnp.eye(n)))[1]
+    volumes = jnp.linalg.slogdet(
+        jnp.where(inside, gram[..., None, :, :], jnp.eye(n, dtype=jnp.float32))
+    )[1]
     shares = [1.0 / (k * math.comb(n, k)) for k in range(1, n + 1)]
-    added, removed = jnp.array([0.0, *shares]), jnp.array([*shares, 0.0])
+    added = jnp.array([0.0, *shares], jnp.float32)
+    removed = jnp.array([*shares, 0.0], jnp.float32)
     size = members.sum(-1)
     # A subset of size s counts in v(S) of its members, and in v(S without i) of the others.
-    shares = jnp.where(members, added[size][:, None], -removed[size][:, None])
-    return jnp.einsum("...s,si->...i", volumes, shares, precision=jax.lax.Precision.HIGHEST)
+    signed = jnp.where(members, added[size][:, None], -removed[size][:, None])
+    return jnp.einsum("...s,si->...i", volumes, signed, precision=jax.lax.Precision.HIGHEST)
 
 
 def _over_some(gram: jax.Array, key: jax.Array, permutations: int) -> jax.Array:

@@ -79,7 +79,7 @@ def entropic_advantages(
         enough = divergence(middle) >= target
         return jnp.where(enough, least, middle), jnp.where(enough, middle, most)
 
-    ends = jnp.zeros_like(n), jnp.full_like(n, _LARGEST_BETA)
+    ends = jnp.zeros_like(span), jnp.full_like(span, _LARGEST_BETA)
     beta = jax.lax.fori_loop(0, _HALVINGS, halve, ends)[1]
     tilt = tilted(beta)
     others = (tilt.sum(-1, keepdims=True) - tilt) / jnp.maximum(n - 1.0, 1.0)

@@ -24,8 +24,8 @@ class Mixture(NamedTuple):
 
     >>> import pkpo_jax as pkpo
     >>> both = pkpo.Mixture(ks=[1, 2], weights=[0.5, 0.5])
-    >>> print(pkpo.max_at_k([0.0, 1.0, 4.0], k=both))  # (5/3 + 3) / 2
-    2.3333333
+    >>> print(pkpo.max_at_k([0.0, 0.0, 3.0], k=both))  # (1 + 2) / 2
+    1.5
     """
 
     ks: jax.typing.ArrayLike

@@ -50,10 +50,10 @@ def subset_weights(
       TypeError: k is not an integer.
 
     >>> import pkpo_jax as pkpo
-    >>> rewards = jax.numpy.array([0.0, 1.0, 4.0])
+    >>> rewards = jax.numpy.array([0.0, 1.0, 5.0])
     >>> best = lambda members: jax.numpy.where(members, rewards, 0.0).max(-1)
     >>> print(pkpo.subset_weights(best, n=3, k=1))
-    [-0.8333333  -0.33333334  1.1666666 ]
+    [-1.  -0.5  1.5]
     """
     members = subsets(n)
     scores = jax.lax.stop_gradient(jnp.asarray(score(members), jnp.float32))
@@ -158,7 +158,7 @@ def poly_epo_weights(
 
     >>> import pkpo_jax as pkpo
     >>> print(pkpo.poly_epo_weights([1.0, 1.0, 0.0], [0, 1, 1], k=2))
-    [ 0.5  0.  -0.5]
+    [ 0.33333337  0.08333337 -0.41666663]
     """
     rewards = _groups.as_rewards(rewards)
     valid = _groups.as_mask(where, rewards.shape)
