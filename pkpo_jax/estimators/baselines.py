@@ -49,7 +49,7 @@ def grpo_advantages(
     if not epsilon >= 0.0:
         raise ValueError(f"epsilon={epsilon}; expected 0 or more.")
     centred, valid = centre(rewards, where)
-    return centred / deviation(centred, valid, epsilon)
+    return over_deviation(centred, centred, valid, epsilon)
 
 
 def dr_grpo_advantages(
@@ -197,14 +197,17 @@ def centre(
     return jnp.where(valid, rewards - mean, 0.0), valid
 
 
-def deviation(centred: jax.Array, valid: jax.Array, epsilon: float) -> jax.Array:
-    """Returns [..., 1], the deviation of what `centre` returns plus epsilon, or 1 if it is 0."""
+def over_deviation(x: jax.Array, centred: jax.Array, valid: jax.Array, epsilon: float) -> jax.Array:
+    """Returns x over the population deviation of a group plus epsilon, or 0 if that is 0.
+
+    Both `x` and `centred`, which are what `centre` returns or shifted from it, have its units.
+    """
     # Dividing by the largest magnitude first keeps the squares of huge rewards finite.
     largest = jnp.abs(centred).max(-1, keepdims=True)
-    scaled = centred / jnp.where(largest > 0, largest, 1.0)
-    root = jnp.sqrt(jnp.square(scaled).sum(-1, keepdims=True) / _count(valid))
-    total = root * largest + epsilon * _groups.SCALE
-    return jnp.where(total > 0, total, 1.0)
+    largest = jnp.where(largest > 0, largest, 1.0)
+    deviation = jnp.sqrt(jnp.square(centred / largest).sum(-1, keepdims=True) / _count(valid))
+    deviation += epsilon * _groups.SCALE / largest
+    return x / largest / jnp.where(deviation > 0, deviation, 1.0)
 
 
 def _count(valid: jax.Array) -> jax.Array:

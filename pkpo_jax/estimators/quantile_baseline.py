@@ -50,4 +50,5 @@ def quantile_baseline_advantages(
     needed = quantile * valid.sum(-1, keepdims=True) - 1e-4
     enough = valid & (up_to.sum(-1) >= needed)
     lowest = jnp.where(enough, centred, jnp.inf).min(-1, keepdims=True)
-    return jnp.where(valid, centred - lowest, 0.0) / baselines.deviation(centred, valid, epsilon)
+    above = jnp.where(valid, centred - lowest, 0.0)
+    return baselines.over_deviation(above, centred, valid, epsilon)

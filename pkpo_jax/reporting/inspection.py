@@ -139,7 +139,10 @@ def sample(
         if parallel.is_first_process():
             total, tokens = result.terms["entropy"]
             entropy = total / np.maximum(tokens, 1)
-            by_k = {k: trainer.weights(policy.step, result.rewards, entropy, k) for k in ks}
+            by_k = {
+                k: trainer.weights(policy.step, result.rewards, entropy, k, result.answers)
+                for k in ks
+            }
             print(f"{workdir}, step {policy.step}: {config.rollout.n} responses to each problem")
             tables.samples(result, by_k, request.split)
     return result

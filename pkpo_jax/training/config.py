@@ -23,6 +23,7 @@ from pkpo_jax.policy import sizes
 
 Dtype = Literal["float32", "bfloat16"]
 Returns = Literal["weights", "advantages"]
+Base = Literal["grpo", "dr_grpo", "rloo", "maxrl", "passk_training", "pkpo"]
 Policy = Literal["reinforce", "ppo"]
 Aggregation = Literal["sequence-sum", "sequence-mean", "token-mean", "constant-length"]
 Divergence = Literal["none", "k1", "k2", "k3"]
@@ -119,16 +120,27 @@ class Grading:
 class Estimator:
     """How the rewards of a group become the reward weights of its responses."""
 
-    # The estimator is pkpo, passk_training, grpo, dr_grpo, rloo, maxrl, mahdavi, tang, off_policy,
-    # or your function as module:function; see pkpo_jax.training.weights.make.
+    # The estimator is one of pkpo_jax.training.weights.NAMES, or your function as module:function;
+    # see pkpo_jax.training.weights.make.
     name: str = "pkpo"
     # Your function returns "weights", whose SUM over the group estimates the gradient, or
     # "advantages", whose mean over the group does and which are divided by its size here.
     returns: Returns = "weights"
-    # Only pkpo has a baseline; see pkpo_jax.pkpo_weights.
+    # If True, your function is given the answer classes of the responses as a fourth argument.
+    classes: bool = False
+    # Only pkpo and pass_hat_k have a baseline; see pkpo_jax.pkpo_weights.
     baseline: pkpo.Baseline = "loo_minus_one"
     # Only passk_training has methods; see pkpo_jax.passk_training_advantages.
     method: passk_training.Method = "analytical"
+    # edas and rarity reshape the advantages of this estimator.
+    base: Base = "grpo"
+    # This is the quantile of k samples that quantile trains for, and the quantile of the group that
+    # quantile_baseline subtracts.
+    quantile: float = key(0.5, above=0, at_most=1)
+    # top_mean trains for the mean of this many best samples of k.
+    top: int = key(2, at_least=1)
+    # trimmed_mean leaves out this share of the best of k samples and of the worst ones.
+    trim: float = key(0.25, at_least=0, at_most=0.49)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,6 +36,7 @@ class Batch(NamedTuple):
       reference: [P, n, T] log-probs under the reference policy, or None.
       weights: [P, n] reward weights of the estimator. None until an update has computed them; it
         then also removes from the rollout's mask the tokens that do not enter the loss.
+      classes: [P, n] int32, equal for equal answers of a group, if the estimator needs them.
     """
 
     prompts: jax.Array
@@ -47,6 +48,7 @@ class Batch(NamedTuple):
     old: jax.Array | None = None
     reference: jax.Array | None = None
     weights: jax.Array | None = None
+    classes: jax.Array | None = None
 
 
 def make_sampler(
@@ -184,6 +186,7 @@ class _Update:
                 if batch.old is None
                 else losses.response_ratios(batch.old, rollout.log_probs, tokens)
             ),
+            classes=batch.classes,
         )
         counted = valid
         if recipe.loss.drop_equal_groups:

@@ -77,7 +77,7 @@ PMAP = dict(parallel__mode="pmap", parallel__mesh=(-1, 1, 1))
         (dict(k={0: "mixture(1)"}), "expected an integer, or a mixture such as"),
         (
             dict(k="mixture(1: 1, 8: 3)", estimator__name="passk_training"),
-            r"k=mixture\(1: 0.25, 8: 0.75\), but it takes one k; use pkpo or",
+            r"k=mixture\(1: 0.25, 8: 0.75\), but it takes one k; give one k, or",
         ),
         (
             dict(estimator__name="off_policy", loss__importance_cap=2.0),
@@ -118,8 +118,8 @@ PMAP = dict(parallel__mode="pmap", parallel__mesh=(-1, 1, 1))
         ),
         (dict(parallel__mode="vmap"), "parallel.mode='vmap'; expected one of jit, pmap"),
         (dict(model__chat=True), "model.chat=True, .* the tiny policy reads"),
-        (dict(estimator__name="gpro"), "estimator.name='gpro': expected one of pkpo, passk_"),
-        (dict(estimator__name="grpo", k=4), "'grpo': k=4, but it trains for pass@1 and takes no"),
+        (dict(estimator__name="gpro"), "estimator.name='gpro': expected one of pkpo, off_pol"),
+        (dict(estimator__name="grpo", k=4), "'grpo': k=4, but it takes no k; set k to 1"),
         (dict(estimator__name="tang", k=4), "k=4, but it trains for max@n; set k to rollout.n, 16"),
         (dict(estimator__method="half"), "estimator.method='half'; expected one of full, boot"),
         (
