@@ -27,7 +27,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -110,8 +110,10 @@ def rows() -> dict[str, Row]:
     middle = expected(lambda s: np.sort(reward(s))[1], K)
     trimmed = expected(lambda s: np.sort(reward(s))[1:-1].mean(), K)
     poly = expected(lambda s: reward(s).mean() * len(set(s)) / K, K)
-    table = {f"pkpo, {b}": (dict(baseline=b), K, f"max@{K}", best)
-             for b in ("loo_minus_one", "centered", "loo", "none")}  # fmt: skip
+    table: dict[str, tuple[dict[str, Any], int, str, Value]] = {
+        f"pkpo, {baseline}": (dict(baseline=baseline), K, f"max@{K}", best)
+        for baseline in ("loo_minus_one", "centered", "loo", "none")
+    }
     table |= {
         "tang": (dict(), N, f"max@{N}", max_at(N)),
         "shapley": (dict(), 1, f"sum of max@k / k, k <= {N}", harmonic(N, max_at)),
@@ -140,8 +142,8 @@ def rows() -> dict[str, Row]:
         "pkpo, k=16 for k=64": (dict(), N, f"max@{BEYOND}", max_at(BEYOND)),
     }  # fmt: skip
     return {
-        label: Row(Estimator(label.split(",")[0], **options), k, objective, value, "=64" in label)
-        for label, (options, k, objective, value) in table.items()
+        label: Row(Estimator(label.split(",")[0], **keys), k, objective, value, "=64" in label)
+        for label, (keys, k, objective, value) in table.items()
     }
 
 
@@ -174,8 +176,8 @@ def estimates(row: Row, p: np.ndarray, replicates: int) -> tuple[np.ndarray, np.
 
     keys = jax.random.split(jax.random.key(0), max(replicates // batch, 1))
     means, squares = zip(*(map(np.asarray, sums(key)) for key in keys), strict=True)
-    mean = np.mean(means, 0, dtype=np.float64)
-    return mean, np.mean(squares, 0, dtype=np.float64) - mean**2
+    mean, square = (np.asarray(x, np.float64).sum(0) / len(keys) for x in (means, squares))
+    return mean, square - mean**2
 
 
 def microseconds(row: Row) -> float:

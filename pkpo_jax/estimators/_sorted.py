@@ -68,9 +68,14 @@ class Coefficients(NamedTuple):
       down: [..., n-1] or a number, those of the gaps above a sample.
     """
 
-    low: jax.typing.ArrayLike
+    low: Any
     up: jax.Array
-    down: jax.typing.ArrayLike
+    down: Any
+
+    def map(self, f: Callable[[jax.Array], jax.Array]) -> Coefficients:
+        """Returns f of each coefficient that is an array; numbers stay as they are."""
+        low, up, down = (f(x) if jnp.ndim(x) else x for x in self)
+        return Coefficients(low, up, down)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,15 +141,15 @@ class SortedGroup:
         ks = jnp.clip(ks, 1, jnp.maximum(largest_k(n), 1))
         parts = of(Ranks(self.rank, n, ks))
         if len(ks) > 1 or isinstance(k, Mixture):
-            weights = weights[..., None]
-            parts = Coefficients(*(jnp.sum(weights * x, 0) for x in parts))
+            low, up, down = (jnp.sum(weights[..., None] * x, 0) for x in parts)
+            parts = Coefficients(low, up, down)
         else:
-            parts = Coefficients(*(x[0] if jnp.ndim(x) else x for x in parts))
+            parts = parts.map(lambda x: x[0])
         if by_size:
             # A product with a one-hot matrix selects rows under any sharding of the groups.
             own = jax.nn.one_hot(self.count[..., 0].astype(jnp.int32) - 1, size, dtype=jnp.float32)
             pick = functools.partial(jnp.matmul, own, precision=jax.lax.Precision.HIGHEST)
-            parts = Coefficients(*(pick(x) if jnp.size(x) > 1 else x for x in parts))
+            parts = parts.map(lambda x: pick(x) if len(x) > 1 else x)
         return parts
 
     def combine(self, coefficients: Coefficients) -> jax.Array:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import jax
+from typing import Any, NamedTuple
 
 
 class Mixture(NamedTuple):
@@ -28,12 +26,12 @@ class Mixture(NamedTuple):
     1.5
     """
 
-    ks: jax.typing.ArrayLike
-    weights: jax.typing.ArrayLike
+    ks: Any
+    weights: Any
 
     def __str__(self) -> str:
         """Returns the text that `schedules.parse_k` reads, of a mixture of numbers."""
-        pairs = zip(self.ks, self.weights, strict=True)  # pyrefly: ignore[bad-argument-type]
+        pairs = zip(self.ks, self.weights, strict=True)
         return f"mixture({', '.join(f'{k}: {w:g}' for k, w in pairs)})"
 
 
@@ -46,7 +44,7 @@ def components(k: int | Mixture) -> dict[int, float]:
     if not isinstance(k, Mixture):
         return {k: 1.0}
     found: dict[int, float] = {}
-    for one, weight in zip(k.ks, k.weights, strict=True):  # pyrefly: ignore[bad-argument-type]
+    for one, weight in zip(k.ks, k.weights, strict=True):
         if weight:
             found[int(one)] = found.get(int(one), 0.0) + float(weight)
     return found

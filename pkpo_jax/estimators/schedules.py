@@ -276,10 +276,10 @@ def _as_mixture(value: int | Mixture) -> Mixture:
     return value if isinstance(value, Mixture) else Mixture((value,), (1.0,))
 
 
-def _stack(values: list[int | Mixture]) -> list[int] | Mixture:
+def _stack(values: list[int | Mixture]) -> list[Any] | Mixture:
     """Returns integers as they are, or all values as one mixture [steps, C]."""
     if not any(isinstance(value, Mixture) for value in values):
-        return values  # pyrefly: ignore[bad-return]
+        return values
     mixtures = [_as_mixture(value) for value in values]
     size = max(len(m.ks) for m in mixtures)
     ks, weights = np.ones((len(values), size), np.int32), np.zeros((len(values), size), np.float32)

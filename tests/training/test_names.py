@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import pkpo_jax as pkpo
-from pkpo_jax.training import programs, weights
+from pkpo_jax.reporting import inspection
+from pkpo_jax.training import loop, metrics, programs, weights
 from pkpo_jax.training.config import Estimator
 from pkpo_jax.training.trainer import Trainer
 from tests import pages
@@ -94,6 +95,31 @@ def test_every_name_trains_on_mazes(tmp_path, monkeypatch):
     # No two names are the same estimator here, as their runs end at different parameters.
     ends = {tuple(params[:5000:7]): name for name, params in after.items()}
     assert len(ends) == len(after), [sorted(ends.values()), sorted(after)]
+
+
+def own(rewards, k, where, classes):
+    """Gives each answer the weight of its first response, for any k or mixture."""
+    weights = pkpo.pkpo_weights(rewards, k, where=where)
+    return jnp.take_along_axis(weights, classes, -1)
+
+
+def test_a_run_with_a_mixture_and_an_own_function_of_answers(tmp_path, capsys):
+    config = small_config()
+    config.k = "blend(4, mixture(1: 1, 2: 1), 4)"
+    config.estimator.name, config.estimator.classes = "tests.training.test_names:own", True
+    config.train.steps, config.eval.every, config.log.report = 2, 4, False
+    loop.train(config, tmp_path)
+    config.train.steps = 4
+    loop.train(config, tmp_path)
+    lines = metrics.read(tmp_path)
+    # The mean k of (1-s) 4 + s 1.5.
+    assert [line.get("train/k") for line in lines] == [None, 4.0, 3.375, 2.75, 2.125]
+    assert lines[3]["compilations"] == lines[4]["compilations"]
+    capsys.readouterr()
+    inspection.sample(tmp_path, inspection.Request(config, {}), count=1)
+    # The last step mixes these three k.
+    printed = capsys.readouterr().out
+    assert all(f"k={k}" in printed for k in (4, 1, 2))
 
 
 def test_every_name_is_documented():
