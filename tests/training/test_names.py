@@ -123,7 +123,8 @@ def test_a_run_with_a_mixture_and_an_own_function_of_answers(tmp_path, capsys):
 
 
 def test_every_name_is_documented():
-    """Checks that the page for choosing an estimator lists every name."""
+    """Checks the page for choosing an estimator, and the first screen of help(pkpo)."""
     page = (pages.ROOT / "docs" / "estimators.md").read_text()
     missing = [name for name in weights.NAMES if f"`{name}`" not in page]
     assert not missing
+    assert not [name for name in pkpo.__all__ if name not in pkpo.__doc__]
