@@ -142,3 +142,58 @@ def _sums_of_maxima_with_each(ordered, k):
         sums.append(math.comb(i - 1, k - 1) * g + above)
         above += math.comb(i - 2, k - 2) * g if k >= 2 and i >= 2 else 0
     return sums[::-1]
+
+
+def shapley(value, n):
+    """Averages the marginal contribution of each of n players over all orders, in rationals."""
+    shares = [Fraction(0)] * n
+    for order in itertools.permutations(range(n)):
+        for place, i in enumerate(order):
+            shares[i] += value(order[: place + 1]) - value(order[:place])
+    return [share / math.factorial(n) for share in shares]
+
+
+def subset_weights(score, n, k):
+    """Returns (k/n) (mean score of the k-subsets that hold i - mean of those that do not)."""
+    scores = {c: Fraction(score(c)) for c in subsets(n, k)}
+    weights = []
+    for i in range(n):
+        held = [x for c, x in scores.items() if i in c]
+        rest = [x for c, x in scores.items() if i not in c]
+        weights.append(Fraction(k, n) * (sum(held) / len(held) - sum(rest) / len(rest)))
+    return weights
+
+
+def edas(advantages, correct, classes, alpha=0.4, beta=0.2, kappa=2.0):
+    """Computes EDAS (arXiv 2605.17333) sample by sample."""
+    wrong = [i for i, c in enumerate(correct) if not c]
+    changed = [float(a) for a in advantages]
+    if len(wrong) <= 1:
+        return changed
+    size = statistics.fmean(abs(advantages[i]) for i in wrong)
+    share = {c: sum(classes[i] == c for i in wrong) / len(wrong) for c in classes}
+    found = {classes[i] for i in wrong}
+    entropy = sum(-share[c] * math.log(share[c]) for c in found)
+    for i in wrong:
+        if len(found) == 1:
+            delta = -beta * size
+        else:
+            surprise = -math.log(share[classes[i]])
+            delta = alpha * size * (surprise - entropy) / math.log(len(wrong))
+        change = min(abs(delta), abs(advantages[i]) / kappa)
+        changed[i] += math.copysign(change, delta) if delta else 0.0
+    return changed
+
+
+def rarity(advantages, correct, classes, power=0.8, smallest=0.3, largest=3.0):
+    """Computes the rarity factors of right answers sample by sample."""
+    right = [i for i, c in enumerate(correct) if c]
+    sizes = [sum(classes[j] == classes[i] for j in right) for i in right]
+    factors = [size**-power for size in sizes]
+    mean = statistics.fmean(factors) if factors else 1.0
+    factors = [min(max(f / mean, smallest), largest) for f in factors]
+    mean = statistics.fmean(factors) if factors else 1.0
+    changed = [float(a) for a in advantages]
+    for i, factor in zip(right, factors, strict=True):
+        changed[i] *= factor / mean
+    return changed

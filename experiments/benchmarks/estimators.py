@@ -1,15 +1,22 @@
-"""Compares the speed of the sort-based kernel with the paper's listing and with a training step.
+"""Compares the speed of the estimators' kernel with NumPy and with a training step.
 
 python -m experiments.benchmarks.estimators
 
 The script prints the time of the recommended reward weights (loo_minus_one, k = n/2) for several
-numbers and sizes of groups. One implementation is ours, jitted and with k traced; the other one is
-the product form of arXiv 2505.15201 in NumPy, which handles a group at a time as in the paper's
-listing. Times are medians of repeated calls, and both implementations run in the same process.
+numbers and sizes of groups. The kernel is jitted and takes k as an argument. It is compared with
+
+  listing   the product form of arXiv 2505.15201 in NumPy, which handles a group at a time
+  tables    vectorised NumPy in float64, with the coefficients of one n and one k in a table that is
+            made beforehand
+
+A second table gives the time of a mixture of k, and of a group with a mask, as a multiple of that
+of one k. Calls alternate within the same process, and each time is that of the fastest one, since
+other processes can only slow a call down.
 """
 
 from __future__ import annotations
 
+import math
 import pathlib
 import statistics
 import tempfile
@@ -73,50 +80,94 @@ def listing_weights(rewards: np.ndarray, k: int) -> np.ndarray:
     return weights
 
 
-def seconds(call: Callable[[], object], repeats: int) -> float:
-    """Returns the median time of a call, after one call that is not counted."""
-    call()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
+def table(n: int, k: int) -> np.ndarray:
+    """Returns [n-1], the coefficients of the gaps of one n and one k >= 2 in float64."""
+    return np.array([k * math.comb(j, k - 1) / (n * math.comb(n - 1, k - 1)) for j in range(1, n)])
 
 
-def kernel_seconds(groups: int, n: int) -> float:
-    weigh = jax.jit(pkpo.pkpo_weights)
+def table_weights(rewards: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+    """Returns the reward weights [groups, n] from the coefficients of the gaps."""
+    order = np.argsort(rewards, -1)
+    gaps = np.diff(np.take_along_axis(rewards, order, -1), axis=-1)
+    ordered = np.zeros_like(rewards)
+    np.cumsum(gaps * coefficients, -1, out=ordered[:, 1:])
+    weights = np.empty_like(rewards)
+    np.put_along_axis(weights, order, ordered, -1)
+    return weights
+
+
+def seconds(*calls: Callable[[], object], repeats: int = 301) -> list[float]:
+    """Returns the time of the fastest of each call. The calls take turns, after a first round."""
+    times: list[list[float]] = [[] for _ in calls]
+    for turn in range(repeats + 1):
+        for call, own in zip(calls, times, strict=True):
+            started = time.perf_counter()
+            call()
+            if turn:
+                own.append(time.perf_counter() - started)
+    return [min(own) for own in times]
+
+
+def kernel(
+    groups: int, n: int, k: jax.typing.ArrayLike | pkpo.Mixture, *, masked: bool = False
+) -> Callable[[], object]:
+    """Returns a call that weighs uniform rewards with the compiled kernel."""
+    weigh = jax.jit(lambda r, k, where: pkpo.pkpo_weights(r, k, where=where))
     rewards = jax.random.uniform(jax.random.key(0), (groups, n))
-    k = jnp.int32(n // 2)
-    return seconds(lambda: weigh(rewards, k).block_until_ready(), 51)
+    where = jnp.ones((groups, n), bool) if masked else None
+    k = jax.tree.map(jnp.asarray, k)
+    return lambda: weigh(rewards, k, where).block_until_ready()
 
 
 def compare(console: rich.console.Console) -> None:
-    table = rich.table.Table("groups x n", "listing, ms", "kernel, ms", "ratio", "largest error")
+    output = rich.table.Table(
+        "groups x n", "listing, ms", "tables, ms", "kernel, ms", "kernel / tables", "largest error"
+    )
     for groups, n in SIZES:
-        rewards = np.random.default_rng(0).random((groups, n)).astype(np.float32)
-        listed = np.stack([listing_weights(g.astype(float), n // 2) for g in rewards])
-        ours = np.asarray(pkpo.pkpo_weights(rewards, n // 2))
+        rewards, k = np.random.default_rng(0).random((groups, n)).astype(np.float32), n // 2
+        listed = np.stack([listing_weights(g.astype(float), k) for g in rewards])
+        ours = np.asarray(pkpo.pkpo_weights(rewards, k))
         error = np.abs(ours - listed).max() / np.abs(listed).max()
-        slow = seconds(lambda r=rewards, n=n: [listing_weights(g, n // 2) for g in r], 3)
-        fast = kernel_seconds(groups, n)
-        table.add_row(
+        wide, coefficients = rewards.astype(np.float64), table(n, k)
+        np.testing.assert_allclose(table_weights(wide, coefficients), listed, atol=1e-9)
+        (slow,) = seconds(lambda r=rewards, k=k: [listing_weights(g, k) for g in r], repeats=3)
+        tables, ours = seconds(
+            lambda w=wide, c=coefficients: table_weights(w, c), kernel(groups, n, k)
+        )
+        output.add_row(
             f"{groups} x {n}",
             f"{1e3 * slow:.2f}",
-            f"{1e3 * fast:.3f}",
-            f"{slow / fast:.0f}",
+            f"{1e3 * tables:.3f}",
+            f"{1e3 * ours:.3f}",
+            f"{ours / tables:.2f}",
             f"{error:.1e}",
         )
-    console.print(table)
+    console.print(output)
+
+
+def mixtures(console: rich.console.Console) -> None:
+    """Prints the times of mixtures as multiples of that of one k, with and without a mask."""
+    output = rich.table.Table("groups x n", "one k, ms", "2 k", "n k", "mask, ms", "2 k", "n k")
+    for groups, n in SIZES[:2]:
+        ks = np.arange(1, n + 1)
+        both = pkpo.Mixture(np.array([1, n // 2]), np.array([0.5, 0.5]))
+        every = pkpo.Mixture(ks, 1.0 / ks)
+        row = [f"{groups} x {n}"]
+        for masked in (False, True):
+            calls = [kernel(groups, n, k, masked=masked) for k in (n // 2, both, every)]
+            one, *others = seconds(*calls, repeats=501)
+            row += [f"{1e3 * one:.3f}", *(f"{other / one:.2f}" for other in others)]
+        output.add_row(*row)
+    console.print(output)
 
 
 def growth(console: rich.console.Console) -> None:
-    table = rich.table.Table("16 groups, n =", *map(str, GROWTH))
-    times = [kernel_seconds(16, n) for n in GROWTH]
-    table.add_row("kernel, ms", *(f"{1e3 * t:.3f}" for t in times))
+    output = rich.table.Table("16 groups, n =", *map(str, GROWTH))
+    times = [seconds(kernel(16, n, n // 2))[0] for n in GROWTH]
+    output.add_row("kernel, ms", *(f"{1e3 * t:.3f}" for t in times))
     scaled = [t / (16 * n * np.log2(n)) for t, n in zip(times, GROWTH, strict=True)]
-    table.add_row("ns / (groups n log2 n)", *(f"{1e9 * t:.2f}" for t in scaled))
-    console.print(table)
+    output.add_row("ns / (groups n log2 n)", *(f"{1e9 * t:.2f}" for t in scaled))
+    console.print(output)
 
 
 def share_of_update(console: rich.console.Console) -> None:
@@ -131,10 +182,11 @@ def share_of_update(console: rich.console.Console) -> None:
         state, figures, _ = trainer.step(state, at)
         updates.append(figures["time/update_s"])
     update = statistics.median(updates[5:])
-    kernel = kernel_seconds(config.train.prompts, config.rollout.n)
+    groups, n = config.train.prompts, config.rollout.n
+    (ours,) = seconds(kernel(groups, n, n // 2, masked=True))
     console.print(
-        f"maze_tiny, {config.train.prompts} x {config.rollout.n}: kernel {1e6 * kernel:.0f} us of "
-        f"an update step of {1e3 * update:.1f} ms: {100 * kernel / update:.2f}%",
+        f"maze_tiny, {groups} x {n}: kernel {1e6 * ours:.0f} us of an update step of "
+        f"{1e3 * update:.1f} ms: {100 * ours / update:.2f}%",
         highlight=False,
     )
 
@@ -144,6 +196,7 @@ def main(argv: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     console = rich.console.Console(width=100)
     compare(console)
+    mixtures(console)
     growth(console)
     share_of_update(console)
     console.print(experiments.machine(), highlight=False)

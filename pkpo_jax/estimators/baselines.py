@@ -1,4 +1,4 @@
-"""Estimators to compare PKPO with: GRPO, Dr. GRPO, RLOO, MaxRL, Mahdavi et al. and Tang et al.
+"""Estimators to compare PKPO with: GRPO, Dr. GRPO, RLOO, Mahdavi et al. and Tang et al.
 
 Functions named `*_advantages` use the MEAN convention, in which a trainer averages over the n
 samples of a prompt. Functions named `*_weights` use the SUM convention of `pkpo_weights`. An
@@ -48,14 +48,8 @@ def grpo_advantages(
     """
     if not epsilon >= 0.0:
         raise ValueError(f"epsilon={epsilon}; expected 0 or more.")
-    centred, valid = _centre(rewards, where)
-    # Dividing by the largest magnitude first keeps the squares of huge rewards finite.
-    largest = jnp.abs(centred).max(-1, keepdims=True)
-    largest = jnp.where(largest > 0, largest, 1.0)
-    scaled = centred / largest
-    deviation = jnp.sqrt(jnp.square(scaled).sum(-1, keepdims=True) / _count(valid))
-    deviation += epsilon * _groups.SCALE / largest
-    return scaled / jnp.where(deviation > 0, deviation, 1.0)
+    centred, valid = centre(rewards, where)
+    return over_deviation(centred, centred, valid, epsilon)
 
 
 def dr_grpo_advantages(
@@ -83,7 +77,7 @@ def dr_grpo_advantages(
     >>> print(pkpo.dr_grpo_advantages([3.0, 1.0]))
     [ 1. -1.]
     """
-    return _groups.unscale(_centre(rewards, where)[0])
+    return _groups.unscale(centre(rewards, where)[0])
 
 
 def rloo_advantages(
@@ -112,39 +106,9 @@ def rloo_advantages(
     >>> print(pkpo.rloo_advantages([3.0, 1.0]))
     [ 2. -2.]
     """
-    centred, valid = _centre(rewards, where)
+    centred, valid = centre(rewards, where)
     n = _count(valid)
     return _groups.unscale(jnp.where(n > 1, centred * (n / jnp.maximum(n - 1.0, 1.0)), 0.0))
-
-
-def maxrl_advantages(
-    correct: jax.typing.ArrayLike, where: jax.typing.ArrayLike | None = None
-) -> jax.Array:
-    """Computes the advantages of MaxRL, for binary rewards (arXiv 2602.02710).
-
-    A_i = (r_i - mean(r)) / mean(r),
-
-    with the mean of the group. This is an unbiased estimate of the gradient of
-    sum_{k=1}^{n-1} pass@k / k, which tends to the gradient of log pass@1 as n grows. (The upper
-    limit is derived here: dropping groups without a right answer drops the term k = n.)
-
-    Args:
-      correct: [..., n] 0 or 1 (or bool), n samples of one prompt in the last dimension.
-      where: optional [..., n] bool, False for samples to leave out.
-
-    Returns:
-      [..., n] float32, 0 where `where` is False and in groups without a right answer.
-
-    Raises:
-      ValueError: shapes that do not fit, or values other than 0 and 1, as in `pass_at_k`.
-
-    >>> import pkpo_jax as pkpo
-    >>> print(pkpo.maxrl_advantages([1, 0, 0, 0]))
-    [ 3. -1. -1. -1.]
-    """
-    correct, valid = _groups.as_correct(correct, where)
-    advantages = correct * (_count(valid) / _count(correct)) - 1.0
-    return jnp.where(valid & correct.any(-1, keepdims=True), advantages, 0.0)
 
 
 def mahdavi_advantages(
@@ -219,7 +183,7 @@ def tang_weights(
     return pkpo_weights(rewards, k, baseline="loo_minus_one", where=where)
 
 
-def _centre(
+def centre(
     rewards: jax.typing.ArrayLike, where: jax.typing.ArrayLike | None
 ) -> tuple[jax.Array, jax.Array]:
     """Returns (r - mean over the valid samples) * SCALE, 0 off the mask, and the mask."""
@@ -231,6 +195,19 @@ def _centre(
     rewards = jnp.where(valid, rewards * _groups.SCALE - low * _groups.SCALE, 0.0)
     mean = (rewards / _count(valid)).sum(-1, keepdims=True)
     return jnp.where(valid, rewards - mean, 0.0), valid
+
+
+def over_deviation(x: jax.Array, centred: jax.Array, valid: jax.Array, epsilon: float) -> jax.Array:
+    """Returns x over the population deviation of a group plus epsilon, or 0 if that is 0.
+
+    Both `x` and `centred`, which are what `centre` returns or shifted from it, have its units.
+    """
+    # Dividing by the largest magnitude first keeps the squares of huge rewards finite.
+    largest = jnp.abs(centred).max(-1, keepdims=True)
+    largest = jnp.where(largest > 0, largest, 1.0)
+    deviation = jnp.sqrt(jnp.square(centred / largest).sum(-1, keepdims=True) / _count(valid))
+    deviation += epsilon * _groups.SCALE / largest
+    return x / largest / jnp.where(deviation > 0, deviation, 1.0)
 
 
 def _count(valid: jax.Array) -> jax.Array:

@@ -7,7 +7,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from pkpo_jax.estimators import _groups
+from pkpo_jax.estimators import _groups, _sorted, pkpo
+from pkpo_jax.estimators._sorted import Coefficients, Ranks
+from pkpo_jax.estimators.mixtures import Mixture
 
 # Importance ratios are clipped to this value, far above any useful one, to keep their products
 # finite.
@@ -16,7 +18,7 @@ _LARGEST_RATIO = 1e6
 
 def off_policy_weights(
     rewards: jax.typing.ArrayLike,
-    k: jax.typing.ArrayLike,
+    k: jax.typing.ArrayLike | Mixture,
     ratios: jax.typing.ArrayLike,
     *,
     where: jax.typing.ArrayLike | None = None,
@@ -45,8 +47,8 @@ def off_policy_weights(
       rewards: [..., n] real rewards of any dtype, n samples of one prompt in the last dimension.
         They are constants: the result has no gradient in them.
       k: int or integer array that broadcasts against the leading dimensions (one k a prompt),
-        traced or not. An int or NumPy value outside 1..n raises. A JAX array is clipped to 1..n; so
-        is every k in a group of which `where` keeps fewer than k.
+        traced or not, or a `Mixture` of them. An int or NumPy value outside 1..n raises. A JAX
+        array is clipped to 1..n; so is every k in a group of which `where` keeps fewer than k.
       ratios: [..., n] p(x_i)/q(x_i) >= 0 of the whole responses, clipped to at most 1e6. They count
         as constants: use `jax.lax.stop_gradient` where they depend on parameters.
       where: optional [..., n] bool, False for samples to leave out.
@@ -65,18 +67,25 @@ def off_policy_weights(
     >>> print(pkpo.off_policy_weights([0.0, 4.0, 0.0, 0.0], 2, ratios=[2.0, 0.5, 2.0, 2.0]))
     [0. 2. 0. 0.]
     """
-    group = _groups.sort(rewards, k, where, largest_k=lambda n: n)
+    group = _sorted.sort(rewards, where)
     ratios = _groups.as_group(ratios, "ratios").astype(jnp.float32)
     if ratios.shape != group.place.shape:
         raise ValueError(f"ratios have shape {ratios.shape}; expected {group.place.shape}.")
     ratios = jnp.where(group.valid, jnp.clip(ratios, 0.0, _LARGEST_RATIO), 1.0)
     ordered = jax.lax.sort((group.place, ratios - 1.0), num_keys=1)[1]
     deviation = jnp.cumsum(ordered, -1)[..., :-1] / group.rank
-    up, down = group.loo_minus_one()
-    up = up * (1.0 + (group.k - 1.0) * deviation)
+    _, up, down = group.coefficients(k, pkpo.loo_minus_one)
+    _, correction, _ = group.coefficients(k, _times_others)
     # The weights are computed for rewards rescaled to span 1, and then multiplied by the span, so
     # that no product overflows on the way.
     span = group.gaps.sum(-1, keepdims=True)
     unit = dataclasses.replace(group, gaps=group.gaps / jnp.where(span > 0, span, 1.0))
     limit = float(jnp.finfo(jnp.float32).max)
-    return jnp.clip(ratios * unit.combine(0.0, up, down) * span, -limit, limit)
+    weights = unit.combine(Coefficients(0.0, up + correction * deviation, down))
+    return jnp.clip(ratios * weights * span, -limit, limit)
+
+
+def _times_others(ranks: Ranks) -> Coefficients:
+    """Returns the coefficients of "loo_minus_one" times the number k-1 of the other samples."""
+    _, up, down = pkpo.loo_minus_one(ranks)
+    return Coefficients(0.0, (ranks.k - 1.0) * up, down)

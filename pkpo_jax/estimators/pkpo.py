@@ -14,23 +14,28 @@ built from
 
 which is a reverse cumulative product of simple ratios. No binomial coefficient is ever formed, and
 k, as well as n under a mask, can be traced arrays.
+
+The multiples are linear in the objective. So those of any mixture sum_k w_k max@k are the weighted
+sums of those for each k, and the same pass over the sorted rewards serves it.
 """
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 
-from pkpo_jax.estimators import _groups
+from pkpo_jax.estimators import _groups, _sorted
+from pkpo_jax.estimators._sorted import Coefficients, Ranks
+from pkpo_jax.estimators.mixtures import Mixture
 
 Baseline = Literal["none", "loo", "loo_minus_one", "centered"]
 
 
 def max_at_k(
     rewards: jax.typing.ArrayLike,
-    k: jax.typing.ArrayLike,
+    k: jax.typing.ArrayLike | Mixture,
     where: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
     """Computes the unbiased estimate of max@k, the expected best reward of k samples.
@@ -43,8 +48,9 @@ def max_at_k(
       rewards: [..., n] real rewards of any dtype, n samples of one prompt in the last dimension.
         They are constants: the result has no gradient in them.
       k: int or integer array that broadcasts against the leading dimensions (one k a prompt),
-        traced or not. An int or NumPy value outside 1..n raises. A JAX array is clipped to 1..n; so
-        is every k in a group of which `where` keeps fewer than k.
+        traced or not, or a `Mixture` of them, which gives the weighted sum of max@k. An int or
+        NumPy value outside 1..n raises. A JAX array is clipped to 1..n; so is every k in a group of
+        which `where` keeps fewer than k.
       where: optional [..., n] bool, False for samples to leave out.
 
     Returns:
@@ -58,13 +64,14 @@ def max_at_k(
     >>> print(pkpo.max_at_k([0.0, 1.0, 4.0], k=2))  # (1 + 4 + 4) / 3, over the pairs
     3.0
     """
-    group = _groups.sort(rewards, k, where, largest_k=lambda n: n)
-    return _groups.unscale(group.max_at_k())
+    group = _sorted.sort(rewards, where)
+    low, up, _ = group.coefficients(k, _mean_of_maxima)
+    return _groups.unscale((low * group.lowest)[..., 0] + (up * group.gaps).sum(-1))
 
 
 def pkpo_weights(
     rewards: jax.typing.ArrayLike,
-    k: jax.typing.ArrayLike,
+    k: jax.typing.ArrayLike | Mixture,
     *,
     baseline: Baseline = "loo_minus_one",
     where: jax.typing.ArrayLike | None = None,
@@ -90,9 +97,10 @@ def pkpo_weights(
       rewards: [..., n] real rewards of any dtype, n samples of one prompt in the last dimension.
         They are constants: the result has no gradient in them.
       k: int or integer array that broadcasts against the leading dimensions (one k a prompt),
-        traced or not. An int or NumPy value outside 1..n, or outside 1..n-1 for "loo" and
-        "centered", raises. A JAX array is clipped to that range; so is every k in a group of which
-        `where` keeps too few samples.
+        traced or not, or a `Mixture` of them, which gives the weighted sum of the weights for each
+        k, and so the gradient of sum_k w_k max@k. An int or NumPy value outside 1..n, or outside
+        1..n-1 for "loo" and "centered", raises. A JAX array is clipped to that range; so is every k
+        in a group of which `where` keeps too few samples.
       baseline: "none", "loo", "loo_minus_one" or "centered".
       where: optional [..., n] bool, False for samples to leave out; each group then has its own n.
 
@@ -112,24 +120,65 @@ def pkpo_weights(
     """
     if baseline not in get_args(Baseline):
         raise ValueError(f"baseline={baseline!r}; expected one of {', '.join(get_args(Baseline))}.")
-    needs_rest = baseline in ("loo", "centered")
-    group = _groups.sort(rewards, k, where, largest_k=lambda n: n - 1 if needs_rest else n)
-    n, k, rank, v = group.count, group.k, group.rank, group.v
-    share, rest = k / n, k / jnp.maximum(n - 1, 1)
-    base = jnp.float32(0.0)
-    if baseline == "loo_minus_one":
-        up, down = group.loo_minus_one()
-    elif baseline == "none":
-        base = share[..., 0] * group.lowest
-        up, down = jnp.broadcast_to(share, v.shape), -share * (1.0 - v)
-    else:
-        # q_i - rho_k(g) has the coefficients j V_j / n and (n-j) V_j / n. Replacing rho_k(g) by
-        # rho_k(g\i) only rescales them.
-        scale = k / jnp.maximum(n - k, 1)
-        if baseline == "loo":
-            scale = share + rest * scale
-            base = -(rest / n)[..., 0] * group.max_at_k()
-        up, down = scale * rank * v / n, scale * (n - rank) * v / n
-        # A single sample has no others to be compared with, so its weight is 0.
-        base = jnp.where(n[..., 0] > 1, base, 0.0)
-    return group.combine(base, up, down)
+    group = _sorted.sort(rewards, where)
+    largest_k = _up_to_rest if baseline in ("loo", "centered") else _up_to_all
+    return group.combine(group.coefficients(k, _COEFFICIENTS[baseline], largest_k))
+
+
+def loo_minus_one(ranks: Ranks) -> Coefficients:
+    """Returns the coefficients of the baseline "loo_minus_one", those of RLOO at k = 1."""
+    rank, n, k = ranks
+    others = n * jnp.maximum(n - 1, 1)
+    up = jnp.where(k == 1, rank / others, k / n * ranks.w)
+    return Coefficients(0.0, up, jnp.where(k == 1, (n - rank) / others, 0.0))
+
+
+def _none(ranks: Ranks) -> Coefficients:
+    share, v = ranks.k / ranks.n, ranks.v
+    return Coefficients(share, jnp.broadcast_to(share, v.shape), -share * (1.0 - v))
+
+
+def _centered(ranks: Ranks) -> Coefficients:
+    # q_i - rho_k(g) has the coefficients j V_j / n and (n-j) V_j / n. Replacing rho_k(g) by
+    # rho_k(g\i) only rescales them.
+    rank, n, k = ranks
+    scaled = k / jnp.maximum(n - k, 1) * ranks.v / n
+    return Coefficients(0.0, rank * scaled, (n - rank) * scaled)
+
+
+def _loo(ranks: Ranks) -> Coefficients:
+    # The weight is (k/n) (q_i - rho_k(g)), that of "centered", (k/(n-1)) times the same difference,
+    # and a multiple of rho_k(g), which is a constant of the group.
+    rank, n, k = ranks
+    rest = k / jnp.maximum(n - 1, 1)
+    scaled = (k / n + rest * k / jnp.maximum(n - k, 1)) * ranks.v / n
+    # A single sample has no others to be compared with, so its weight is 0.
+    constant = jnp.where(n > 1, -rest / n, 0.0)
+    low, up, _ = _mean_of_maxima(ranks)
+    return Coefficients(
+        constant * low, rank * scaled + constant * up, (n - rank) * scaled - constant * up
+    )
+
+
+def _mean_of_maxima(ranks: Ranks) -> Coefficients:
+    """Returns the coefficients of rho_k = g_(1) + sum_j d_j (1 - C(j,k)/C(n,k)) as `up`."""
+    # C(n,k) - C(j,k) = sum_{i>=j} C(i,k-1), so the factor of d_j is (k/n) sum_{i>=j} W_i.
+    rank, n, k = ranks
+    w = jnp.where(rank < n, ranks.w, 0.0)
+    return Coefficients(1.0, jax.lax.cumsum(w, w.ndim - 1, reverse=True) * k / n, 0.0)
+
+
+def _up_to_all(n: Any) -> Any:
+    return n
+
+
+def _up_to_rest(n: Any) -> Any:
+    return n - 1
+
+
+_COEFFICIENTS = {
+    "none": _none,
+    "loo": _loo,
+    "loo_minus_one": loo_minus_one,
+    "centered": _centered,
+}

@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import config_dict
 
 from pkpo_jax import parallel
-from pkpo_jax.estimators import schedules
+from pkpo_jax.estimators import mixtures, schedules
 from pkpo_jax.reporting import plots, tables
 from pkpo_jax.tasks import Problem
 from pkpo_jax.training import checkpoints, checks, evaluation, files, saved_run, weights
@@ -139,7 +139,10 @@ def sample(
         if parallel.is_first_process():
             total, tokens = result.terms["entropy"]
             entropy = total / np.maximum(tokens, 1)
-            by_k = {k: trainer.weights(policy.step, result.rewards, entropy, k) for k in ks}
+            by_k = {
+                k: trainer.weights(policy.step, result.rewards, entropy, k, result.answers)
+                for k in ks
+            }
             print(f"{workdir}, step {policy.step}: {config.rollout.n} responses to each problem")
             prompts = [trainer.tokenizer.text(problem["prompt"]) for problem in result.problems]
             tables.samples(result, prompts, by_k, request.split)
@@ -190,7 +193,7 @@ def checked_ks(config: config_dict.ConfigDict, ks: Sequence[int]) -> list[int]:
         return sorted(set(ks))
     schedule = schedules.step(config_lib.k_by_step(config.k))
     last = schedule(max(config.train.steps - 1, 0))
-    return sorted({last} | {k for k in (1,) if not wrong(k)})
+    return sorted({*mixtures.components(last)} | {k for k in (1,) if not wrong(k)})
 
 
 def _policy(workdir: pathlib.Path, request: Request) -> _Policy:

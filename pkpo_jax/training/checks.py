@@ -10,7 +10,7 @@ from absl import logging
 from ml_collections import config_dict
 
 from pkpo_jax import parallel
-from pkpo_jax.estimators import schedules
+from pkpo_jax.estimators import mixtures, schedules
 from pkpo_jax.policy import checkpoints
 from pkpo_jax.tasks import code
 from pkpo_jax.tasks.code import sandbox
@@ -194,6 +194,7 @@ def _check_grading(config: Config) -> None:
 def _check_estimator(config: Config) -> None:
     n, estimator = config.rollout.n, config.estimator
     alone = (estimator.name == "pkpo" and estimator.baseline == "none") or ":" in estimator.name
+    alone |= estimator.name in ("shapley", "distinct_shapley", "volume")
     if n < 2 and not alone:
         raise ConfigError(
             f"rollout.n={n}: the estimator compares the samples of a prompt; set rollout.n to 2 or "
@@ -206,12 +207,13 @@ def _check_estimator(config: Config) -> None:
         raise ConfigError(f"k={config.k!r}: {e}") from None
     try:
         largest = weights.largest_k(estimator, n)
-        weights.check(estimator, n, list(ks.values()))
+        weights.check(estimator, n, list(dict.fromkeys(ks.values())))
     except ValueError as e:
         raise ConfigError(f"estimator.name={estimator.name!r}: {e}") from None
-    for k in ks.values():
+    for k in (max(mixtures.components(value)) for value in ks.values()):
         if k > largest:
-            reason = f" with baseline {estimator.baseline!r}" if largest < n else ""
+            baseline = largest < n and estimator.name in ("pkpo", "pass_hat_k")
+            reason = f" with baseline {estimator.baseline!r}" if baseline else ""
             raise ConfigError(
                 f"k={config.k!r}: {k} is above {largest}, the largest k that rollout.n={n} samples "
                 f"serve{reason}; lower k or raise rollout.n."
@@ -248,7 +250,10 @@ def _check_loss(config: Config) -> None:
             f"loss.kl_in_reward with loss.kl={loss.kl!r}; the sum over a response is its KL "
             "divergence for k1 alone: set loss.kl='k1', or loss.kl_in_reward=False."
         )
-    if loss.kl_in_reward and config.estimator.name in weights.BINARY:
+    if loss.kl_in_reward and config.estimator.name in (
+        *weights.BINARY,
+        *weights.SHAPED,
+    ):
         raise ConfigError(
             f"loss.kl_in_reward with estimator.name={config.estimator.name!r}, which reads rewards "
             "as right or wrong; set loss.kl_in_reward=False, or use another estimator."

@@ -23,6 +23,7 @@ from pkpo_jax.policy import sizes
 
 Dtype = Literal["float32", "bfloat16"]
 Returns = Literal["weights", "advantages"]
+Base = Literal["grpo", "dr_grpo", "rloo", "maxrl", "passk_training", "pkpo"]
 Policy = Literal["reinforce", "ppo"]
 Aggregation = Literal["sequence-sum", "sequence-mean", "token-mean", "constant-length"]
 Divergence = Literal["none", "k1", "k2", "k3"]
@@ -143,16 +144,27 @@ class Grading:
 class Estimator:
     """How the rewards of a group become the reward weights of its responses."""
 
-    # The estimator is pkpo, passk_training, grpo, dr_grpo, rloo, maxrl, mahdavi, tang, off_policy,
-    # or your function as module:function; see pkpo_jax.training.weights.make.
+    # The estimator is one of pkpo_jax.training.weights.NAMES, or your function as module:function;
+    # see pkpo_jax.training.weights.make.
     name: str = "pkpo"
     # Your function returns "weights", whose SUM over the group estimates the gradient, or
     # "advantages", whose mean over the group does and which are divided by its size here.
     returns: Returns = "weights"
-    # Only pkpo has a baseline; see pkpo_jax.pkpo_weights.
+    # If True, your function is given the answer classes of the responses as a fourth argument.
+    classes: bool = False
+    # Only pkpo and pass_hat_k have a baseline; see pkpo_jax.pkpo_weights.
     baseline: pkpo.Baseline = "loo_minus_one"
     # Only passk_training has methods; see pkpo_jax.passk_training_advantages.
     method: passk_training.Method = "analytical"
+    # edas and rarity reshape the advantages of this estimator.
+    base: Base = "grpo"
+    # This is the quantile of k samples that quantile trains for, and the quantile of the group that
+    # quantile_baseline subtracts.
+    quantile: float = key(0.5, above=0, at_most=1)
+    # top_mean trains for the mean of this many best samples of k.
+    top: int = key(2, at_least=1)
+    # trimmed_mean leaves out this share of the best of k samples and of the worst ones.
+    trim: float = key(0.25, at_least=0, at_most=0.49)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -321,7 +333,9 @@ class Config:
     estimator: Estimator = Estimator()
     # The run trains for pass@k with this k, with those of a staircase {first step: k} such as
     # {0: 8, 1500: 1}, or with those of "linear(8, 1, 1500)" or "cosine(8, 1, 1500)", which go from
-    # 8 to 1 in 1500 steps; `k_by_step` reads each.
+    # 8 to 1 in 1500 steps. "mixture(1: .5, 8: .5)" trains for the weighted sum of pass@1 and
+    # pass@8, and "blend(8, 1, 1500)" goes from pass@8 to pass@1 by such sums, without a jump.
+    # `k_by_step` reads each.
     k: int | Mapping[int, int] | str = 1
     loss: Loss = Loss()
     warm_start: WarmStart = WarmStart()
@@ -379,8 +393,8 @@ def k_by_step(k: Any) -> dict[Any, Any]:
 
     Args:
       k: a number, a staircase {first step: k}, whose steps are strings in JSON, or a text that
-        `pkpo_jax.schedules.parse` reads. A step or a k that is no integer stays as it is:
-        `pkpo_jax.schedules.step` refuses it.
+        `pkpo_jax.schedules.parse` reads. A staircase may hold mixtures as text. A step or a number
+        that is no integer stays as it is: `pkpo_jax.schedules.step` refuses it.
 
     Raises:
       ValueError: a text that names no schedule.
@@ -393,7 +407,8 @@ def k_by_step(k: Any) -> dict[Any, Any]:
     if not isinstance(k, Mapping | config_dict.ConfigDict):
         return {0: k}
     # The steps are strings in JSON.
-    return {int(s) if str(s).isdecimal() else s: value for s, value in k.items()}
+    ks = {int(s) if str(s).isdecimal() else s: value for s, value in k.items()}
+    return {s: schedules.parse_k(k) if isinstance(k, str) else k for s, k in ks.items()}
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

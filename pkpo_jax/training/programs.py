@@ -63,6 +63,11 @@ class Programs:
         return r.train.epochs * r.train.minibatches > 1 or r.loss.kl_in_reward or off_policy
 
     @property
+    def needs_classes(self) -> bool:
+        """Whether the estimator looks at which responses of a group gave equal answers."""
+        return weights.needs_classes(self.config.estimator)
+
+    @property
     def needs_reference(self) -> bool:
         """Whether an update needs the tokens' log-probs under the reference policy."""
         return self.recipe.loss.kl != "none"

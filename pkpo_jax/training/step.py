@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from pkpo_jax import parallel
-from pkpo_jax.estimators import max_at_k, pass_at_k_curve
+from pkpo_jax.estimators import Mixture, max_at_k, pass_at_k_curve
 from pkpo_jax.policy import gemma, sampling, scoring
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import losses
@@ -36,6 +36,7 @@ class Batch(NamedTuple):
       reference: [P, n, T] log-probs under the reference policy, or None.
       weights: [P, n] reward weights of the estimator. None until an update has computed them; it
         then also removes from the rollout's mask the tokens that do not enter the loss.
+      classes: [P, n] int32, equal for equal answers of a group, if the estimator needs them.
     """
 
     prompts: jax.Array
@@ -47,6 +48,7 @@ class Batch(NamedTuple):
     old: jax.Array | None = None
     reference: jax.Array | None = None
     weights: jax.Array | None = None
+    classes: jax.Array | None = None
 
 
 def make_sampler(
@@ -161,12 +163,12 @@ class _Update:
         return state, {**metrics, **figures, "log_prob_gap_max": gap, "skipped": skipped}
 
     def _weigh(
-        self, batch: Batch, k: jax.Array, key: jax.Array
+        self, batch: Batch, k: jax.Array | Mixture, key: jax.Array
     ) -> tuple[Batch, dict[str, jax.Array]]:
         """Returns the batch with its reward weights, and the metrics that no update changes."""
         recipe, rollout, valid = self.recipe, batch.rollout, batch.valid
         assert batch.rewards is not None and valid is not None
-        k, rewards = jnp.asarray(k, jnp.int32), jnp.where(valid, batch.rewards, 0.0)
+        k, rewards = jax.tree.map(jnp.asarray, k), jnp.where(valid, batch.rewards, 0.0)
         tokens = rollout.mask & valid[..., None]
         penalised = rewards
         if recipe.loss.kl_in_reward and batch.reference is not None:
@@ -185,6 +187,7 @@ class _Update:
                 if batch.old is None
                 else losses.response_ratios(batch.old, rollout.log_probs, tokens)
             ),
+            classes=batch.classes,
         )
         counted = valid
         if recipe.loss.drop_equal_groups:

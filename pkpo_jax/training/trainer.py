@@ -14,11 +14,12 @@ import numpy as np
 from ml_collections import config_dict
 
 from pkpo_jax import parallel, tasks
-from pkpo_jax.estimators import schedules
+from pkpo_jax.estimators import mixtures, schedules
 from pkpo_jax.policy import checkpoints, sampling
 from pkpo_jax.tasks import grading
 from pkpo_jax.training import checks, data, evaluation, policies, programs, prompts
 from pkpo_jax.training import config as config_lib
+from pkpo_jax.training import weights as weights_lib
 from pkpo_jax.training.files import first_line
 from pkpo_jax.training.state import TrainState, learning_rate
 from pkpo_jax.training.step import Batch
@@ -160,7 +161,7 @@ class Trainer:
         responses = data.decode_responses(self.tokenizer, tokens[rows], lengths[rows])
         ids, grades = self._grade(rows, owned, responses)
         done_grading = time.perf_counter()
-        batch = self._reward(batch, grades)
+        batch = self._classify(self._reward(batch, grades), rows, responses)
         k, rate = self.schedule(step), learning_rate(config.train, step)
         key = jax.random.fold_in(self.keys[_WEIGH], step)
         scalars = (k, key, config.rollout.temperature, rate)
@@ -170,7 +171,7 @@ class Trainer:
         curve = evaluation.summarize(metrics.pop("pass_at_k"))
         metrics = {name: float(value) for name, value in metrics.items()}
         learned = not metrics["skipped"] and metrics["invalid"] < 1.0
-        metrics = {"k": k, "learning_rate": rate, **metrics, **curve}
+        metrics = {"k": mixtures.mean_k(k), "learning_rate": rate, **metrics, **curve}
         metrics = {f"train/{name}": value for name, value in metrics.items()}
         for status in tasks.Status:
             metrics[f"grade/{status.name.lower()}"] = int((grades.statuses == status).sum())
@@ -230,6 +231,16 @@ class Trainer:
         rewards, valid = self.devices.put((fed, np.isfinite(fed)), count)
         return batch._replace(rewards=rewards, valid=valid)
 
+    def _classify(self, batch: Batch, rows: np.ndarray, responses: list[list[str]]) -> Batch:
+        """Adds to the batch which responses gave equal answers, if the estimator needs it."""
+        if not self.programs.needs_classes:
+            return batch
+        count, n = self.config.train.prompts, self.config.rollout.n
+        answers = [[self.task.answer(response) for response in group] for group in responses]
+        own = weights_lib.answer_classes(answers).reshape(-1, n)
+        whole = parallel.gather(rows, own, (count, n))
+        return batch._replace(classes=self.devices.put(whole[self.devices.rows(count)], count))
+
     def _sample(
         self,
         params: Any,
@@ -252,19 +263,22 @@ class Trainer:
             params, batch, (self.keys[stream], step, float(temperature))
         )
 
-    def weights(self, step: int, rewards: np.ndarray, entropy: np.ndarray, k: int) -> np.ndarray:
+    def weights(
+        self, step: int, rewards: np.ndarray, entropy: np.ndarray, k: int, answers: Any
+    ) -> np.ndarray:
         """Returns the reward weights [P, n] that the estimator gives these rewards for k.
 
-        `entropy` [P] is the mean entropy of the tokens of each prompt's responses. The KL
-        divergence that `loss.kl_in_reward` subtracts from the rewards is left out.
+        `entropy` [P] is the mean entropy of the tokens of each prompt's responses, and `answers`
+        [P][n] what the task extracted from them. The KL divergence that `loss.kl_in_reward`
+        subtracts from the rewards is left out.
         """
         weigh, valid = jax.jit(self.programs.recipe.weigh), np.isfinite(rewards)
         key = jax.random.fold_in(self.keys[_WEIGH], step)
         given = jnp.where(valid, rewards, 0.0)
-        rows = jnp.arange(len(rewards))
-        return np.asarray(
-            weigh(given, jnp.int32(k), valid, rows=rows, key=key, entropy=jnp.asarray(entropy))
-        )
+        options = dict(rows=jnp.arange(len(rewards)), key=key, entropy=jnp.asarray(entropy))
+        if self.programs.needs_classes:
+            options["classes"] = jnp.asarray(weights_lib.answer_classes(answers))
+        return np.asarray(weigh(given, jnp.int32(k), valid, **options))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the part of the trainer that a checkpoint holds, as JSON values."""

@@ -11,6 +11,11 @@ import pytest
 
 import pkpo_jax as pkpo
 
+
+def classes_of(r):
+    return jnp.floor(2 * r).astype(jnp.int32)
+
+
 ESTIMATORS = {
     **{
         baseline: lambda r, k, b=baseline: pkpo.pkpo_weights(r, k, baseline=b)
@@ -19,6 +24,25 @@ ESTIMATORS = {
     "max_at_k": pkpo.max_at_k,
     "pass_at_k": lambda r, k: pkpo.pass_at_k(r > 0, k),
     "masked": lambda r, k: pkpo.pkpo_weights(r, k, where=r < 1.0),
+    "mixture": lambda r, k: pkpo.pkpo_weights(
+        r, pkpo.Mixture(jnp.stack([k, 6 - k], -1), [0.5, 2.0]), where=r < 1.0
+    ),
+    "shapley": lambda r, k: pkpo.shapley_weights(r),
+    "tailrl": lambda r, k: pkpo.tailrl_advantages(r, where=r < 1.0),
+    "top_mean": lambda r, k: pkpo.top_mean_weights(r, k, where=r < 1.0),
+    "quantile": lambda r, k: pkpo.quantile_weights(r, k, 0.3),
+    "pass_hat_k_weights": lambda r, k: pkpo.pass_hat_k_weights(r > 0, k),
+    "distinct": lambda r, k: pkpo.distinct_weights(r > 0, classes_of(r), k),
+    "poly_epo": lambda r, k: pkpo.poly_epo_weights(r, classes_of(r), k, where=r < 1.0),
+    "edas": lambda r, k: pkpo.edas_advantages(r, r > 0, classes_of(r)),
+    "rarity": lambda r, k: pkpo.rarity_advantages(r, r > 0, classes_of(r)),
+    "entropic": lambda r, k: pkpo.entropic_advantages(r, where=r < 1.0),
+    "quantile_baseline": lambda r, k: pkpo.quantile_baseline_advantages(r),
+    "pacevolve": lambda r, k: pkpo.pacevolve_advantages(r, k),
+    "distinct_shapley": lambda r, k: pkpo.distinct_shapley_weights(r > 0, classes_of(r)),
+    "volume": lambda r, k: pkpo.volume_weights(r, jnp.stack([r, r * r], -1)),
+    "bbg": lambda r, k: pkpo.bbg_advantages(r > 0, 3 * k),
+    "tail": lambda r, k: pkpo.tail_extrapolated_weights(r, 8 * k),
     "tang": lambda r, k: pkpo.tang_weights(r),
     "rloo": lambda r, k: pkpo.rloo_advantages(r, where=r < 1.0),
     "maxrl": lambda r, k: pkpo.maxrl_advantages(r > 0),

@@ -137,6 +137,10 @@ def test_maxrl_is_unbiased_for_its_truncated_sum():
 
 BIASED = {
     "grpo": (1, pkpo.grpo_advantages),
+    "entropic": (1, pkpo.entropic_advantages),
+    "quantile_baseline": (1, pkpo.quantile_baseline_advantages),
+    "pacevolve": (2, lambda r: pkpo.pacevolve_advantages(r, 2)),
+    "bbg": (16, lambda r: pkpo.bbg_advantages(r, 16)),
     "mahdavi": (2, lambda r: pkpo.mahdavi_advantages(r, 2)),
     "full": (2, lambda r: pkpo.passk_training_advantages(r, 2, method="full")),
     "analytical": (2, lambda r: pkpo.passk_training_advantages(r, 2)),
@@ -174,3 +178,83 @@ def test_off_policy_weights_are_unbiased_up_to_k_2_and_to_first_order_beyond():
         near, far = off_policy_bias(k, 0.1), off_policy_bias(k, 0.2)
         assert near > 1e-5
         assert far / near == pytest.approx(4.0, rel=0.25)
+
+
+# Outcomes 1 and 3 are right, with different answers; the wrong ones give three answers.
+ANSWERS = np.array([0, 1, 2, 3, 4, 0])
+
+
+def set_gradient(score, k):
+    """Returns d E score(k samples) / d logits by enumeration of all k samples."""
+    chosen = tuples(k)
+    scores = np.array([float(score(list(c))) for c in chosen])
+    return expectation(np.broadcast_to(scores[:, None], chosen.shape), chosen)
+
+
+def distinct_right(outcomes):
+    return len({ANSWERS[i] for i in outcomes if BINARY[i]})
+
+
+SETS = {
+    "quantile": (
+        lambda c, k: pkpo.quantile_weights(REWARDS[c], k, 0.5),
+        lambda k: lambda s: sorted(REWARDS[s])[math.ceil(k / 2) - 1],
+    ),
+    "top_mean": (
+        lambda c, k: pkpo.top_mean_weights(REWARDS[c], k, 2),
+        lambda k: lambda s: np.mean(sorted(REWARDS[s])[-2:]),
+    ),
+    "trimmed_mean": (
+        lambda c, k: pkpo.trimmed_mean_weights(REWARDS[c], k, 0.34),
+        lambda k: lambda s: np.mean(sorted(REWARDS[s])[k // 3 : k - k // 3]),
+    ),
+    "pass_hat_k": (
+        lambda c, k: pkpo.pass_hat_k_weights(BINARY[c], k),
+        lambda k: lambda s: BINARY[s].min(),
+    ),
+    "distinct": (
+        lambda c, k: pkpo.distinct_weights(BINARY[c], ANSWERS[c], k),
+        lambda k: distinct_right,
+    ),
+    "poly_epo": (
+        lambda c, k: pkpo.poly_epo_weights(REWARDS[c], ANSWERS[c], k),
+        lambda k: lambda s: REWARDS[s].mean() * len(set(ANSWERS[s])) / k,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_weights_of_set_objectives_are_unbiased(name):
+    weigh, score = SETS[name]
+    chosen = tuples(4)
+    for k in (1, 2, 3):
+        exact = set_gradient(score(k), k)
+        ours = expectation(weigh(chosen, k), chosen)
+        np.testing.assert_allclose(ours, exact, atol=2e-6, err_msg=f"k={k}")
+
+
+def test_mixtures_and_shapley_values_are_unbiased_for_their_sums():
+    chosen = tuples(3)
+    k = pkpo.Mixture([1, 3], [0.25, 0.75])
+    exact = 0.25 * true_gradient(REWARDS, 1) + 0.75 * true_gradient(REWARDS, 3)
+    ours = expectation(pkpo.pkpo_weights(REWARDS[chosen], k), chosen)
+    np.testing.assert_allclose(ours, exact, atol=2e-6)
+    exact = sum(true_gradient(REWARDS, k) / k for k in (1, 2, 3))
+    ours = expectation(pkpo.shapley_weights(REWARDS[chosen]), chosen)
+    np.testing.assert_allclose(ours, exact, atol=2e-6)
+    exact = sum(true_gradient(REWARDS, k) / k for k in (1, 2))
+    ours = expectation(pkpo.tailrl_advantages(REWARDS[chosen]) / 3, chosen)
+    np.testing.assert_allclose(ours, exact, atol=2e-6)
+    exact = sum(set_gradient(distinct_right, k) / k for k in (1, 2, 3))
+    ours = expectation(pkpo.distinct_shapley_weights(BINARY[chosen], ANSWERS[chosen]), chosen)
+    np.testing.assert_allclose(ours, exact, atol=2e-6)
+
+    vectors = np.eye(5)[ANSWERS] + 0.3
+    volume = pkpo.volume_weights(REWARDS[chosen], vectors[chosen])
+
+    def of_set(s):
+        v = vectors[s] * np.sqrt(np.maximum(REWARDS[s], 0))[:, None]
+        return np.linalg.slogdet(np.eye(5) + v.T @ v)[1]
+
+    exact = sum(set_gradient(of_set, k) / k for k in (1, 2, 3))
+    np.testing.assert_allclose(expectation(volume, chosen), exact, atol=2e-6)

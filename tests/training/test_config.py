@@ -72,6 +72,13 @@ PMAP = dict(parallel__mode="pmap", parallel__mesh=(-1, 1, 1))
         (dict(k="8"), "k='8': k schedule '8'; expected an integer, a staircase such as"),
         (dict(k="linear(8, 1)"), r"expected .* 'linear\(8, 1, 1500\)'"),
         (dict(k="cosine(20, 1, 10)"), "20 is above 16"),
+        (dict(k="mixture(1: 1, 20: 1)"), "20 is above 16"),
+        (dict(k="blend(8)"), r"expected .* 'mixture\(1: .5, 8: .5\)'"),
+        (dict(k={0: "mixture(1)"}), "expected an integer, or a mixture such as"),
+        (
+            dict(k="mixture(1: 1, 8: 3)", estimator__name="passk_training"),
+            r"k=mixture\(1: 0.25, 8: 0.75\), but it takes one k; give one k, or",
+        ),
         (
             dict(estimator__name="off_policy", loss__importance_cap=2.0),
             "with estimator.name='off_policy', whose weights .* set loss.importance_cap to 0",
@@ -131,8 +138,8 @@ PMAP = dict(parallel__mode="pmap", parallel__mesh=(-1, 1, 1))
         (dict(prompt__template="{response}{prompt}"), "and, after it, one {response}"),
         (dict(prompt__template="{prompt}{prompt}{response}"), "expected one {prompt} and"),
         (dict(model__chat=True), "model.chat=True, .* the tiny policy reads"),
-        (dict(estimator__name="gpro"), "estimator.name='gpro': expected one of pkpo, passk_"),
-        (dict(estimator__name="grpo", k=4), "'grpo': k=4, but it trains for pass@1 and takes no"),
+        (dict(estimator__name="gpro"), "estimator.name='gpro': expected one of pkpo, off_pol"),
+        (dict(estimator__name="grpo", k=4), "'grpo': k=4, but it takes no k; set k to 1"),
         (dict(estimator__name="tang", k=4), "k=4, but it trains for max@n; set k to rollout.n, 16"),
         (dict(estimator__method="half"), "estimator.method='half'; expected one of full, boot"),
         (
@@ -247,6 +254,8 @@ def test_the_default_is_valid_and_so_are_schedules():
     checks.validate(changed(k={0: 8, 1500: 1}), devices=8)
     checks.validate(changed(k=16), devices=1)
     checks.validate(changed(k="linear(8, 1, 1500)"), devices=1)
+    checks.validate(changed(k="blend(8, mixture(1: 1, 2: 1), 1500)"), devices=1)
+    checks.validate(changed(k={0: 8, 1500: "mixture(1: .5, 8: .5)"}), devices=1)
     checks.validate(changed(estimator__name="off_policy", rollout__ahead=True), devices=1)
     # Six prompts do not split over four devices, but their sixteen responses each do.
     checks.validate(changed(train__prompts=6), devices=4)

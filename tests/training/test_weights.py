@@ -18,13 +18,15 @@ from tests.policy import small
 
 REWARDS = jnp.array([[1.0, 0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 1.0, 0.0, 0.0]])
 VALID = jnp.array([[True, True, True, False, True], [True] * 5])
+CLASSES = jnp.array([[0, 1, 2, 0, 1], [0, 0, 2, 3, 0]])
 ROWS, ENTROPY = jnp.array([6, 2]), jnp.array([0.5, 0.9])
 
 
 def weigh(k=2, rewards=REWARDS, valid=VALID, rows=ROWS, key=3, **estimator):
     key = jax.random.key(key)
     call = small.weigh(**estimator)
-    return np.asarray(call(rewards, k, valid, rows=rows, key=key, entropy=ENTROPY))
+    options = dict(rows=rows, key=key, entropy=ENTROPY, classes=CLASSES[: len(rows)])
+    return np.asarray(call(rewards, k, valid, **options))
 
 
 def groups():
@@ -122,7 +124,7 @@ def test_continuous_rewards_are_right_from_1_on_for_binary_estimators():
     rewards = jnp.array([[0.99, 0.2, 1.0, 3.0, 0.0], [0.5, 0.1, 1.0, 0.7, -1.0]])
     right = (rewards >= 1.0).astype(jnp.float32)
     for name in weights.BINARY:
-        k = 1 if name == "maxrl" else 2
+        k = 1 if name in weights.WITHOUT_K else 2
         np.testing.assert_array_equal(
             weigh(name=name, k=k, rewards=rewards), weigh(name=name, k=k, rewards=right)
         )
@@ -145,7 +147,94 @@ def test_a_function_of_ones_own(monkeypatch):
         ("my_experiment:broken", "TypeError: .*takes 2 positional arguments"),
         ("my_experiment:none", "has no attribute 'none'"),
         ("no_such_module:f", "No module named 'no_such_module'"),
-        ("gpro", "expected one of pkpo, passk_training, grpo"),
+        ("gpro", "expected one of pkpo, off_policy, tang"),
     ):
         with pytest.raises(ValueError, match=message):
             weights.check(Estimator(name), 5, [2])
+
+
+DIRECT = {
+    "shapley": (1, lambda: pkpo.shapley_weights(REWARDS, VALID)),
+    "tailrl": (1, lambda: pkpo.tailrl_advantages(REWARDS, VALID)),
+    "quantile": (3, lambda: pkpo.quantile_weights(REWARDS, 3, 0.75, VALID)),
+    "top_mean": (3, lambda: pkpo.top_mean_weights(REWARDS, 3, 1, VALID)),
+    "trimmed_mean": (3, lambda: pkpo.trimmed_mean_weights(REWARDS, 3, 0.4, VALID)),
+    "pass_hat_k": (2, lambda: pkpo.pass_hat_k_weights(REWARDS, 2, where=VALID)),
+    "distinct": (2, lambda: pkpo.distinct_weights(REWARDS, CLASSES, 2, VALID)),
+    "poly_epo": (2, lambda: pkpo.poly_epo_weights(REWARDS, CLASSES, 2, VALID)),
+    "distinct_shapley": (1, lambda: pkpo.distinct_shapley_weights(REWARDS, CLASSES, VALID)),
+    "volume": (1, lambda: pkpo.volume_weights(REWARDS, jax.nn.one_hot(CLASSES, 5), VALID)),
+    "tail_extrapolated": (32, lambda: pkpo.tail_extrapolated_weights(REWARDS, 32, VALID)),
+    "entropic": (1, lambda: pkpo.entropic_advantages(REWARDS, VALID)),
+    "quantile_baseline": (1, lambda: pkpo.quantile_baseline_advantages(REWARDS, 0.75, VALID)),
+    "pacevolve": (3, lambda: pkpo.pacevolve_advantages(REWARDS, 3, VALID)),
+    "bbg": (32, lambda: pkpo.bbg_advantages(REWARDS, 32, VALID)),
+}
+
+
+@pytest.mark.parametrize("name", DIRECT)
+def test_names_give_their_functions_in_the_convention_of_weights(name):
+    k, call = DIRECT[name]
+    ours = weigh(name=name, k=k, quantile=0.75, top=1, trim=0.4)
+    expected = np.asarray(call())
+    if getattr(pkpo, f"{name}_advantages", None):
+        expected = expected / np.asarray(VALID).sum(-1, keepdims=True)
+    np.testing.assert_allclose(ours, expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["edas", "rarity"])
+@pytest.mark.parametrize(("base", "k"), [("grpo", 1), ("pkpo", 1)])
+def test_shaped_advantages_of_a_base(name, base, k):
+    rewards = jnp.array([[1.0, 1.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.0, 0.0]])
+    ours = weigh(name=name, base=base, baseline="centered", k=k, rewards=rewards)
+    sizes = np.asarray(VALID).sum(-1, keepdims=True)
+    before = weigh(name=base, baseline="centered", k=k, rewards=rewards) * sizes
+    shape = getattr(pkpo, f"{name}_advantages")
+    np.testing.assert_allclose(ours * sizes, shape(before, rewards, CLASSES, VALID), atol=1e-6)
+    assert np.abs(ours * sizes - before).max() > 0.01
+
+
+def test_groups_above_twelve_sample_the_volume_by_prompt():
+    rewards = jnp.tile(REWARDS, (1, 3))[:, :13]
+    classes, valid = jnp.tile(CLASSES, (1, 3))[:, :13], jnp.ones((2, 13), bool)
+    call = small.weigh(name="volume")
+    options = dict(key=jax.random.key(0), entropy=ENTROPY)
+    both = call(rewards, 1, valid, rows=ROWS, classes=classes, **options)
+    alone = call(rewards[1:], 1, valid[1:], rows=ROWS[1:], classes=classes[1:], **options)
+    np.testing.assert_allclose(both[1:], alone, atol=1e-6)
+    # The values add up to the volume of all: the sum over answers of log(1 + their rewards).
+    total = sum(np.log1p(float(rewards[1][classes[1] == c].sum())) for c in (0, 2, 3))
+    assert float(both[1].sum()) == pytest.approx(total, rel=1e-4)
+
+
+def test_answer_classes_and_own_functions_that_take_them(monkeypatch):
+    module = types.ModuleType("my_answers")
+    module.first = lambda rewards, k, where, classes: 1.0 * (classes == jnp.arange(5))
+    monkeypatch.setitem(__import__("sys").modules, "my_answers", module)
+    ours = weigh(name="my_answers:first", classes=True)
+    np.testing.assert_array_equal(ours, VALID & (np.arange(5) == CLASSES))
+    weights.check(Estimator("my_answers:first", classes=True), 5, [1])
+    with pytest.raises(ValueError, match="missing 1 required positional argument"):
+        weights.check(Estimator("my_answers:first"), 5, [1])
+    assert weights.needs_classes(Estimator("my_answers:first", classes=True))
+    assert not weights.needs_classes(Estimator("pkpo", classes=True))
+
+
+@pytest.mark.parametrize(
+    ("estimator", "ks", "message"),
+    [
+        (dict(name="edas", base="pkpo"), [2], "it changes nothing with estimator.base='pkpo'"),
+        (dict(name="edas", base="grpo"), [2], "estimator.base='grpo': k=2, but it takes no k"),
+        (dict(name="distinct"), [pkpo.Mixture((1, 2), (0.5, 0.5))], "but it takes one k"),
+        (dict(name="volume"), [4], "k=4, but it takes no k"),
+    ],
+)
+def test_what_an_estimator_cannot_serve_is_refused(estimator, ks, message):
+    with pytest.raises(ValueError, match=message):
+        weights.check(Estimator(**estimator), 8, ks)
+
+
+def test_the_largest_k():
+    for name, largest in (("quantile", 7), ("pass_hat_k", 8), ("pacevolve", 8), ("bbg", np.inf)):
+        assert weights.largest_k(Estimator(name), 8) == largest
+    assert weights.largest_k(Estimator("edas", base="pkpo", baseline="centered"), 8) == 7
