@@ -7,7 +7,8 @@ responses attend to beside their own keys. Sampling and scoring are thin layers 
 A scan runs over the layers, so that compile time does not grow with depth. Local and global layers
 differ in their window and their rotary embeddings alone, which the scan reads as arrays. In memory
 the parameters of the layers are stacked, [layers, ...]. `unstack` converts them to the tree of the
-`gemma` package, with `layer_0`, `layer_1`, ..., and `stack` converts that tree back.
+`gemma` package, with `layer_0`, `layer_1`, ..., and `stack` converts that tree back. A part "lora"
+beside the layers holds low-rank adapters, see lora.py.
 
 The networks are described in the technical reports of Gemma 2, arXiv 2408.00118, and of Gemma 3,
 arXiv 2503.19786.
@@ -164,14 +165,17 @@ class Gemma(nn.Module):
         If `keep` is set, the keys and values of the tokens are returned in place of the cache.
         """
         block = Block(self.config, parent=None)
+        variables = {"params": self.get_variable("params", "layers")}
+        if self.has_variable("params", "lora"):
+            variables["lora"] = self.get_variable("params", "lora")
         offset = jnp.zeros(tokens.shape[:1], jnp.int32) if prefix is None else prefix.length
         positions = offset[:, None] + start + jnp.arange(tokens.shape[2])
 
         def layer(carry: Any, scanned: Any) -> Any:
             x, cache = carry
-            params, kind, keys_and_values, index = scanned
+            variables, kind, keys_and_values, index = scanned
             x, own = block.apply(
-                {"params": params},
+                variables,
                 self.place(x, "activations"),
                 kind,
                 positions,
@@ -185,7 +189,7 @@ class Gemma(nn.Module):
             jax.checkpoint(layer, prevent_cse=False) if self.remat else layer,
             (self.embedder.encode(tokens), cache),
             (
-                self.get_variable("params", "layers"),
+                variables,
                 layer_kinds(self.config),
                 None if prefix is None else prefix.layers,
                 jnp.arange(self.config.num_layers),
@@ -251,12 +255,17 @@ def interleave(first: jax.Array, second: jax.Array) -> jax.Array:
 
 def cast(params: dict, dtype: str) -> dict:
     """Converts the matrices of the layers to `dtype`, but neither the norms nor the embeddings."""
-    layers = jax.tree.map(lambda x: x.astype(dtype) if x.ndim > 2 else x, params["layers"])
-    return params | {"layers": layers}
+    parts = {name: params[name] for name in ("layers", "lora") if name in params}
+    return params | jax.tree.map(lambda x: x.astype(dtype) if x.ndim > 2 else x, parts)
 
 
 def unstack(params: dict) -> dict:
-    """Returns parameters as the `gemma` package names them, with `layer_0`, `layer_1`, ..."""
+    """Returns parameters as the `gemma` package names them, with `layer_0`, `layer_1`, ...
+
+    Adapters, which that package names otherwise, stay stacked.
+    """
+    if "layers" not in params:
+        return params
     count = jax.tree.leaves(params["layers"])[0].shape[0]
     layers = {
         f"layer_{i}": jax.tree.map(lambda x, i=i: x[i], params["layers"]) for i in range(count)
