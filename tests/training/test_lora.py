@@ -1,5 +1,6 @@
 """Tests of runs that train low-rank adapters: what they keep, resume from, evaluate and export."""
 
+import re
 import shutil
 
 import jax
@@ -12,7 +13,7 @@ from pkpo_jax.policy import checkpoints
 from pkpo_jax.policy.checkpoints import CheckpointError
 from pkpo_jax.reporting import compilation, inspection
 from pkpo_jax.training import config as config_lib
-from pkpo_jax.training import loop, metrics, run_directory
+from pkpo_jax.training import loop, metrics, programs, run_directory
 from pkpo_jax.training.config import ConfigError
 from pkpo_jax.training.trainer import Trainer
 from tests import one_run
@@ -77,8 +78,30 @@ def test_adapters_alone_are_trained_and_kept(config, finished):
     assert len({line["compilations"] for line in lines}) == 1
 
 
+def matmuls(config, trainer):
+    """Returns the shapes, sorted, of the results of all matrix products of an update."""
+    built = programs.Programs(config, trainer.devices, trainer.tokenizer)
+    text = built.update.lower(*compilation.update_arguments(built)).as_text()
+    found = re.findall(r"dot_general .*-> tensor<([\dx]+)x[a-z]\w*>", text)
+    return {tuple(sorted(map(int, shape.split("x")))) for shape in found}
+
+
+def test_gradients_of_frozen_parts_are_not_computed(config, finished):
+    _, _, trainer = finished
+    size = trainer.programs.model.config
+    table, matrix = (size.num_embed, size.embed_dim), (size.embed_dim, size.hidden_dim)
+    config = config.copy_and_resolve_references()
+    # With other numbers of rows, activations would have the shape of the table.
+    config.train.prompts = config.rollout.n = 5
+    assert not {table, matrix} & matmuls(config, trainer)
+    config.model.lora.rank = 0
+    assert {table, matrix} <= matmuls(config, trainer)
+    config.model.train_embedding = False
+    assert {table, matrix} & matmuls(config, trainer) == {matrix}
+
+
 def test_updates_leave_what_is_frozen_where_it_is(finished):
-    """The compiled update gives out the buffers of the base, and needs no other array as large."""
+    """The compiled update returns the base in the memory that it came in."""
     _, _, trainer = finished
     arguments = compilation.update_arguments(trainer.programs)
     compiled = trainer.programs.update.lower(*arguments).compile()
