@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +12,7 @@ from etils import epath
 from ml_collections import config_dict
 
 from pkpo_jax import parallel
-from pkpo_jax.policy import checkpoints, hugging_face_export
+from pkpo_jax.policy import checkpoints, hugging_face_export, lora
 from pkpo_jax.training import checkpoints as run_checkpoints
 from pkpo_jax.training import policies, programs, saved_run
 from pkpo_jax.training.config import ConfigError
@@ -51,8 +52,11 @@ def run(workdir: pathlib.Path, to: str, step: str, overrides: Mapping[str, Any])
         )
     step_number, path = saved_run.policy(workdir, config, step)
     built = network(config)
-    with saved_run.naming_other_steps(workdir, step_number):
-        params = _read(path, built, as_saved="model.param_dtype" not in overrides)
+    if config.model.lora.rank and path != config.model.checkpoint:
+        params = _merged(workdir, step_number, path, built)
+    else:
+        with saved_run.naming_other_steps(workdir, step_number):
+            params = _read(path, built, as_saved="model.param_dtype" not in overrides)
     origin = epath.Path(config.model.checkpoint).expanduser() if config.model.checkpoint else None
     partial = directory.with_name(directory.name + ".partial")
     try:
@@ -81,6 +85,22 @@ def _read(path: str, built: programs.Programs, *, as_saved: bool) -> Any:
     if as_saved:
         run_checkpoints.verify(pathlib.Path(path), params)
     return params
+
+
+def _merged(workdir: pathlib.Path, step: int, path: str, built: programs.Programs) -> Any:
+    """Returns the parameters of a run that trains adapters, with those at `path` merged into them.
+
+    Until they are merged, they have the dtype that they have in the run.
+    """
+    config = saved_run.read_config(workdir)
+    of_run, base = network(config), config.model.checkpoint
+    params = _read(base, of_run, as_saved=False)
+    with saved_run.naming_other_steps(workdir, step):
+        adapters = run_checkpoints.read_adapters(pathlib.Path(path), of_run.abstract_adapters())
+    run_checkpoints.verify_base(pathlib.Path(path), base, params)
+    dtype = built.config.model.param_dtype
+    merge = functools.partial(lora.merge, config=of_run.model.config, dtype=dtype)
+    return jax.jit(merge)(params | adapters)
 
 
 def network(config: config_dict.ConfigDict) -> programs.Programs:

@@ -50,6 +50,13 @@ RULES = (
     (r"attn/attn_vec_einsum/w$", ("tensor", None, "fsdp")),
     (r"mlp/gating_einsum$", _gating_spec),
     (r"mlp/linear$", ("tensor", "fsdp")),
+    # Of adapters, the axes that the matrices have are split as theirs, and the rank is not split.
+    (r"(q_einsum/w|kv_einsum/w|gating_einsum)/a$", ("fsdp", None)),
+    (r"(q_einsum/w|kv_einsum/w)/b$", ("tensor", None)),
+    (r"gating_einsum/b$", ("tensor",)),
+    (r"attn_vec_einsum/w/a$", ("tensor", None, None)),
+    (r"linear/a$", ("tensor", None)),
+    (r"(attn_vec_einsum/w|linear)/b$", ("fsdp",)),
     (r"", ()),
 )
 

@@ -5,7 +5,7 @@ from pkpo_jax.training import programs
 
 # Two instances of `Programs` share these attributes if these sections of their configs are equal.
 _SHARED = {
-    ("model", "rollout", "parallel"): ("_samplers", "scorer", "_init_params"),
+    ("model", "rollout", "parallel"): ("_samplers", "scorer", "_init_params", "_init_adapters"),
     ("model", "rollout", "parallel", "train"): ("supervised_update", "_create"),
     ("model", "rollout", "parallel", "train", "loss", "estimator"): ("update", "recipe"),
 }

@@ -183,12 +183,17 @@ class _Tree:
       period: of a stacked layout, every how many layers are stacked; otherwise 0.
 
     Raises:
-      CheckpointError: this is no Orbax checkpoint.
+      CheckpointError: this is no Orbax checkpoint, or one of adapters alone.
     """
 
     def __init__(self, path: epath.Path) -> None:
         self._path = path
         found = self._read()
+        if any(p[0] == "lora" for p in found or ()):
+            raise CheckpointError(
+                f"{path} holds the adapters (LoRA) of a run without the parameters that they "
+                "change; export that run (--mode=export --workdir=RUN --to=DIR), and give DIR."
+            )
         self.shapes = found and {p: x for p, x in found.items() if not _IMAGES.search("/".join(p))}
         self.has_images = len(self.shapes or ()) < len(found or ())
         # Where the names are unknown, the layout is assumed to be the one that `write` produces.

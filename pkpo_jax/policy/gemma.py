@@ -7,7 +7,8 @@ responses attend to beside their own keys. Sampling and scoring are thin layers 
 A scan runs over the layers, so that compile time does not grow with depth. Local and global layers
 differ in their window and their rotary embeddings alone, which the scan reads as arrays. In memory
 the parameters of the layers are stacked, [layers, ...]. `unstack` converts them to the tree of the
-`gemma` package, with `layer_0`, `layer_1`, ..., and `stack` converts that tree back.
+`gemma` package, with `layer_0`, `layer_1`, ..., and `stack` converts that tree back. A part "lora"
+beside the layers holds low-rank adapters, see lora.py.
 
 The networks are described in the technical reports of Gemma 2, arXiv 2408.00118, and of Gemma 3,
 arXiv 2503.19786.
@@ -177,13 +178,18 @@ class Gemma(nn.Module):
         length = None if prefix is None else prefix.length
         offset = jnp.zeros(tokens.shape[:1], jnp.int32) if length is None else length
         positions = offset[:, None] + start + jnp.arange(tokens.shape[2])
-        layers, kinds = self.get_variable("params", "layers"), layer_kinds(self.config)
+        variables, kinds = (
+            {"params": self.get_variable("params", "layers")},
+            layer_kinds(self.config),
+        )
+        if self.has_variable("params", "lora"):
+            variables["lora"] = self.get_variable("params", "lora")
         shared = None if prefix is None else prefix.layers
 
         def layer(x: jax.Array, scanned: Any, cache: KeyValues | None = None) -> Any:
-            params, kind, shared = scanned
+            variables, kind, shared = scanned
             return block.apply(
-                {"params": params},
+                variables,
                 self.place(x, "activations"),
                 kind,
                 positions,
@@ -194,10 +200,10 @@ class Gemma(nn.Module):
 
         x = self.embedder.encode(tokens)
         if cache is not None:
-            for i, params in enumerate(layers):
+            for i in range(self.config.num_layers):
                 kind = jax.tree.map(lambda a, i=i: a[i], kinds)
-                scanned = (params, kind, shared and shared[i])
-                x, own = layer(x, scanned, cache[i])
+                one = {name: of_layers[i] for name, of_layers in variables.items()}
+                x, own = layer(x, (one, kind, shared and shared[i]), cache[i])
                 cache = (*cache[:i], own, *cache[i + 1 :])
             return self.place(x, "activations"), cache
 
@@ -206,7 +212,7 @@ class Gemma(nn.Module):
             return x, own if keep else None
 
         body = jax.checkpoint(body, prevent_cse=False) if self.remat else body
-        x, own = jax.lax.scan(body, x, (layers, kinds, shared))
+        x, own = jax.lax.scan(body, x, (variables, kinds, shared))
         return self.place(x, "activations"), own
 
     def logits(self, hidden: jax.Array) -> jax.Array:
@@ -277,17 +283,22 @@ def unroll(tree: Any) -> Any:
 
     if isinstance(tree, Prefix):
         return tree._replace(layers=split(tree.layers))
-    return tree | {"layers": split(tree["layers"])}
+    return {name: split(x) if name in ("layers", "lora") else x for name, x in tree.items()}
 
 
 def cast(params: dict, dtype: str) -> dict:
     """Converts the matrices of the layers to `dtype`, but neither the norms nor the embeddings."""
-    layers = jax.tree.map(lambda x: x.astype(dtype) if x.ndim > 2 else x, params["layers"])
-    return params | {"layers": layers}
+    parts = {name: params[name] for name in ("layers", "lora") if name in params}
+    return params | jax.tree.map(lambda x: x.astype(dtype) if x.ndim > 2 else x, parts)
 
 
 def unstack(params: dict) -> dict:
-    """Returns parameters as the `gemma` package names them, with `layer_0`, `layer_1`, ..."""
+    """Returns parameters as the `gemma` package names them, with `layer_0`, `layer_1`, ...
+
+    Adapters, which that package names otherwise, stay stacked.
+    """
+    if "layers" not in params:
+        return params
     count = jax.tree.leaves(params["layers"])[0].shape[0]
     layers = {
         f"layer_{i}": jax.tree.map(lambda x, i=i: x[i], params["layers"]) for i in range(count)

@@ -27,6 +27,8 @@ class GemmaConfig:
       global_scale_factor: global layers divide positions by this.
       dtype: the dtype of activations, "float32" or "bfloat16". Norms, softmax, soft-caps and the
         head are always float32.
+      lora_alpha: the outputs of low-rank adapters, where there are any, are multiplied by this
+        number over their rank; see lora.py.
     """
 
     num_layers: int
@@ -49,6 +51,7 @@ class GemmaConfig:
     global_base_frequency: int = 10_000
     global_scale_factor: float = 1.0
     dtype: str = "float32"
+    lora_alpha: float = 1.0
 
     def __post_init__(self) -> None:
         if self.num_layers < 1:

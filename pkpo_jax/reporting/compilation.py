@@ -127,9 +127,9 @@ def report(config: config_dict.ConfigDict, topology: str | None) -> bool:
         console.print(str(e)[:600], highlight=False, markup=False)
         console.print(f"DOES NOT FIT; {_ADVICE}", style="bold red", highlight=False)
         return False
-    # The parameters of the reference policy stay in memory during every program.
+    # What the reference policy does not share with the state stays in memory in every program.
     if built.needs_reference:
-        reference = _bytes(built.abstract_params())
+        reference = _bytes(built.abstract_state().params)
         compiled = {n: c.beside(reference) for n, c in compiled.items()}
     table = rich.table.Table("per device", *compiled, title="compiled, not run")
     for label, row in _rows(list(compiled.values()), memory):
@@ -202,14 +202,14 @@ def compile_sampler(built: programs.Programs, prompts: int, n: int, top_p: float
     tokens = _array(built, (prompts, built.config.rollout.max_prompt), jnp.int32)
     rows = _array(built, (prompts,), jnp.int32)
     sampler = built.sampler(n, top_p)
-    return _compile(sampler, built.abstract_params(), (tokens, rows, rows), (_key(), 0, 1.0))
+    return _compile(sampler, built.abstract_policy(), (tokens, rows, rows), (_key(), 0, 1.0))
 
 
 def compile_scorer(built: programs.Programs) -> Compiled:
     """Compiles the scorer of a training step's responses, for updates that need its log-probs."""
     _, batch, _ = update_arguments(built)
     scored = (batch.prompts, batch.lengths, batch.rollout.tokens)
-    return _compile(built.scorer, built.abstract_params(), scored, (1.0,))
+    return _compile(built.scorer, built.abstract_policy(), scored, (1.0,))
 
 
 def compile_update(built: programs.Programs) -> Compiled:

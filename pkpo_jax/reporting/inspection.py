@@ -47,13 +47,16 @@ class _Policy(NamedTuple):
     Attributes:
       workdir: the directory.
       step: the step after which the policy was saved, 0 before RL.
-      config: the config, whose model.checkpoint is that of the policy.
+      config: the config, whose model.checkpoint is `path`, or where that holds adapters alone, the
+        checkpoint of the parameters that they belong to.
+      path: the checkpoint of the policy.
       as_saved: whether the parameters are read in the dtypes in which they were saved.
     """
 
     workdir: pathlib.Path
     step: int
     config: config_dict.ConfigDict
+    path: str
     as_saved: bool
 
 
@@ -206,15 +209,17 @@ def _policy(workdir: pathlib.Path, request: Request) -> _Policy:
             )
         config = saved_run.read_config(workdir)
     config = saved_run.override(config, request.overrides)
-    step, config.model.checkpoint = saved_run.policy(workdir, config, request.step)
+    step, path = saved_run.policy(workdir, config, request.step)
+    if not config.model.lora.rank:
+        config.model.checkpoint = path
     # The parameters of another run may have been saved in another dtype, so only the run's own
     # ones are read and verified as saved.
-    own = pathlib.Path(config.model.checkpoint).is_relative_to(workdir / "checkpoints")
+    own = pathlib.Path(path).is_relative_to(workdir / "checkpoints")
     config.warm_start.steps = 0
     # These keys are about training alone, and checkpoint.best depends on training's evaluations.
     config.checkpoint.best = config.log.wandb = ""
     as_saved = own and saved_run.is_run(workdir) and "model.param_dtype" not in request.overrides
-    return _Policy(workdir, step, config, as_saved)
+    return _Policy(workdir, step, config, path, as_saved)
 
 
 def _run(
@@ -230,10 +235,18 @@ def _read(policy: _Policy, trainer: Trainer) -> Any:
     Raises:
       CheckpointError: they cannot be read, or are damaged. The message lists the other steps.
     """
+    base, path = policy.config.model.checkpoint, pathlib.Path(policy.path)
+    if policy.path != base:
+        params = trainer.initial_params(policy.workdir)
+        with saved_run.naming_other_steps(policy.workdir, policy.step):
+            adapters = checkpoints.read_adapters(path, trainer.programs.abstract_adapters())
+        if policy.as_saved:
+            checkpoints.verify_base(path, base, params)
+        return params | adapters
     with saved_run.naming_other_steps(policy.workdir, policy.step):
         params = trainer.initial_params(policy.workdir)
         if policy.as_saved:
-            checkpoints.verify(pathlib.Path(policy.config.model.checkpoint), params)
+            checkpoints.verify(path, params)
     return params
 
 
@@ -256,7 +269,7 @@ def _write(
     summary = {
         "split": request.split,
         "step": policy.step,
-        "checkpoint": policy.config.model.checkpoint,
+        "checkpoint": policy.path,
         "problems": len(result.problems),
         "left_out": evaluation.left_out(result.rewards),
         "n": result.rewards.shape[1],

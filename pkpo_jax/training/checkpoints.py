@@ -1,7 +1,8 @@
 """Orbax checkpoints of a run: the training state, and the host's values that belong to it.
 
 Parameters have the layout of official checkpoints, layer by layer: DIR/checkpoints/300/params can
-be the `model.checkpoint` of another run, and `gm.ckpts.load_params` can read it.
+be the `model.checkpoint` of another run, and `gm.ckpts.load_params` can read it. Runs that train
+adapters keep the adapters alone, and the checksum of the parameters that these belong to.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from pkpo_jax import parallel
+from pkpo_jax.policy import lora
 from pkpo_jax.policy.checkpoints import CheckpointError, Stacked
 from pkpo_jax.policy.sampling import Rollout
 from pkpo_jax.training import pairs
@@ -63,8 +65,8 @@ class Checkpoints:
         self, workdir: pathlib.Path, keep: int, like: TrainState, in_flight: Rollout | None = None
     ) -> None:
         self._like, self._in_flight = like, in_flight
-        self._stacked = Stacked(like.policy)
-        self._fingerprint = jax.jit(lambda s: fingerprint((s.policy, s.opt_state)))
+        self._stacked = Stacked(like.saved)
+        self._fingerprint = jax.jit(lambda s: fingerprint((s.saved, s.opt_state)))
         self._workdir, self._best = workdir, _Best()
         kept = [checkpoint_managers.LatestN(keep), self._best]
         options = ocp.CheckpointManagerOptions(
@@ -98,7 +100,7 @@ class Checkpoints:
             "in_flight": _crc(in_flight),
         }
         items = {
-            "params": ocp.args.StandardSave(self._stacked.unstack(state.policy)),
+            "params": ocp.args.StandardSave(self._stacked.unstack(state.saved)),
             "opt_state": ocp.args.StandardSave(state.opt_state),
             "progress": ocp.args.JsonSave({**progress, "sums": sums}),
         }
@@ -255,19 +257,76 @@ def verify(path: pathlib.Path, params: Any) -> None:
     Raises:
       CheckpointError: they differ from what was saved, or the checksums cannot be read.
     """
-    progress = path.absolute().parent / "progress"
-    if not progress.exists():
+    sums = _read_progress(path).get("sums")
+    if sums is None:
         return
-    try:
-        sums = ocp.JsonCheckpointHandler().restore(epath.Path(progress))["sums"]["arrays"]
-    except Exception as e:  # Torn files raise errors of many libraries.
-        raise CheckpointError(f"{progress} cannot be read ({first_line(e)}).") from e
+    sums = sums["arrays"]
     # The fingerprint of a state begins with its parameters.
     for layout in (lambda tree: tree, pairs.split):
         ours = np.asarray(jax.jit(lambda x, f=layout: fingerprint(f(x)))(params)).tolist()
         if ours == sums[: len(ours)]:
             return
     raise CheckpointError(f"{path} reads well, but does not hold what was saved.")
+
+
+def read_adapters(path: pathlib.Path, like: Any) -> dict[str, Any]:
+    """Reads the adapters at DIR/checkpoints/<step>/params, or at DIR/warm_start, and verifies them.
+
+    Args:
+      path: the directory of the adapters.
+      like: the part {"lora": ...} of a policy, as a tree of ShapeDtypeStructs with shardings.
+
+    Raises:
+      CheckpointError: they cannot be read, or are not those that were saved.
+    """
+    try:
+        adapters = lora.read(str(path), like)
+    except Exception as e:  # Torn files raise errors of many libraries.
+        raise CheckpointError(f"{path} cannot be read ({first_line(e)}).") from e
+    verify(path, adapters)
+    return adapters
+
+
+def verify_base(path: pathlib.Path, where: str, params: Any) -> None:
+    """Checks that parameters are those with which the adapters in DIR/checkpoints/... were trained.
+
+    Args:
+      path: the directory of the adapters.
+      where: the checkpoint that holds the parameters.
+      params: the parameters; adapters among them do not count.
+
+    Raises:
+      CheckpointError: they are others.
+    """
+    check_base(_read_progress(path).get("base"), where, params)
+
+
+def check_base(saved: int | None, where: str, params: Any) -> int:
+    """Returns the checksum of the parameters that adapters belong to.
+
+    Raises:
+      CheckpointError: it is not the one that was saved, which is None for new adapters.
+    """
+    base = {name: params[name] for name in params if name != "lora"}
+    found = zlib.crc32(np.asarray(jax.device_get(jax.jit(fingerprint)(base))).tobytes())
+    if saved is not None and not parallel.on_all(saved == found):
+        raise CheckpointError(
+            f"model.checkpoint={where} holds other parameters than those with which this run's "
+            "adapters were trained; put the checkpoint that the run started from there again."
+        )
+    return found
+
+
+def _read_progress(path: pathlib.Path) -> dict[str, Any]:
+    """Returns the JSON values beside DIR/checkpoints/<step>/params, {} outside of a run."""
+    progress = path.absolute().parent / "progress"
+    if not progress.exists():
+        return {}
+    try:
+        values = ocp.JsonCheckpointHandler().restore(epath.Path(progress))
+        return {"base": values.get("base"), "sums": {"arrays": values["sums"]["arrays"]}}
+    except Exception as e:  # Torn files raise errors of many libraries.
+        raise CheckpointError(f"{progress} cannot be read ({first_line(e)}).") from e
 
 
 def _in_pairs(path: epath.Path) -> bool:

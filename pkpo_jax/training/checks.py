@@ -11,7 +11,7 @@ from ml_collections import config_dict
 
 from pkpo_jax import parallel
 from pkpo_jax.estimators import mixtures, schedules
-from pkpo_jax.policy import checkpoints
+from pkpo_jax.policy import checkpoints, sizes
 from pkpo_jax.tasks import code
 from pkpo_jax.tasks.code import sandbox
 from pkpo_jax.training import config as config_lib
@@ -110,7 +110,21 @@ def _check_model(config: Config, reads_weights: bool) -> None:
         try:
             checkpoints.locate(config.model.checkpoint)
         except checkpoints.CheckpointError as e:
-            raise ConfigError(f"model.checkpoint: {e}") from None
+            needed = " Adapters need the parameters that their training started from."
+            raise ConfigError(
+                f"model.checkpoint: {e}{needed if config.model.lora.rank else ''}"
+            ) from None
+    rank, size = config.model.lora.rank, sizes.SIZES.get(config.model.size)
+    if rank and reads_weights and not config.model.checkpoint:
+        raise ConfigError(
+            f"model.lora.rank={rank}, and model.checkpoint is empty; adapters change pretrained "
+            "parameters: set model.checkpoint, or model.lora.rank=0."
+        )
+    if size and rank > (least := min(size.embed_dim, size.num_kv_heads * size.head_dim)):
+        raise ConfigError(
+            f"model.lora.rank={rank}; the smallest matrices of Gemma {config.model.size} have the "
+            f"rank {least}: set a lower one, or 0 to train the matrices themselves."
+        )
     if reads_weights and config.model.size != "tiny" and not config.model.checkpoint:
         raise ConfigError(
             f"model.checkpoint is empty; Gemma {config.model.size} starts from official weights: "

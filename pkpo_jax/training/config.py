@@ -19,7 +19,7 @@ from ml_collections import config_dict
 
 from pkpo_jax import tasks
 from pkpo_jax.estimators import passk_training, pkpo, schedules
-from pkpo_jax.policy import sizes
+from pkpo_jax.policy import lora, sizes
 
 Dtype = Literal["float32", "bfloat16"]
 Returns = Literal["weights", "advantages"]
@@ -59,6 +59,19 @@ def key(default: Any, **limits: Any) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters (LoRA), which are trained in place of the policy's parameters."""
+
+    # The adapters have this rank; with 0 there are none, and the parameters themselves are trained.
+    # With adapters, nothing else is trained: neither the embedding table nor the norms.
+    rank: int = key(0, at_least=0)
+    # The outputs of the adapters are multiplied by alpha / rank.
+    alpha: float = key(32.0, above=0)
+    # The matrices of "attention", of the feed-forward networks ("mlp"), or "all" have adapters.
+    targets: lora.Targets = "all"
+
+
+@dataclasses.dataclass(frozen=True)
 class Model:
     """The policy: its size, where its parameters come from, and how it is computed."""
 
@@ -77,6 +90,9 @@ class Model:
     # If False, the embedding table, which is also the head, stays as it is. Its gradient and the
     # optimiser's state of it then take neither time nor memory, which counts in small models.
     train_embedding: bool = True
+    # The low-rank adapters, which are float32. A run with adapters keeps them alone in its
+    # checkpoints, and reads `checkpoint` again whenever it is resumed or evaluated.
+    lora: Lora = Lora()
     # Activations have this dtype. Norms, softmax, soft-caps, the head and log-probs are always
     # float32.
     dtype: Dtype = "float32"
@@ -381,11 +397,18 @@ def default(task: str = "maze") -> config_dict.ConfigDict:
 
 def freeze(config: config_dict.ConfigDict) -> Config:
     """Returns the config as frozen sections, with the types that their fields declare."""
-    values = config.to_dict()
-    for field in dataclasses.fields(Config):
-        if dataclasses.is_dataclass(field.default):
-            values[field.name] = type(field.default)(**values[field.name])
-    return Config(**values)
+    return _section(Config, config.to_dict())
+
+
+def _section(kind: type, values: Mapping[str, Any]) -> Any:
+    """Returns the values of a section, with its subsections, as an instance of `kind`."""
+    kinds = {field.name: type(field.default) for field in dataclasses.fields(kind)}
+    return kind(
+        **{
+            name: _section(kinds[name], value) if dataclasses.is_dataclass(kinds[name]) else value
+            for name, value in values.items()
+        }
+    )
 
 
 def k_by_step(k: Any) -> dict[Any, Any]:

@@ -124,13 +124,15 @@ class Run:
         self._on_first("runs.json", lambda: provenance.record(self.workdir, at))
         self.trainer.read_reference(self.workdir)
         if restored:
-            self.state, progress, self.done = restored.state, restored.progress, restored.step
+            progress, self.done = restored.progress, restored.step
             self._coverage = Coverage(len(self.trainer.problems), **progress["coverage"])
             self._skipped_in_row = progress["skipped_in_row"]
             # The best value of another metric says nothing about this one.
             if progress["best"].get("metric") == self.config.checkpoint.best:
                 self._best = progress["best"]
-            self.trainer.restore(progress, self.done, restored.in_flight)
+            self.state = self.trainer.restore(
+                restored.state, progress, self.done, restored.in_flight
+            )
             if parallel.is_first_process():
                 finished = self.done >= self.config.train.steps
                 what = "is finished, with" if finished else "goes on after"

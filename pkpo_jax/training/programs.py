@@ -9,7 +9,7 @@ import jax
 from ml_collections import config_dict
 
 from pkpo_jax import parallel
-from pkpo_jax.policy import gemma
+from pkpo_jax.policy import gemma, lora
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import state, step, weights
 
@@ -39,7 +39,7 @@ class Programs:
             # Like the official tables, this one has a round number of rows.
             rows = -(-tokenizer.vocab_size // 16) * 16
             size = dataclasses.replace(size, vocab_size=tokenizer.vocab_size, num_embed=rows)
-        size = dataclasses.replace(size, dtype=options.dtype)
+        size = dataclasses.replace(size, dtype=options.dtype, lora_alpha=options.lora.alpha)
         self.model = gemma.Gemma(size, options.remat, devices.place)
         self.optimizer = state.make_optimizer(self.config.train)
         self.recipe = step.Recipe(
@@ -54,6 +54,7 @@ class Programs:
         # Each access to a method makes a new object, by whose identity JAX knows what it has
         # traced. These are therefore bound once.
         self._init_params, self._create = self._make_params, self._make_state
+        self._init_adapters = self._make_adapters
 
     @property
     def needs_old(self) -> bool:
@@ -85,34 +86,70 @@ class Programs:
             )
         return self._samplers[n, top_p]
 
-    def create(self, params: Any) -> state.TrainState:
-        """Returns the state of a run that starts from these parameters."""
-        return self._placed(self._create)(params)
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """The parts of the policy's parameters that are not trained."""
+        options = self.config.model
+        if options.lora.rank:
+            return "embedder", "final_norm", "layers"
+        return () if options.train_embedding else ("embedder",)
+
+    def create(self, policy: Any) -> state.TrainState:
+        """Returns the state of a run that starts from this policy.
+
+        It holds what is not trained without a copy, so that the first update, to which the state is
+        donated, takes this memory from `policy` too.
+        """
+        frozen = {name: policy[name] for name in self.frozen}
+        params = {name: policy[name] for name in policy if name not in frozen}
+        return self._placed(self._create)(params).replace(frozen=frozen)
+
+    def random_adapters(self, key: jax.Array) -> dict[str, Any]:
+        """Returns the part {"lora": ...} of a policy, before training, or {} without adapters."""
+        return self._placed(self._init_adapters)(key)
+
+    def abstract_adapters(self) -> dict[str, Any]:
+        """Returns the shapes, dtypes and shardings of `random_adapters`."""
+        return self._abstract(self._init_adapters, jax.random.key(0))
 
     def random_params(self, key: jax.Array) -> Any:
-        """Returns random parameters on the devices, each of which computes its own part."""
+        """Returns random parameters on the devices, each of which computes its own part.
+
+        Neither here nor in `abstract_params` are there adapters.
+        """
         return self._placed(self._init_params)(key)
 
     def abstract_params(self) -> Any:
         """Returns the shapes, dtypes and shardings of the parameters."""
-        return parallel.abstract(
-            jax.eval_shape(self._init_params, jax.random.key(0)), self.devices.mesh
-        )
+        return self._abstract(self._init_params, jax.random.key(0))
+
+    def abstract_policy(self) -> Any:
+        """Returns the shapes, dtypes and shardings of the parameters and the adapters."""
+        return self.abstract_params() | self.abstract_adapters()
 
     def abstract_state(self) -> state.TrainState:
         """Returns the shapes, dtypes and shardings of the state, for restoring a checkpoint."""
-        return parallel.abstract(
-            jax.eval_shape(self._create, self.abstract_params()), self.devices.mesh
-        )
+        policy = self.abstract_policy()
+        frozen = {name: policy.pop(name) for name in self.frozen}
+        return self._abstract(self._create, policy).replace(frozen=frozen)
+
+    def _abstract(self, f: Any, x: Any) -> Any:
+        return parallel.abstract(jax.eval_shape(f, x), self.devices.mesh)
 
     def _make_params(self, key: jax.Array) -> Any:
         """Returns random parameters in `model.param_dtype`."""
         params = gemma.init_params(self.model, key)
         return jax.tree.map(lambda x: x.astype(self.config.model.param_dtype), params)
 
+    def _make_adapters(self, key: jax.Array) -> dict[str, Any]:
+        options = self.config.model.lora
+        if not options.rank:
+            return {}
+        size = self.model.config
+        return {"lora": lora.init(size, key, rank=options.rank, targets=options.targets)}
+
     def _make_state(self, params: Any) -> state.TrainState:
-        frozen = () if self.config.model.train_embedding else ("embedder",)
-        return state.TrainState.create(params, self.optimizer, frozen)
+        return state.TrainState.create(params, self.optimizer)
 
     def _placed(self, f: Any) -> Any:
         def placed(x: Any) -> Any:

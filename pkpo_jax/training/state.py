@@ -38,14 +38,22 @@ class TrainState:
         return cls(params, optimizer.init(params), {name: policy[name] for name in frozen})
 
     def restore(self, policy: Any, opt_state: optax.OptState) -> TrainState:
-        """Returns a state like this one, of another policy and another state of the optimiser."""
-        frozen = {name: policy[name] for name in self.frozen}
+        """Returns a state like this one, of another policy and another state of the optimiser.
+
+        Frozen parts that `policy` lacks are missing in it.
+        """
+        frozen = {name: policy[name] for name in self.frozen if name in policy}
         return TrainState(_without(policy, frozen), opt_state, frozen)
 
     @property
     def policy(self) -> Any:
         """All parameters of the policy."""
         return {**self.frozen, **self.params} if self.frozen else self.params
+
+    @property
+    def saved(self) -> Any:
+        """The parameters that checkpoints hold: the adapters if there are any, or else all."""
+        return self.params if "lora" in self.params else self.policy
 
 
 def _without(policy: Any, frozen: Collection[str]) -> Any:

@@ -17,6 +17,7 @@ from pkpo_jax import parallel, tasks
 from pkpo_jax.estimators import mixtures, schedules
 from pkpo_jax.policy import checkpoints, sampling
 from pkpo_jax.tasks import grading
+from pkpo_jax.training import checkpoints as run_checkpoints
 from pkpo_jax.training import checks, data, evaluation, policies, programs, prompts
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import weights as weights_lib
@@ -84,6 +85,8 @@ class Trainer:
         self.programs = programs.Programs(config, self.devices, self.tokenizer)
         self._checkpoint = self._find_checkpoint()
         self._reference: Any = None
+        # The checksum of the parameters that the adapters belong to, if there are adapters.
+        self._base: int | None = None
         # This is the next step's batch, if it is sampled while this step's batch is graded.
         self._ahead: tuple[_Problems, Batch] | None = None
         self.grader = _make_grader(config, self.task)
@@ -114,15 +117,9 @@ class Trainer:
         They come from a checkpoint or are random. If the config has an SFT warm start, they are
         those after it, which are kept in `workdir`.
         """
-        if self._checkpoint:
-            try:
-                params = self._checkpoint.read(self.programs.abstract_params())
-            except Exception as e:  # Torn files raise errors of many libraries.
-                raise checkpoints.CheckpointError(
-                    f"{self.config.model.checkpoint} cannot be read ({first_line(e)})."
-                ) from e
-        else:
-            params = self.programs.random_params(self.keys[_INIT])
+        params = self._read_params()
+        # Other random numbers than those of random parameters.
+        params |= self.programs.random_adapters(jax.random.fold_in(self.keys[_INIT], 1))
         if self.config.warm_start.steps:
             params = warm_start(
                 params,
@@ -135,14 +132,35 @@ class Trainer:
             )
         return params
 
+    def _read_params(self, checksum: int | None = None) -> dict[str, Any]:
+        """Returns the parameters of the checkpoint, or random ones, without adapters.
+
+        Where there are adapters, the checksum of the parameters is compared with the given one.
+        """
+        if not self._checkpoint:
+            return self.programs.random_params(self.keys[_INIT])
+        path = self.config.model.checkpoint
+        try:
+            params = self._checkpoint.read(self.programs.abstract_params())
+        except Exception as e:  # Torn files raise errors of many libraries.
+            raise checkpoints.CheckpointError(f"{path} cannot be read ({first_line(e)}).") from e
+        if self.config.model.lora.rank:
+            self._base = run_checkpoints.check_base(checksum, path, params)
+        return params
+
     def start(self, workdir: pathlib.Path) -> TrainState:
         """Returns the state before the first RL step."""
         return self.programs.create(self.initial_params(workdir))
 
     def read_reference(self, workdir: pathlib.Path) -> None:
-        """Reads the policy before RL if the loss measures the divergence from it."""
+        """Reads the policy before RL if the loss measures the divergence from it.
+
+        The parts of it that are not trained are those of the state, without a second copy.
+        """
         if self.programs.needs_reference:
-            self._reference = self.initial_params(workdir)
+            policy = self.initial_params(workdir)
+            frozen = self.programs.frozen
+            self._reference = {name: policy[name] for name in policy if name not in frozen}
 
     def step(self, state: TrainState, step: int) -> tuple[TrainState, dict[str, Any], Graded]:
         """Takes a step, and returns the new state, the metrics and the graded responses."""
@@ -155,7 +173,7 @@ class Trainer:
         tokens, lengths = self.devices.fetch((batch.rollout.tokens, batch.rollout.lengths))
         sampled = time.perf_counter()
         # Scoring, too, runs on the device while the host grades.
-        batch = self._score(state.policy, batch)
+        batch = self._score(state, batch)
         rows = self.devices.owned(config.train.prompts)
         owned = [problems[row] for row in rows]
         responses = data.decode_responses(self.tokenizer, tokens[rows], lengths[rows])
@@ -198,15 +216,16 @@ class Trainer:
         encoded = data.encode_prompts(self.tokenizer, texts, self.config.rollout.max_prompt)
         return problems, self.devices.put((*encoded, rows.astype(np.int32)), count)
 
-    def _score(self, params: Any, batch: Batch) -> Batch:
+    def _score(self, state: TrainState, batch: Batch) -> Batch:
         """Adds the log-probs that the update needs in addition to those of the sampler."""
         scored = (batch.prompts, batch.lengths, batch.rollout.tokens)
         temperature = (self.config.rollout.temperature,)
         if self.programs.needs_old:
-            batch = batch._replace(old=self.programs.scorer(params, scored, temperature))
+            old = self.programs.scorer(state.policy, scored, temperature)
+            batch = batch._replace(old=old)
         if self.programs.needs_reference:
-            reference = self.programs.scorer(self._reference, scored, temperature)
-            batch = batch._replace(reference=reference)
+            reference = {**state.frozen, **self._reference}
+            batch = batch._replace(reference=self.programs.scorer(reference, scored, temperature))
         return batch
 
     def _grade(
@@ -282,7 +301,8 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the part of the trainer that a checkpoint holds, as JSON values."""
-        return {"keys": np.asarray(jax.random.key_data(self.keys)).tolist()}
+        base = {} if self._base is None else {"base": self._base}
+        return {"keys": np.asarray(jax.random.key_data(self.keys)).tolist(), **base}
 
     def in_flight(self) -> sampling.Rollout | None:
         """Returns the rollout that was sampled ahead, as host arrays, or None if there is none.
@@ -308,9 +328,19 @@ class Trainer:
         )
 
     def restore(
-        self, progress: dict[str, Any], step: int, in_flight: sampling.Rollout | None
-    ) -> None:
-        """Restores what a checkpoint held, so that `step` is the next step to take."""
+        self,
+        state: TrainState,
+        progress: dict[str, Any],
+        step: int,
+        in_flight: sampling.Rollout | None,
+    ) -> TrainState:
+        """Restores what a checkpoint held, so that `step` is the next step to take.
+
+        Returns:
+          The state, with the parameters that adapters belong to: checkpoints do not hold these.
+        """
+        if self.config.model.lora.rank:
+            state = TrainState(state.params, state.opt_state, self._read_params(progress["base"]))
         self.keys = jax.random.wrap_key_data(jnp.asarray(progress["keys"], jnp.uint32))
         if in_flight is not None:
             count = self.config.train.prompts
@@ -324,6 +354,7 @@ class Trainer:
             )
             problems, placed = self._prompts(step)
             self._ahead = problems, Batch(*placed, place((), put, ()))
+        return state
 
     def evaluate(self, params: Any, step: int, *, progress: bool = False) -> evaluation.Evaluation:
         """Evaluates parameters on the held-out problems, with a separate stream of randomness."""

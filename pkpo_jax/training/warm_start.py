@@ -12,7 +12,7 @@ import tqdm
 from ml_collections import config_dict
 
 from pkpo_jax import parallel
-from pkpo_jax.policy import checkpoints
+from pkpo_jax.policy import checkpoints, lora
 from pkpo_jax.tasks import Task
 from pkpo_jax.training import data
 from pkpo_jax.training.files import first_line, writing
@@ -33,11 +33,11 @@ def warm_start(
     """Returns the parameters after `config.warm_start.steps` steps on demonstrations.
 
     They are saved in DIR/warm_start, in the layout of official checkpoints, and are read from there
-    if it exists.
+    if it exists. Of a policy with adapters, the adapters alone are trained and saved.
     """
     path = workdir / "warm_start"
     if path.exists():
-        return _read(path, programs)
+        return _read(path, params, programs)
     options, devices = config.warm_start, programs.devices
     state = programs.create(params)
     rows = devices.rows(options.batch)
@@ -65,12 +65,14 @@ def warm_start(
         if s % 50 == 0 or s == options.steps - 1:
             bar.set_postfix(loss=f"{float(metrics['loss']):.3f}")
     with writing("the warm start"):
-        checkpoints.write(str(path), state.policy)
+        checkpoints.write(str(path), state.saved)
     return state.policy
 
 
-def _read(path: pathlib.Path, programs: Programs) -> Any:
+def _read(path: pathlib.Path, params: Any, programs: Programs) -> Any:
     try:
+        if "lora" in params:
+            return params | lora.read(str(path), programs.abstract_adapters())
         checkpoint = checkpoints.find(str(path), programs.model.config)
         return checkpoint.read(programs.abstract_params())
     except Exception as e:  # Torn files raise errors of many libraries.

@@ -166,6 +166,24 @@ PMAP = dict(parallel__mode="pmap", parallel__mesh=(-1, 1, 1))
         (dict(checkpoint__best="eval/pass_at_64"), "eval/pass_at_32, eval/max_at_1"),
         (dict(grading__workers=-1), "grading.workers=-1; expected a whole number, at least 0"),
         (dict(grading__timeout=0.0), "grading.timeout=0.0; expected a number above 0"),
+        (
+            dict(model__lora__rank=8),
+            "model.lora.rank=8, and model.checkpoint is empty; .* set model.checkpoint, or model.l",
+        ),
+        (
+            dict(model__lora__rank=40, model__size="tiny", model__checkpoint="/"),
+            "model.lora.rank=40; the smallest matrices of Gemma tiny have the rank 32: set a lower",
+        ),
+        (
+            dict(model__lora__rank=8, model__size="2b", model__checkpoint="/nowhere"),
+            "/nowhere does not exist; .* Adapters need the parameters that their training started",
+        ),
+        (dict(model__lora__targets="w"), "model.lora.targets='w'; expected one of all, attention,"),
+        (dict(model__lora__alpha=0.0), "model.lora.alpha=0.0; expected a number above 0"),
+        (
+            dict(model__lora__r=8),
+            "unknown config key model.lora.r; did you mean model.lora.rank?",
+        ),
         (dict(model__size="2b"), "model.checkpoint is empty; .* huggingface.co/google/gemma-2"),
     ],
 )
