@@ -11,6 +11,9 @@ from flax.typing import VariableDict
 
 from pkpo_jax.policy import gemma
 
+# Responses go on without the others once a share of 1 / _FEW is left.
+_FEW = 8
+
 
 class Rollout(NamedTuple):
     """n responses to each of P prompts, up to T tokens each.
@@ -47,6 +50,7 @@ def sample(
     stop_tokens: tuple[int, ...],
     top_p: float = 1.0,
     head_rows: int | None = None,
+    compact: bool = False,
     rows: jax.Array | None = None,
 ) -> Rollout:
     """Samples n responses to each prompt.
@@ -71,6 +75,9 @@ def sample(
         those of the whole distribution.
       head_rows: the head runs on so many responses to each prompt at a time, which bounds its
         arrays to [P, head_rows, V]; on all of them if None.
+      compact: whether the last eighth of the responses goes on without the others, once so few
+        are left and the cache has to grow. This is for a single device: it takes rows from
+        anywhere in the batch.
       rows: [P] int32, the numbers of the rows to fold into `key`; 0..P-1 if None.
 
     Returns:
@@ -91,6 +98,8 @@ def sample(
     state = {
         "t": jnp.int32(0),
         "last": last,
+        "keys": keys,
+        "prefix": prefix,
         "cache": model.init_cache(p, n, sizes[0]),
         "tokens": empty.astype(jnp.int32),
         "log_probs": empty,
@@ -111,9 +120,9 @@ def sample(
     def step(s: dict) -> dict:
         t, live = s["t"], ~s["finished"]
         hidden, cache = model.apply(
-            {"params": params}, s["last"][..., None], prefix=prefix, start=t, cache=s["cache"]
+            {"params": params}, s["last"][..., None], prefix=s["prefix"], start=t, cache=s["cache"]
         )
-        step_keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))(keys, t)
+        step_keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))(s["keys"], t)
         token, log_prob, entropy = _in_parts(choose, head_rows or n, hidden[:, :, 0], step_keys)
         token = jnp.where(live, token, gemma.PAD_ID)
         stopped = jnp.isin(token, jnp.array(stop_tokens))
@@ -121,7 +130,7 @@ def sample(
         def write(name: str, value: jax.Array) -> jax.Array:
             return s[name].at[:, :, t].set(jnp.where(live, value, 0))
 
-        return {
+        return s | {
             "t": t + 1,
             "last": token,
             "cache": cache,
@@ -139,16 +148,26 @@ def sample(
             return (s["t"] < sizes[0]) & ~s["finished"].all()
 
         s = jax.lax.while_loop(unfinished, step, s)
-        cache = s.pop("cache")
         if len(sizes) == 1:
-            return s
-        return jax.lax.cond(
-            s["finished"].all(),
-            lambda s, cache: s,
-            lambda s, cache: decode(s | {"cache": _grown(cache, sizes[1])}, sizes[1:]),
-            s,
-            cache,
-        )
+            return _results(s)
+        left, few = (~s["finished"]).sum(), s["finished"].size // _FEW
+        branches = [_results, lambda s: decode(_grown(s, sizes[1]), sizes[1:])]
+        branch = jnp.where(left == 0, 0, 1)
+        if compact and few:
+            branches.append(lambda s: stragglers(s, few))
+            branch = jnp.where((left > 0) & (left <= few), 2, branch)
+        return jax.lax.switch(branch, branches, s)
+
+    def stragglers(s: dict, few: int) -> dict:
+        """Samples the rest of the `few` responses that have not ended, without the others."""
+        order = jnp.argsort(s["finished"].reshape(-1))[:few]
+        results = decode(_grown(_rows_of(s, order), max_response), [max_response])
+
+        def put(whole: jax.Array, part: jax.Array) -> jax.Array:
+            rows = whole.reshape(-1, *whole.shape[2:]).at[order].set(part[:, 0])
+            return rows.reshape(whole.shape)
+
+        return jax.tree.map(put, _results(s), results)
 
     s = decode(state, sizes)
     mask = jnp.arange(max_response) < s["lengths"][..., None]
@@ -166,14 +185,31 @@ def _cache_sizes(max_response: int) -> list[int]:
     return sizes
 
 
-def _grown(cache: gemma.Cache, size: int) -> gemma.Cache:
-    """Returns the cache with room for `size` tokens."""
+def _results(s: dict) -> dict:
+    """Returns the part of the state that becomes the rollout."""
+    return {name: s[name] for name in ("tokens", "log_probs", "entropy", "lengths", "finished")}
+
+
+def _grown(s: dict, size: int) -> dict:
+    """Returns the state with a cache that has room for `size` tokens."""
 
     def grow(x: jax.Array) -> jax.Array:
         room = [(0, 0)] * 3 + [(0, size - x.shape[3]), (0, 0)]
         return jnp.pad(x, room)
 
-    return jax.tree.map(grow, cache)
+    return s | {"cache": jax.tree.map(grow, s["cache"])}
+
+
+def _rows_of(s: dict, rows: jax.Array) -> dict:
+    """Returns the state of some responses, by their numbers in [P * n], as groups of one."""
+    prompts = rows // s["finished"].shape[1]
+
+    def take(x: jax.Array) -> jax.Array:
+        return x.reshape(-1, 1, *x.shape[2:])[rows]
+
+    prefix: gemma.Prefix = jax.tree.map(lambda x: x[prompts], s["prefix"])
+    shared = {"t": s["t"], "prefix": prefix}
+    return jax.tree.map(take, {k: x for k, x in s.items() if k not in shared}) | shared
 
 
 def _in_parts(f: Callable[..., Any], size: int, *arrays: jax.Array) -> Any:

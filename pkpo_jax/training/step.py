@@ -88,6 +88,7 @@ def make_sampler(
             stop_tokens=stop_tokens,
             top_p=top_p,
             head_rows=_head_rows(model, devices, len(prompts), n),
+            compact=devices.spread == 1,
             rows=rows,
         )
         return jax.tree.map(devices.place, rollout)

@@ -85,6 +85,30 @@ def test_the_head_on_some_responses_at_a_time(head_rows):
     assert f"f32[6,{head_rows},40]" in str(f) and "f32[6,4,40]" not in str(f)
 
 
+@pytest.fixture
+def small_caches(monkeypatch):
+    """Makes caches grow from 2 tokens on, so that short responses exercise what long ones do."""
+    sizes = {5: [2, 4, 5], 13: [2, 4, 8, 13]}
+    monkeypatch.setattr(sampling, "_cache_sizes", sizes.__getitem__)
+
+
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("stop", [STOP, (1, *range(3, 16))])
+def test_caches_that_grow_and_responses_that_go_on_alone(small_caches, compact, stop):
+    model, params = small.policy()
+    arguments = params, *small.prompts(), jax.random.key(0), 1.0
+    f = partial(sampling.sample, model, n=4, max_response=13, stop_tokens=stop)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "_cache_sizes", lambda length: [length])
+        expected = jax.jit(f)(*arguments)
+    left = [int((expected.lengths > t).sum()) for t in (2, 4, 8)]
+    # Of 24 responses, three go on without the others, if any number below that is left.
+    assert left == ([21, 18, 13] if stop == STOP else [6, 3, 0])
+    found = jax.jit(partial(f, compact=compact))(*arguments)
+    for name, x in found._asdict().items():
+        np.testing.assert_allclose(x, getattr(expected, name), atol=2e-6, err_msg=name)
+
+
 def test_samples_have_the_scored_distribution():
     model, params, _ = sampler()
     prompts, lengths = small.prompts(rows=1)
