@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from pkpo_jax.policy import lora
 from pkpo_jax.policy.attention import KeyValues, soft_capped
 from pkpo_jax.policy.layers import Block, LayerKind, PairOfBlocks, RMSNorm
 from pkpo_jax.policy.sizes import SIZES as SIZES
@@ -167,7 +168,8 @@ class Gemma(nn.Module):
         block = Block(self.config, parent=None)
         variables = {"params": self.get_variable("params", "layers")}
         if self.has_variable("params", "lora"):
-            variables["lora"] = self.get_variable("params", "lora")
+            adapters = self.get_variable("params", "lora")
+            variables["lora"] = lora.scaled(adapters, self.config.lora_alpha)
         offset = jnp.zeros(tokens.shape[:1], jnp.int32) if prefix is None else prefix.length
         positions = offset[:, None] + start + jnp.arange(tokens.shape[2])
 
