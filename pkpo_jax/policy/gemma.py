@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from pkpo_jax.policy import lora
 from pkpo_jax.policy.attention import KeyValues, soft_capped
 from pkpo_jax.policy.layers import Block, LayerKind, PairOfBlocks, RMSNorm
 from pkpo_jax.policy.sizes import SIZES as SIZES
@@ -178,12 +179,11 @@ class Gemma(nn.Module):
         length = None if prefix is None else prefix.length
         offset = jnp.zeros(tokens.shape[:1], jnp.int32) if length is None else length
         positions = offset[:, None] + start + jnp.arange(tokens.shape[2])
-        variables, kinds = (
-            {"params": self.get_variable("params", "layers")},
-            layer_kinds(self.config),
-        )
+        kinds = layer_kinds(self.config)
+        variables = {"params": self.get_variable("params", "layers")}
         if self.has_variable("params", "lora"):
-            variables["lora"] = self.get_variable("params", "lora")
+            adapters = self.get_variable("params", "lora")
+            variables["lora"] = lora.scaled(adapters, self.config.lora_alpha)
         shared = None if prefix is None else prefix.layers
 
         def layer(x: jax.Array, scanned: Any, cache: KeyValues | None = None) -> Any:

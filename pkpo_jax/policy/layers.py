@@ -36,16 +36,14 @@ class RMSNorm(nn.Module):
         return (normed * (1.0 + scale.astype(jnp.float32))).astype(x.dtype)
 
 
-def adapted_einsum(
-    module: nn.Module, name: str, equation: str, x: jax.Array, alpha: float
-) -> jax.Array:
+def adapted_einsum(module: nn.Module, name: str, equation: str, x: jax.Array) -> jax.Array:
     """Computes an einsum of x with a parameter of a module, and with its adapter if it has one.
 
     The adapter is in the collection "lora", under the parameter's name.
     """
     w, adapter = module.get_variable("params", name), module.get_variable("lora", name)
     y = jnp.einsum(equation, x, w.astype(x.dtype))
-    return y if adapter is None else y + lora.low_rank(equation, x, adapter, alpha)
+    return y if adapter is None else y + lora.low_rank(equation, x, adapter)
 
 
 class Einsum(nn.Module):
@@ -53,12 +51,11 @@ class Einsum(nn.Module):
 
     shape: tuple[int, ...]
     fan_in: int
-    lora_alpha: float
 
     @nn.compact
     def __call__(self, equation: str, x: jax.Array) -> jax.Array:
         self.param("w", nn.initializers.normal(self.fan_in**-0.5), self.shape)
-        return adapted_einsum(self, "w", equation, x, self.lora_alpha)
+        return adapted_einsum(self, "w", equation, x)
 
 
 class Attention(nn.Module):
@@ -82,14 +79,12 @@ class Attention(nn.Module):
     ) -> tuple[jax.Array, KeyValues]:
         c = self.config
         heads, groups = c.num_kv_heads, c.num_heads // c.num_kv_heads
-        equations = lora.equations(c)
-
-        def einsum(name: str, x: jax.Array, shape: tuple[int, ...], fan_in: int) -> jax.Array:
-            return Einsum(shape, fan_in, c.lora_alpha, name=name)(equations["attn", name, "w"], x)
-
-        q = einsum("q_einsum", x, (c.num_heads, c.embed_dim, c.head_dim), c.embed_dim)
-        shape = (2, heads, c.embed_dim, c.head_dim)
-        keys, values = einsum("kv_einsum", x, shape, c.embed_dim)
+        q = Einsum((c.num_heads, c.embed_dim, c.head_dim), c.embed_dim, name="q_einsum")(
+            "pntd,mdh->pnmth", x
+        )
+        keys, values = Einsum((2, heads, c.embed_dim, c.head_dim), c.embed_dim, name="kv_einsum")(
+            "pntd,ckdh->cpnkth", x
+        )
         if c.use_qk_norm:
             q, keys = RMSNorm(name="_query_norm")(q), RMSNorm(name="_key_norm")(keys)
         q = apply_rope(q, positions, kind.timescale) * c.query_pre_attn_scalar
@@ -104,8 +99,12 @@ class Attention(nn.Module):
         shared, length = (None, None) if prefix is None else prefix
         out = attend(q, shared, kv, Visible(kind.window, start, length), c.attn_logits_soft_cap)
         out = out.reshape(*out.shape[:2], c.num_heads, *out.shape[4:])
-        shape = (c.num_heads, c.head_dim, c.embed_dim)
-        return einsum("attn_vec_einsum", out, shape, c.num_heads * c.head_dim), kv
+        out = Einsum(
+            (c.num_heads, c.head_dim, c.embed_dim),
+            c.num_heads * c.head_dim,
+            name="attn_vec_einsum",
+        )("pnmth,mhd->pntd", out)
+        return out, kv
 
 
 class FeedForward(nn.Module):
@@ -116,19 +115,15 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.config
-        shape, equations = (2, c.embed_dim, c.hidden_dim), lora.equations(c)
+        shape, axes = (2, c.embed_dim, c.hidden_dim), "cdf"
         if c.transpose_gating_einsum:
-            shape = (2, c.hidden_dim, c.embed_dim)
+            shape, axes = (2, c.hidden_dim, c.embed_dim), "cfd"
         self.param("gating_einsum", nn.initializers.normal(c.embed_dim**-0.5), shape)
         self.param(
             "linear", nn.initializers.normal(c.hidden_dim**-0.5), (c.hidden_dim, c.embed_dim)
         )
-
-        def einsum(name: str, x: jax.Array) -> jax.Array:
-            return adapted_einsum(self, name, equations["mlp", name], x, c.lora_alpha)
-
-        gate, up = einsum("gating_einsum", x)
-        return einsum("linear", nn.gelu(gate) * up)
+        gate, up = adapted_einsum(self, "gating_einsum", f"pntd,{axes}->cpntf", x)
+        return adapted_einsum(self, "linear", "pntf,fd->pntd", nn.gelu(gate) * up)
 
 
 class Block(nn.Module):

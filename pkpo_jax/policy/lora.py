@@ -51,16 +51,28 @@ def factors(equation: str) -> Factors:
     return Factors(f"{stacked}{summed}r", f"{stacked}{rest}r", f"{stacked}r{kept}")
 
 
-def low_rank(equation: str, x: jax.Array, adapter: Any, alpha: float) -> jax.Array:
-    """Returns (alpha / rank) (x A) B, for the einsum of x with W that `equation` describes."""
+def low_rank(equation: str, x: jax.Array, adapter: Any) -> jax.Array:
+    """Returns (x A) B, for the einsum of x with W that `equation` describes."""
     inputs, _, out = re.split(",|->", equation)
     axes, a, b = factors(equation), adapter["a"].astype(x.dtype), adapter["b"].astype(x.dtype)
     hidden = jnp.einsum(f"{inputs},{axes.a}->{axes.hidden}", x, a)
-    return jnp.einsum(f"{axes.hidden},{axes.b}->{out}", hidden * (alpha / a.shape[-1]), b)
+    return jnp.einsum(f"{axes.hidden},{axes.b}->{out}", hidden, b)
+
+
+def scaled(adapters: Any, alpha: float) -> Any:
+    """Returns adapters whose matrices A are multiplied by alpha / rank, for `low_rank`."""
+
+    def scale(path: Any, x: jax.Array) -> jax.Array:
+        return x * (alpha / x.shape[-1]) if path[-1].key == "a" else x
+
+    return jax.tree_util.tree_map_with_path(scale, adapters)
 
 
 def equations(config: GemmaConfig) -> dict[Path, str]:
-    """Returns the einsum that the network computes with each of its matrices, by their paths."""
+    """Returns the einsums of inputs with each matrix of the network, by the paths of the matrices.
+
+    The order of the outputs' axes is of no concern here.
+    """
     gating = "cfd" if config.transpose_gating_einsum else "cdf"
     return {
         ("attn", "q_einsum", "w"): "pntd,mdh->pnmth",
@@ -105,14 +117,13 @@ def merge(params: dict, config: GemmaConfig, dtype: str) -> dict:
     The sum is computed in float32, and all parameters are then rounded to `dtype`.
     """
     layers = flatten(params["layers"])
-    adapters = flatten(params["lora"])
+    adapters = flatten(scaled(params["lora"], config.lora_alpha))
     for path, equation in equations(config).items():
         if (*path, "a") not in adapters:
             continue
         axes, weight = factors(equation), re.split(",|->", equation)[1]
         a, b, w = adapters[*path, "a"], adapters[*path, "b"], layers[path]
         change = jnp.einsum(f"l{axes.a},l{axes.b}->l{weight}", a, b, precision="highest")
-        change *= config.lora_alpha / a.shape[-1]
         layers[path] = w.astype(jnp.float32) + change
     rest = {name: x for name, x in params.items() if name != "lora"}
     merged = rest | {"layers": traverse_util.unflatten_dict(layers)}
