@@ -97,14 +97,8 @@ class Embedder(nn.Module):
         c = self.config
         # At JAX's default precision, accelerators multiply float32 with fewer bits (TPUs in
         # bfloat16, GPUs in TF32) and add in float32. Setting jax_default_matmul_precision="highest"
-        # uses all bits. Products of two bfloat16 numbers are exact in float32.
-        dtype = jnp.promote_types(x.dtype, self.table.dtype)
-        logits = jnp.einsum(
-            "...d,vd->...v",
-            x.astype(dtype),
-            self.table.astype(dtype),
-            preferred_element_type=jnp.float32,
-        )
+        # uses all bits.
+        logits = jnp.einsum("...d,vd->...v", x.astype(jnp.float32), self.table.astype(jnp.float32))
         logits = soft_capped(logits, c.final_logit_softcap)
         ids = jnp.arange(c.num_embed)
         sampled = ids < c.vocab_size
