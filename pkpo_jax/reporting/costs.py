@@ -86,19 +86,14 @@ class _Schedule:
         computation = self.program.computations[name]
         for instruction in computation.values():
             if instruction.opcode == "while":
-                trips = self.program.trips(instruction)
+                trips = self.program.trips(instruction, name)
                 if trips is None:
                     self.endless.append(instruction.scope)
-                (body,) = instruction.called("body")
-                yield from self.run(body, times * (trips or 1), loop or instruction.scope)
+                for part in instruction.called("(?:condition|body)"):
+                    runs = times * (1 if trips is None else trips)
+                    yield from self.run(part, runs, loop or instruction.scope)
             elif instruction.opcode == "conditional":
-                branches = re.search(r"branch_computations=\{([^}]*)\}", instruction.attributes)
-                names = (
-                    re.findall(r"[\w.-]+", branches[1])
-                    if branches
-                    else instruction.called("(?:true|false)_computation")
-                )
-                runs = [list(self.run(branch, times, loop)) for branch in names]
+                runs = [list(self.run(branch, times, loop)) for branch in instruction.branches]
                 yield from max(runs, key=lambda run: sum(w.times * w.memory for w in run))
             elif instruction.opcode == "call":
                 (called,) = instruction.called("to_apply")

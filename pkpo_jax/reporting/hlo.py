@@ -28,6 +28,10 @@ class Array:
     bytes: int
     in_hbm: bool
 
+    @property
+    def is_integer(self) -> bool:
+        return self.kind[0] in "su" and not self.dimensions
+
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
@@ -66,6 +70,14 @@ class Instruction:
         """Returns the names of the computations that an attribute of this instruction names."""
         return re.findall(rf"\b{attribute}=%?([\w.-]+)", self.attributes)
 
+    @property
+    def branches(self) -> list[str]:
+        """The names of the computations of which a conditional runs one."""
+        named = re.search(r"branch_computations=\{([^}]*)\}", self.attributes)
+        if named:
+            return re.findall(r"[\w.-]+", named[1])
+        return self.called("true_computation") + self.called("false_computation")
+
 
 Computation = dict[str, Instruction]
 
@@ -88,39 +100,71 @@ class Program:
         """Returns the instruction whose results the computation returns."""
         return next(i for i in self.computations[computation].values() if i.is_root)
 
-    def trips(self, loop: Instruction) -> int | None:
+    def trips(self, loop: Instruction, computation: str) -> int | None:
         """Returns how often a `while` runs its body at most, or None if the text does not say.
 
-        A counter starts at 0, and the condition compares it with a constant. A loop may end before,
-        as decoding does. XLA counts by 2 in the loops by which it overlaps a product with the
-        transfer of its shards, because these handle two shards at a time.
+        The condition compares a counter with a constant. A loop may end before, as decoding does.
+        XLA counts by 2 in the loops by which it overlaps a product with the transfer of its shards,
+        because these handle two shards at a time.
+
+        Args:
+          loop: the loop.
+          computation: the name of the computation that it is in.
         """
         if known := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.attributes):
             return int(known[1])
-        (condition,), (body,) = loop.called("condition"), loop.called("body")
-        bounds = self._integers(condition)
-        return -(-max(bounds) // self._step(condition, body)) if bounds else None
+        bound, counter = self._bound(loop), self._counter(loop)
+        if bound is None or counter is None:
+            return None
+        start = self._value(computation, loop.operands[0], counter) or 0
+        (body,) = loop.called("body")
+        step = _increment(self.computations[body], self.root(body).operands[counter])
+        return -(-max(bound - start, 0) // (step or 1))
 
-    def _integers(self, computation: str) -> list[int]:
-        """Returns the integer constants in a computation and in its fusions."""
-        found = []
-        for instruction in self.computations[computation].values():
-            found += [int(instruction.literal)] if _is_integer(instruction) else []
-            for fused in instruction.called():
-                found += self._integers(fused)
-        return found
+    def _bound(self, loop: Instruction) -> int | None:
+        """Returns the largest integer in the condition of a loop and in its fusions."""
+        names, found = loop.called("condition"), []
+        for name in names:
+            for instruction in self.computations[name].values():
+                found += [int(instruction.literal)] if _is_integer(instruction) else []
+                names += instruction.called()
+        return max(found, default=None)
 
-    def _step(self, condition: str, body: str) -> int:
-        """Returns by how much the body of a loop increases the counter that its condition reads."""
-        instructions = self.computations[body]
-        results = self.root(body).operands
-        read = (
-            int(index[1])
-            for i in self.computations[condition].values()
-            if i.opcode == "get-tuple-element"
-            and (index := re.search(r"index=(\d+)", i.attributes))
-        )
-        return max((_increment(instructions, results[i]) for i in read), default=0) or 1
+    def _counter(self, loop: Instruction) -> int | None:
+        """Returns the index of the integer in a loop's state that its condition reads."""
+        (condition,) = loop.called("condition")
+        for instruction in self.computations[condition].values():
+            array = instruction.arrays[0] if instruction.arrays else None
+            if instruction.opcode == "get-tuple-element" and array and array.is_integer:
+                return _index(instruction)
+        return None
+
+    def _value(self, computation: str, name: str, element: int | None = None) -> int | None:
+        """Returns an integer, or an element of a tuple, if it is known before the program runs."""
+        instruction = self.computations[computation][name]
+        if _is_integer(instruction):
+            return int(instruction.literal)
+        if instruction.opcode in ("copy", "bitcast"):
+            return self._value(computation, instruction.operands[0], element)
+        if instruction.opcode == "get-tuple-element":
+            return self._value(computation, instruction.operands[0], _index(instruction))
+        if instruction.opcode == "tuple" and element is not None:
+            return self._value(computation, instruction.operands[element])
+        if instruction.opcode == "while" and element == self._counter(instruction):
+            return self._bound(instruction)  # It is the counter's value after the loop.
+        if instruction.opcode == "parameter" and computation in self._branches:
+            return self._value(*self._branches[computation], element)
+        return None
+
+    @functools.cached_property
+    def _branches(self) -> dict[str, tuple[str, str]]:
+        """For each branch of a conditional, the computation and the name of its argument."""
+        return {
+            branch: (computation, argument)
+            for computation, instructions in self.computations.items()
+            for instruction in instructions.values()
+            for branch, argument in zip(instruction.branches, instruction.operands[1:], strict=True)
+        }
 
 
 def _increment(instructions: Computation, name: str) -> int:
@@ -135,11 +179,13 @@ def _increment(instructions: Computation, name: str) -> int:
 
 def _is_integer(instruction: Instruction) -> bool:
     """Returns whether an instruction is a constant integer of at least 0."""
-    return (
-        instruction.opcode == "constant"
-        and instruction.arrays[0].kind[0] in "su"
-        and instruction.literal.isdigit()
-    )
+    constant = instruction.opcode == "constant" and instruction.arrays[0].is_integer
+    return constant and instruction.literal.isdigit()
+
+
+def _index(instruction: Instruction) -> int:
+    """Returns which element of a tuple a get-tuple-element takes."""
+    return int(instruction.attributes.partition("index=")[2].partition(",")[0])
 
 
 def parse(text: str) -> Program:

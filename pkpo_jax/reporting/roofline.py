@@ -86,8 +86,10 @@ def phases(
     """
     prefill, decoding = [], []
     for one in work["sampling"]:
-        # The loop over tokens is the only one outside the network.
-        part = decoding if re.fullmatch(r"jit\(\w+\)/while", one.loop) else prefill
+        # The loops over tokens, one for each size of the cache, are the only ones outside the
+        # network.
+        scope = r"jit\(\w+\)(/cond/branch_\d_fun)*/while"
+        part = decoding if re.fullmatch(scope, one.loop) else prefill
         part.append(one)
     times = {"prefill": time(prefill, chip)}
     times["a decoded token"] = time(decoding, chip) * (1 / tokens)

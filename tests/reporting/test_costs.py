@@ -35,6 +35,13 @@ def decode(x, w):
         return s[0] + 1, x, x.sum() < 0.1
     return jax.lax.while_loop(lambda s: (s[0] < 37) & ~s[2], step, (0, x, False))[1]
 
+def in_turn(x, w):
+    # The second loop goes on where the first one ended.
+    def run(s, bound, w):
+        return jax.lax.while_loop(lambda s: (s[0] < bound) & (s[1].sum() > 0), lambda s: (s[0] + 1, s[1] @ w), s)
+    s = run((0, x), 20, w)
+    return jax.lax.cond(s[1].sum() > 0, lambda s, w: run(s, 50, w)[1], lambda s, w: s[1], s, w)
+
 def endless(x):
     return jax.lax.while_loop(lambda x: x.sum() < 1, lambda x: x @ x, x)
 
@@ -50,6 +57,7 @@ programs = {
     "split": (jnp.dot, rows, whole),
     "replicated": (jnp.dot, array((512, 64)), whole),
     "decode": (decode, rows, whole),
+    "in turn": (in_turn, rows, whole),
     "endless": (endless, whole),
     "branches": (branches, rows, whole),
     "slices": (slices, array((256, 256)), array((64, 256, 256))),
@@ -90,6 +98,7 @@ def measured():
 def test_products_count_as_often_as_their_loops_run(measured):
     assert measured["scan"]["flops"] == 5 * 2 * 128 * 64 * 64
     assert measured["decode"]["flops"] == 37 * 2 * 128 * 64 * 64
+    assert measured["in turn"]["flops"] == 50 * 2 * 128 * 64 * 64
     # The branch of a conditional that has two products counts.
     assert measured["branches"]["flops"] == 2 * 2 * 128 * 64 * 64
     # A loop whose end depends on what it computes counts once, and is named.
