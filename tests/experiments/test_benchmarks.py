@@ -1,8 +1,18 @@
-"""Tests that the benchmark which calls the package's programs itself still runs at a small size."""
+"""Tests of the benchmarks that call the package's programs themselves, at small sizes."""
 
 import re
 import subprocess
 import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.benchmarks import handwritten, inner_loop
+from pkpo_jax.policy import gemma, sampling, scoring
+
+CONFIG = inner_loop.QUICK
 
 
 def test_throughput_runs():
@@ -12,3 +22,52 @@ def test_throughput_runs():
     assert result.returncode == 0, result.stderr
     for program in ("sampling", "update"):
         assert re.search(rf"{program} +│ \d+\.\d+ +│", result.stdout)
+
+
+def make_inputs():
+    """Returns inputs with prompts of several lengths, and norms with scales other than 1."""
+    inputs = inner_loop.make_inputs(CONFIG, 3, 40)
+    noisy = lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape)  # noqa: E731
+    params = jax.tree.map(noisy, inputs.params)
+    return inputs._replace(params=params, lengths=jnp.array([40, 1, 30]))
+
+
+def test_handwritten_gradient_equals_that_of_the_package():
+    model, params, *batch = make_inputs()
+    responses = jax.random.randint(jax.random.key(1), (3, 2, 30), 1, CONFIG.vocab_size)
+    weights = jax.random.normal(jax.random.key(2), responses.shape)
+    package = jax.value_and_grad(
+        lambda params: (weights * scoring.score(model, params, *batch, responses)[0]).mean()
+    )
+    reference = jax.value_and_grad(
+        lambda params: (weights * handwritten.score(CONFIG, params, *batch, responses)).mean()
+    )
+    loss, gradient = jax.jit(package)(params)
+    expected_loss, expected = jax.jit(reference)(gemma.unstack(params))
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
+    assert max(abs(x).max() for x in jax.tree.leaves(expected)) > 1e-3
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), gemma.unstack(gradient), expected
+    )
+
+
+def test_handwritten_sampler_draws_the_tokens_of_the_package():
+    model, params, *batch = make_inputs()
+    sizes = {"n": 4, "max_response": 70, "stop_tokens": (5, 6)}
+    args = (*batch, jax.random.key(3), 0.8)
+    ours = jax.jit(lambda params: sampling.sample(model, params, *args, **sizes))(params)
+    expected = handwritten.sample(CONFIG, gemma.unstack(params), *args, **sizes)
+    # Some responses outgrow the first cache, and others have left the batch by then.
+    lengths = np.sort(ours.lengths.ravel())
+    assert lengths[len(lengths) // 2] < 64 < lengths[-1]
+    for x, y in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5)
+
+
+@pytest.mark.parametrize("stragglers", [0, 1])
+def test_stops_are_where_the_workload_wants_them(stragglers):
+    pair = inner_loop.early_stop(CONFIG, 2, 4, 24, 5, stragglers=stragglers)
+    package, reference = pair.package(), pair.reference()
+    expected = [5] * (8 - stragglers) + [24] * stragglers
+    assert sorted(np.asarray(reference.lengths).ravel()) == expected
+    assert pair.difference(package, reference) < 1e-5
