@@ -96,6 +96,7 @@ def _weights(c: GemmaConfig, equation: str, q: jax.Array, k: jax.Array, mask: An
     """Returns exp(logits), which soft-caps keep small enough to need no maximum."""
     logits = jnp.einsum(equation, q, k)
     cap = c.attn_logits_soft_cap
+    assert cap is not None
     return jnp.where(mask, jnp.exp(cap * jnp.tanh(logits / cap)), 0.0)
 
 
@@ -179,6 +180,7 @@ def _sees(window: int | None, positions: jax.Array, lengths: jax.Array, at: jax.
 
 def _head(c: GemmaConfig, table: jax.Array, scale: jax.Array, x: jax.Array) -> jax.Array:
     logits, cap = _norm(x, 1 + scale) @ table.T, c.final_logit_softcap
+    assert cap is not None
     sampled = ~np.isin(np.arange(c.num_embed), c.never_sampled)
     sampled &= np.arange(c.num_embed) < c.vocab_size
     return jnp.where(sampled, cap * jnp.tanh(logits / cap), -1e30)
@@ -370,7 +372,7 @@ def sample(
         if live.sum() <= few:
             few = live.sum() // 2
             if smaller := _smaller(live):
-                collect(~live & (numbers >= 0))
+                collect(np.logical_and(~live, numbers >= 0))
                 kept, rows, real = smaller
                 d, s = _keep(d, s, kept, rows)
                 numbers = np.where(real, numbers[kept[:, None], rows], -1)
