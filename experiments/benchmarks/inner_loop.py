@@ -117,7 +117,8 @@ def make_inputs(config: gemma.GemmaConfig, prompts: int, length: int) -> Inputs:
 
 def gradient(config: gemma.GemmaConfig, prompts: int, n: int, length: int, tokens: int) -> Pair:
     """Returns the workload of the gradient of the mean of log-probs with random weights."""
-    model, params, *batch = make_inputs(config, prompts, length)
+    model, params, *rest = make_inputs(config, prompts, length)
+    batch: tuple[jax.Array, jax.Array] = (rest[0], rest[1])
     shape, keys = (prompts, n, tokens), jax.random.split(jax.random.key(SEED + 2))
     responses = jax.random.randint(keys[0], shape, CHAIN, config.vocab_size)
     weights = jax.random.normal(keys[1], shape)
@@ -152,7 +153,8 @@ def rollout(
     seed: int = SEED,
 ) -> Pair:
     """Returns the workload of sampling, whose responses have to satisfy `lengths`."""
-    model, params, *batch = inputs
+    model, params, prompts, filled = inputs
+    batch = prompts, filled
     key, tree = jax.random.key(seed), gemma.unstack(params)
     sizes = {"n": n, "max_response": tokens, "stop_tokens": stop_tokens}
     sample = jax.jit(functools.partial(sampling.sample, model, **sizes))
@@ -269,7 +271,7 @@ def measure(pair: Pair, repeats: int) -> dict[str, Any]:
             started = time.perf_counter()
             results[side] = jax.block_until_ready(call())
             times[side].append(time.perf_counter() - started)
-    figures: dict[str, Any] = {"difference": pair.difference(**results)}
+    figures: dict[str, Any] = {"difference": pair.difference(*results.values())}
     for side, (first, *others) in times.items():
         low, median, high = np.quantile(others, (0.25, 0.5, 0.75))
         figures[side] = {"first_s": first, "median_s": median, "spread_s": (high - low) / 2}
