@@ -6,10 +6,10 @@ pkpo-jax --config=gemma3_270m_sums --workdir=runs/sums --config.model.checkpoint
 
 from ml_collections import config_dict
 
-from pkpo_jax.configs import gemma3_270m
+from pkpo_jax.configs import gemma3_270m, recipes
 
 
-def get_config() -> config_dict.ConfigDict:
+def get_config(argument: str = "") -> config_dict.ConfigDict:
     config = gemma3_270m.base("arithmetic")
     config.task.digits, config.task.terms = 1, 3
     # There are 4,000 such problems.
@@ -20,4 +20,4 @@ def get_config() -> config_dict.ConfigDict:
     config.rollout.max_prompt = 64
     config.rollout.max_response = 4
     config.train.learning_rate = 2e-6
-    return config
+    return recipes.apply(config, argument)
