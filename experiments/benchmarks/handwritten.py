@@ -168,9 +168,7 @@ def within_window(c: GemmaConfig, kept: list, lengths: jax.Array) -> list:
     return visible
 
 
-def _sees(
-    window: int | None, positions: jax.Array, lengths: jax.Array, at: jax.Array
-) -> jax.Array:
+def _sees(window: int | None, positions: jax.Array, lengths: jax.Array, at: jax.Array) -> jax.Array:
     """Returns [P, T, S], whether response tokens `at` [T] see prefix keys at `positions`."""
     lengths = lengths[:, None, None] - 1
     mask = positions[:, None] < lengths
@@ -255,7 +253,9 @@ def _step(c: GemmaConfig, stop: tuple, d: _Decoding, temperature: jax.Array, s: 
         out += jnp.einsum("pnkgs,pnksh->pnkgh", to_own, v)
         x = _finish(layer, x, out / total[..., None])
     log_p = jax.nn.log_softmax(_head(c, d.table, d.scale, x) / temperature)
-    noise = jax.vmap(jax.vmap(lambda k: jax.random.gumbel(jax.random.fold_in(k, t), (c.num_embed,))))
+    noise = jax.vmap(
+        jax.vmap(lambda k: jax.random.gumbel(jax.random.fold_in(k, t), (c.num_embed,)))
+    )
     noisy = log_p + noise(d.keys)
     ids = jnp.arange(c.num_embed)
     token = jnp.where(noisy == noisy.max(-1, keepdims=True), ids, c.num_embed).min(-1)

@@ -21,11 +21,9 @@ beside this file with the commit and the machine, and `--show` prints what is re
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import functools
 import json
 import pathlib
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -40,6 +38,7 @@ from absl import app, flags, logging
 import experiments
 from experiments.benchmarks import handwritten
 from pkpo_jax.policy import gemma, sampling, scoring
+from pkpo_jax.training import provenance
 
 _ONLY = flags.DEFINE_string("only", "", "Run the workloads whose names start with this.")
 _QUICK = flags.DEFINE_bool("quick", False, "Use small shapes, to see that everything runs.")
@@ -290,16 +289,10 @@ def show(console: rich.console.Console, record: dict[str, Any]) -> None:
             name, *times, f"{figures['ratio']:.2f}", first, f"{figures['difference']:.0e}"
         )
     console.print(table)
-    about = f"{record['date']}, commit {record['commit']}, seed {record['seed']}, "
+    changed = ", with changes" if record["dirty"] else ""
+    about = f"{record['started']}, commit {record['commit']}{changed}, seed {record['seed']}, "
     about += f"medians of {record['repeats']} calls, {record['machine']}"
     console.print(about + (", quick shapes" if record["quick"] else ""), highlight=False)
-
-
-def commit() -> str:
-    """Returns the commit of the source, with a + where files were changed since."""
-    command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
-    run = subprocess.run(command, cwd=HISTORY.parent, capture_output=True, text=True)
-    return run.stdout.strip() or "unknown"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -315,9 +308,9 @@ def main(argv: Sequence[str]) -> None:
     if not chosen:
         names = ", ".join(workloads(quick=True))
         raise app.UsageError(f"--only={_ONLY.value} names no workload; expected one of {names}.")
+    start = provenance.start(0)
     record = {
-        "date": datetime.date.today().isoformat(),
-        "commit": commit(),
+        **{name: start[name] for name in ("started", "commit", "dirty", "versions", "cpu")},
         "machine": experiments.machine(),
         "seed": SEED,
         "quick": _QUICK.value,
