@@ -116,13 +116,14 @@ def make_inputs(config: gemma.GemmaConfig, prompts: int, length: int) -> Inputs:
 
 def gradient(config: gemma.GemmaConfig, prompts: int, n: int, length: int, tokens: int) -> Pair:
     """Returns the workload of the gradient of the mean of log-probs with random weights."""
-    model, params, *batch = make_inputs(config, prompts, length)
+    inputs = make_inputs(config, prompts, length)
+    params, batch = inputs.params, (inputs.prompts, inputs.lengths)
     shape, keys = (prompts, n, tokens), jax.random.split(jax.random.key(SEED + 2))
     responses = jax.random.randint(keys[0], shape, CHAIN, config.vocab_size)
     weights = jax.random.normal(keys[1], shape)
 
     def loss_of_package(params: dict) -> jax.Array:
-        return (weights * scoring.score(model, params, *batch, responses)[0]).mean()
+        return (weights * scoring.score(inputs.model, params, *batch, responses)[0]).mean()
 
     def loss_of_reference(params: dict) -> jax.Array:
         return (weights * handwritten.score(config, params, *batch, responses)).mean()
@@ -151,9 +152,9 @@ def rollout(
     seed: int = SEED,
 ) -> Pair:
     """Returns the workload of sampling, whose responses have to satisfy `lengths`."""
-    model, params, *batch = inputs
+    model, params, batch = inputs.model, inputs.params, (inputs.prompts, inputs.lengths)
     key, tree = jax.random.key(seed), gemma.unstack(params)
-    sizes = {"n": n, "max_response": tokens, "stop_tokens": stop_tokens}
+    sizes: Any = {"n": n, "max_response": tokens, "stop_tokens": stop_tokens}
     sample = jax.jit(functools.partial(sampling.sample, model, **sizes))
 
     def package() -> sampling.Rollout:
@@ -216,13 +217,12 @@ def early_stop(
 ) -> Pair:
     """Returns the workload of responses of which all but `stragglers` (0 or 1) stop at `steps`."""
     inputs = follow_chain(make_inputs(config, prompts, 16), steps, 0.997 if stragglers else 0.0)
-    model, params, *batch = inputs
-    first = jax.jit(
-        functools.partial(sampling.sample, model, n=n, max_response=1, stop_tokens=(STOP,))
-    )
+    sizes: Any = {"n": n, "max_response": 1, "stop_tokens": (STOP,)}
+    first = jax.jit(functools.partial(sampling.sample, inputs.model, **sizes))
 
     def count(seed: int) -> int:
-        return int((first(params, *batch, jax.random.key(seed), COLD).tokens == FOREVER).sum())
+        first_tokens = first(*inputs[1:], jax.random.key(seed), COLD).tokens
+        return int((first_tokens == FOREVER).sum())
 
     def right(lengths: np.ndarray) -> bool:
         counts = [(lengths == length).sum() for length in (tokens, steps)]
@@ -268,7 +268,9 @@ def measure(pair: Pair, repeats: int) -> dict[str, Any]:
             started = time.perf_counter()
             results[side] = jax.block_until_ready(call())
             times[side].append(time.perf_counter() - started)
-    figures: dict[str, Any] = {"difference": pair.difference(**results)}
+    figures: dict[str, Any] = {
+        "difference": pair.difference(results["package"], results["reference"])
+    }
     for side, (first, *others) in times.items():
         low, median, high = np.quantile(others, (0.25, 0.5, 0.75))
         figures[side] = {"first_s": first, "median_s": median, "spread_s": (high - low) / 2}
