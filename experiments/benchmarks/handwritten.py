@@ -92,12 +92,16 @@ def _finish(layer: Layer, x: jax.Array, attended: jax.Array) -> jax.Array:
     return x + _norm((jax.nn.gelu(gate) * up) @ layer.linear, layer.scales[3])
 
 
+def _capped(x: jax.Array, cap: float | None) -> jax.Array:
+    if cap is None:
+        raise ValueError("A soft-cap is None; the hand-written network is Gemma 2, which has both.")
+    return cap * jnp.tanh(x / cap)
+
+
 def _weights(c: GemmaConfig, equation: str, q: jax.Array, k: jax.Array, mask: Any) -> jax.Array:
     """Returns exp(logits), which soft-caps keep small enough to need no maximum."""
-    logits = jnp.einsum(equation, q, k)
-    cap = c.attn_logits_soft_cap
-    assert cap is not None
-    return jnp.where(mask, jnp.exp(cap * jnp.tanh(logits / cap)), 0.0)
+    logits = _capped(jnp.einsum(equation, q, k), c.attn_logits_soft_cap)
+    return jnp.where(mask, jnp.exp(logits), 0.0)
 
 
 # The backward pass keeps the sums of attention, and computes the weights that they are of again.
@@ -179,11 +183,10 @@ def _sees(window: int | None, positions: jax.Array, lengths: jax.Array, at: jax.
 
 
 def _head(c: GemmaConfig, table: jax.Array, scale: jax.Array, x: jax.Array) -> jax.Array:
-    logits, cap = _norm(x, 1 + scale) @ table.T, c.final_logit_softcap
-    assert cap is not None
+    logits = _capped(_norm(x, 1 + scale) @ table.T, c.final_logit_softcap)
     sampled = ~np.isin(np.arange(c.num_embed), c.never_sampled)
     sampled &= np.arange(c.num_embed) < c.vocab_size
-    return jnp.where(sampled, cap * jnp.tanh(logits / cap), -1e30)
+    return jnp.where(sampled, logits, -1e30)
 
 
 def score(
@@ -365,14 +368,14 @@ def sample(
     few = numbers.size // 2
     while True:
         s = _decode(c, stop_tokens, d, temperature, s, min(size, max_response), few)
-        t, live = int(s["t"]), ~np.asarray(s["finished"])
+        t, live = int(s["t"]), np.logical_not(s["finished"])
         if t == max_response or not live.any():
             collect(numbers >= 0)
             break
         if live.sum() <= few:
             few = live.sum() // 2
             if smaller := _smaller(live):
-                collect(np.logical_and(~live, numbers >= 0))
+                collect(np.logical_not(live) & (numbers >= 0))
                 kept, rows, real = smaller
                 d, s = _keep(d, s, kept, rows)
                 numbers = np.where(real, numbers[kept[:, None], rows], -1)

@@ -21,11 +21,9 @@ beside this file with the commit and the machine, and `--show` prints what is re
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import functools
 import json
 import pathlib
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -40,6 +38,7 @@ from absl import app, flags, logging
 import experiments
 from experiments.benchmarks import handwritten
 from pkpo_jax.policy import gemma, sampling, scoring
+from pkpo_jax.training import provenance
 
 _ONLY = flags.DEFINE_string("only", "", "Run the workloads whose names start with this.")
 _QUICK = flags.DEFINE_bool("quick", False, "Use small shapes, to see that everything runs.")
@@ -117,14 +116,14 @@ def make_inputs(config: gemma.GemmaConfig, prompts: int, length: int) -> Inputs:
 
 def gradient(config: gemma.GemmaConfig, prompts: int, n: int, length: int, tokens: int) -> Pair:
     """Returns the workload of the gradient of the mean of log-probs with random weights."""
-    model, params, *rest = make_inputs(config, prompts, length)
-    batch: tuple[jax.Array, jax.Array] = (rest[0], rest[1])
+    inputs = make_inputs(config, prompts, length)
+    params, batch = inputs.params, (inputs.prompts, inputs.lengths)
     shape, keys = (prompts, n, tokens), jax.random.split(jax.random.key(SEED + 2))
     responses = jax.random.randint(keys[0], shape, CHAIN, config.vocab_size)
     weights = jax.random.normal(keys[1], shape)
 
     def loss_of_package(params: dict) -> jax.Array:
-        return (weights * scoring.score(model, params, *batch, responses)[0]).mean()
+        return (weights * scoring.score(inputs.model, params, *batch, responses)[0]).mean()
 
     def loss_of_reference(params: dict) -> jax.Array:
         return (weights * handwritten.score(config, params, *batch, responses)).mean()
@@ -153,10 +152,9 @@ def rollout(
     seed: int = SEED,
 ) -> Pair:
     """Returns the workload of sampling, whose responses have to satisfy `lengths`."""
-    model, params, prompts, filled = inputs
-    batch = prompts, filled
+    model, params, batch = inputs.model, inputs.params, (inputs.prompts, inputs.lengths)
     key, tree = jax.random.key(seed), gemma.unstack(params)
-    sizes = {"n": n, "max_response": tokens, "stop_tokens": stop_tokens}
+    sizes: Any = {"n": n, "max_response": tokens, "stop_tokens": stop_tokens}
     sample = jax.jit(functools.partial(sampling.sample, model, **sizes))
 
     def package() -> sampling.Rollout:
@@ -219,13 +217,12 @@ def early_stop(
 ) -> Pair:
     """Returns the workload of responses of which all but `stragglers` (0 or 1) stop at `steps`."""
     inputs = follow_chain(make_inputs(config, prompts, 16), steps, 0.997 if stragglers else 0.0)
-    model, params, *batch = inputs
-    first = jax.jit(
-        functools.partial(sampling.sample, model, n=n, max_response=1, stop_tokens=(STOP,))
-    )
+    sizes: Any = {"n": n, "max_response": 1, "stop_tokens": (STOP,)}
+    first = jax.jit(functools.partial(sampling.sample, inputs.model, **sizes))
 
     def count(seed: int) -> int:
-        return int((first(params, *batch, jax.random.key(seed), COLD).tokens == FOREVER).sum())
+        first_tokens = first(*inputs[1:], jax.random.key(seed), COLD).tokens
+        return int((first_tokens == FOREVER).sum())
 
     def right(lengths: np.ndarray) -> bool:
         counts = [(lengths == length).sum() for length in (tokens, steps)]
@@ -271,7 +268,9 @@ def measure(pair: Pair, repeats: int) -> dict[str, Any]:
             started = time.perf_counter()
             results[side] = jax.block_until_ready(call())
             times[side].append(time.perf_counter() - started)
-    figures: dict[str, Any] = {"difference": pair.difference(*results.values())}
+    figures: dict[str, Any] = {
+        "difference": pair.difference(results["package"], results["reference"])
+    }
     for side, (first, *others) in times.items():
         low, median, high = np.quantile(others, (0.25, 0.5, 0.75))
         figures[side] = {"first_s": first, "median_s": median, "spread_s": (high - low) / 2}
@@ -292,16 +291,10 @@ def show(console: rich.console.Console, record: dict[str, Any]) -> None:
             name, *times, f"{figures['ratio']:.2f}", first, f"{figures['difference']:.0e}"
         )
     console.print(table)
-    about = f"{record['date']}, commit {record['commit']}, seed {record['seed']}, "
+    changed = ", with changes" if record["dirty"] else ""
+    about = f"{record['started']}, commit {record['commit']}{changed}, seed {record['seed']}, "
     about += f"medians of {record['repeats']} calls, {record['machine']}"
     console.print(about + (", quick shapes" if record["quick"] else ""), highlight=False)
-
-
-def commit() -> str:
-    """Returns the commit of the source, with a + where files were changed since."""
-    command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
-    run = subprocess.run(command, cwd=HISTORY.parent, capture_output=True, text=True)
-    return run.stdout.strip() or "unknown"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -317,9 +310,9 @@ def main(argv: Sequence[str]) -> None:
     if not chosen:
         names = ", ".join(workloads(quick=True))
         raise app.UsageError(f"--only={_ONLY.value} names no workload; expected one of {names}.")
+    start = provenance.start(0)
     record = {
-        "date": datetime.date.today().isoformat(),
-        "commit": commit(),
+        **{name: start[name] for name in ("started", "commit", "dirty", "versions", "cpu")},
         "machine": experiments.machine(),
         "seed": SEED,
         "quick": _QUICK.value,
