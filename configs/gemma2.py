@@ -48,7 +48,7 @@ def resize(config: config_dict.ConfigDict, size: str) -> config_dict.ConfigDict:
     """Returns the config with a policy of another size, and a mesh that fits it."""
     config.model.size = size
     # Heads are split over as many chips as there are key-value heads: a chip that samples reads its
-    # share of them for every token. Of the meshes that fit, these have the fastest step on v5e, as
-    # predicted by --mode=compile. With more chips, the responses to each prompt are split too.
+    # share of the parameters for every token. --mode=compile predicts the time of a step for other
+    # meshes. With more chips, the responses to each prompt are split too.
     config.parallel.mesh = {"2b": (-1, 4, 4), "9b": (-1, 16, 8), "27b": (-1, 16, 16)}[size]
     return config

@@ -9,17 +9,16 @@ that all of them see. The rows of the experiment are `:k=1`, `:k=2`, `:k=4`, `:k
 
 Official weights could not be reached where this was written, so there is no measured result. The
 steps were compiled for TPUs ahead of time (`--mode=compile --topology=...`; jax 0.10.2, libtpu
-0.0.42.1). A chip needs these GiB of the 16 that a v5e has, where collectives are received in a
-step:
+0.0.42.1), for prompts of 256 and responses of 512 tokens. This is what a chip needs in GiB, of 16,
+and the predicted seconds, where a step has its share of the evaluations:
 
-    topology  mesh       tokens      sampling  update  peak  collectives: sampling, update
-    v5e:4x4   (1,16,1)   256 + 512   7.5       7.1     8.7   13, 37
-    v5e:4x4   (1,16,1)   256 + 1024  6.9       13.0    13.0  23, 45
-    v5e:8x16  (8,16,1)   256 + 512   7.5       3.7     8.7   5, 23
+    topology  mesh       GiB: sampling  update  peak   s: sampling  update  step
+    v5e:4x4   (1,4,4)    2.8            8.8     8.8    1.64         1.90    4.56
+    v5e:8x16  (8,4,4)    3.1            4.8     4.8    .95          .32     1.48
 
-The peak is the larger of sampling and update, and includes the optimiser's state while the policy
-samples. v5e:8x16 is the paper's slice. On v5e:4x4, the matrix products of a chip take 45 TFLOP to
-sample and 181 TFLOP to update.
+v5e:8x16 is the paper's slice, on which it reports 14.4 seconds a step. With the mesh (8,16,1) and
+eval.prompts=16 a step was predicted to take 5.3. docs/devices.md says what these figures assume, and
+which version was compiled.
 """
 
 from ml_collections import config_dict
