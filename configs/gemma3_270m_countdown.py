@@ -10,10 +10,10 @@ Nearly all of its guesses are wrong at first. This is the hard one.
 
 from ml_collections import config_dict
 
-from pkpo_jax.configs import gemma3_270m
+from pkpo_jax.configs import gemma3_270m, recipes
 
 
-def get_config() -> config_dict.ConfigDict:
+def get_config(argument: str = "") -> config_dict.ConfigDict:
     config = gemma3_270m.base("puzzles")
     config.task.puzzle = "countdown"
     config.task.options = (
@@ -24,4 +24,4 @@ def get_config() -> config_dict.ConfigDict:
     config.rollout.max_prompt = 320
     config.rollout.max_response = 16
     config.train.learning_rate = 2e-6
-    return config
+    return recipes.apply(config, argument)
