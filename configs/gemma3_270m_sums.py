@@ -14,7 +14,7 @@ def get_config(argument: str = "") -> config_dict.ConfigDict:
     config.task.digits, config.task.terms = 1, 3
     # There are 4,000 such problems.
     config.task.train_problems, config.task.test_problems = 3000, 512
-    # Six worked examples, such as "5-4-1=0", precede a prompt.
+    # Six worked examples, such as "3-1+7=9", precede a prompt.
     config.prompt.shots = 6
     config.prompt.template = "{prompt}{response}\n"
     config.rollout.max_prompt = 64
