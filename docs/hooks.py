@@ -74,8 +74,10 @@ class Docstrings(griffe.Extension):
         """
         if "dataclass" not in {str(d.callable_path).rpartition(".")[2] for d in cls.decorators}:
             return
-        lines, text = pathlib.Path(str(cls.filepath)).read_text().splitlines(), ""
+        text = ""
         for attribute in cls.attributes.values():
+            # A field may be inherited from a class in another file.
+            lines = pathlib.Path(str(attribute.filepath)).read_text().splitlines()
             above, comment = (attribute.lineno or 1) - 2, []
             while lines[above].lstrip().startswith("#"):
                 comment.insert(0, lines[above].lstrip().removeprefix("#").strip())
