@@ -17,8 +17,8 @@ and the predicted seconds, where a step has its share of the evaluations:
     v5e:8x16  (8,4,4)    3.1            4.8     4.8    .95          .32     1.48
 
 v5e:8x16 is the paper's slice, on which it reports 14.4 seconds a step. With the mesh (8,16,1) and
-eval.prompts=16 a step was predicted to take 5.3. docs/devices.md says what these figures assume, and
-which version was compiled.
+eval.prompts=16 a step was predicted to take 5.3. docs/devices.md says what these figures assume,
+and which version was compiled.
 """
 
 from ml_collections import config_dict
