@@ -163,6 +163,7 @@ class Program:
             branch: (computation, argument)
             for computation, instructions in self.computations.items()
             for instruction in instructions.values()
+            if instruction.opcode == "conditional"
             for branch, argument in zip(instruction.branches, instruction.operands[1:], strict=True)
         }
 
