@@ -50,7 +50,10 @@ def k_text(k: Any) -> str:
     """
     if isinstance(k, str):
         return k
-    parts = [(step, str(value)) for step, value in config.k_by_step(k).items()]
+    parts = [
+        (step, text(value) if value is None else str(value))
+        for step, value in config.k_by_step(k).items()
+    ]
     return ", ".join(f"{value} from step {step}" if step else value for step, value in parts)
 
 

@@ -169,9 +169,7 @@ def full(tmp_path_factory):
 
 def test_the_page_says_what_the_run_did(full):
     page = Page(full)
-    assert "Gemma-2 tiny on the task maze, trained with k = 8 by pkpo" in " ".join(
-        page.text.split()
-    )
+    assert "Gemma auto on the task maze, trained with k = 8 by pkpo" in " ".join(page.text.split())
     assert "not finished" not in page.text
     assert page.tables["Held-out problems (the run trains for k = 8)"] == [
         ["k", "before RL", "after step 3", "change"],
