@@ -17,7 +17,6 @@ def base(task: str) -> config_dict.ConfigDict:
     # state, an update takes less time and less memory.
     config.model.train_embedding = False
 
-    config.prompt.template = "Q: {prompt}\nA: {response}\n\n"
     config.prompt.stop = ("\n",)
     config.rollout.n = 16
 

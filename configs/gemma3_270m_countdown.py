@@ -19,9 +19,12 @@ def get_config(argument: str = "") -> config_dict.ConfigDict:
     config.task.options = (
         "min_numbers=3, max_numbers=3, min_value=1, max_value=9, min_target=1, max_target=99"
     )
-    config.task.template = "Make {target} of {numbers}."
+    # Eight worked examples, such as "[7, 3, 2] = 17: 2*7 + 3", precede a prompt. It ends with the
+    # colon, and has up to 194 tokens. The puzzles' own answers have up to 9.
+    config.task.template = "{numbers} = {target}:"
     config.prompt.shots = 8
-    config.rollout.max_prompt = 320
-    config.rollout.max_response = 16
+    config.prompt.template = "{prompt} {response}\n"
+    config.rollout.max_prompt = 200
+    config.rollout.max_response = 12
     config.train.learning_rate = 2e-6
     return recipes.apply(config, argument)
