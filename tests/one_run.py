@@ -20,8 +20,11 @@ from tests import shared_programs
 from tests.training.test_run import comparable, small_config
 
 
-def run_config(mesh=(1, 1, 1), mode="jit", every=0, plain=False):
-    """Returns the config of a run of three steps; `plain` leaves out what needs more programs."""
+def run_config(mesh=(1, 1, 1), mode="jit", every=0, plain=False, base=""):
+    """Returns the config of a run of three steps.
+
+    `plain` leaves out what needs more programs. With a checkpoint `base`, adapters are trained.
+    """
     config = small_config()
     config.warm_start.steps, config.warm_start.batch = 0 if plain else 2, 16
     config.train.prompts = config.eval.prompts = 8
@@ -40,6 +43,10 @@ def run_config(mesh=(1, 1, 1), mode="jit", every=0, plain=False):
         config.loss.policy, config.loss.aggregation, config.train.epochs = "ppo", "token-mean", 2
         config.loss.kl, config.loss.kl_coef = "k3", 0.1
         config.loss.drop_equal_groups = config.loss.mask_truncated = True
+    if base:
+        config.model.checkpoint, config.model.lora.rank = base, 4
+        config.loss.kl, config.loss.kl_coef = "k3", 0.1
+        config.train.learning_rate = 1e-3
     return config
 
 

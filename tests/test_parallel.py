@@ -16,8 +16,10 @@ import jax
 import pytest
 
 from pkpo_jax import parallel
-from pkpo_jax.policy import gemma
+from pkpo_jax.policy import checkpoints, gemma
+from pkpo_jax.training.trainer import Trainer
 from tests import one_run
+from tests.training.test_run import comparable
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,21 @@ def test_a_run_of_one_device_goes_on_on_eight(one_device, eight_devices):
     assert ours["tokens"] == record["tokens"][-len(ours["tokens"]) :]
     assert 0 < len(ours["tokens"]) < len(record["tokens"])
     one_run.assert_same_run(workdir, expected)
+
+
+def test_adapters_are_trained_on_eight_devices_as_on_one(tmp_path):
+    plain = one_run.run_config(plain=True)
+    checkpoints.write(str(tmp_path / "base"), Trainer(plain).initial_params(tmp_path))
+    of = {"plain": True, "base": str(tmp_path / "base")}
+    meshes = {"jit": {"mesh": (2, 2, 2)}, "pmap": {"mesh": (8, 1, 1), "mode": "pmap"}}
+    process = one_run.start([(tmp_path / m, of | meshes[m]) for m in meshes], devices=8)
+    record = one_run.run(one_run.run_config(**of), tmp_path / "one")
+    assert one_run.finish(process) == [record] * 2
+    # The adapters have changed the policy by the third step.
+    assert comparable(tmp_path / "one")[3]["train/kl"] > 1e-4
+    for mode in meshes:
+        one_run.assert_same_run(tmp_path / mode, tmp_path / "one")
+        one_run.assert_compiled_once(tmp_path / mode)
 
 
 def start_two(settings, workdir):

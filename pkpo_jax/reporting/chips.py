@@ -55,8 +55,10 @@ def describe(topology: str) -> tuple[list[Any], Chip]:
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
     from jax.experimental import topologies
 
+    # libtpu takes a host to have 2 x 2 chips, unless it is told that there is one chip alone.
+    options: Any = {"chips_per_host_bounds": [1, 1, 1]} if set(grid) <= set("1x") else {}
     try:
-        described = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+        described = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
     except Exception as e:  # libtpu raises errors of many types.
         raise config_lib.ConfigError(
             f"--topology={topology} cannot be described ({str(e).splitlines()[0]}); it needs "
