@@ -62,6 +62,12 @@ def test_the_local_report(capsys):
         compilation.report(config, None)
 
 
+def test_a_topology_may_have_one_chip():
+    pytest.importorskip("libtpu", reason="libtpu describes topologies")
+    devices, chip = chips.describe("v5e:1x1")
+    assert len(devices) == 1 and chip == chips.CHIPS["v5e"]
+
+
 def test_what_does_not_fit_and_how_long_it_would_take_is_said(monkeypatch, capsys):
     transfer = costs.Transfer("all-gather", 5 * 2**30, 5 * 2**30, 2)
     work = [costs.Work(2, "jit(f)/while", 1e12, 1e9, (transfer,))]
