@@ -50,7 +50,7 @@ RULES = (
     (r"attn/attn_vec_einsum/w$", ("tensor", None, "fsdp")),
     (r"mlp/gating_einsum$", _gating_spec),
     (r"mlp/linear$", ("tensor", "fsdp")),
-    # Of adapters, the axes that the matrices have are split as theirs, and the rank is not split.
+    # Adapters share axes with their matrices, which are split alike. Their rank is not split.
     (r"(q_einsum/w|kv_einsum/w|gating_einsum)/a$", ("fsdp", None)),
     (r"(q_einsum/w|kv_einsum/w)/b$", ("tensor", None)),
     (r"gating_einsum/b$", ("tensor",)),

@@ -213,7 +213,7 @@ def score(
 
 
 class _Decoding(NamedTuple):
-    """What the loop over tokens reads: parameters, prefix, lengths [P] and random keys [P, n]."""
+    """The arrays that the loop over tokens reads, with lengths [P] and random keys [P, n]."""
 
     table: jax.Array
     scale: jax.Array

@@ -76,6 +76,16 @@ class GemmaConfig:
         return layer % self.global_every == self.global_every - 1
 
 
+def title(size: str) -> str:
+    """Returns a size as a reader knows it.
+
+    >>> title("2b"), title("gemma3_270m"), title("tiny")
+    ('Gemma 2 2b', 'Gemma 3 270m', 'Gemma 2 tiny')
+    """
+    generation, _, name = size.rpartition("_")
+    return f"Gemma {generation.removeprefix('gemma') or 2} {name}"
+
+
 # The fields that all sizes of Gemma 3 share.
 _GEMMA3: dict[str, Any] = dict(
     num_embed=262_144,

@@ -20,7 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import config_dict
 
 from pkpo_jax import parallel
-from pkpo_jax.policy import sampling
+from pkpo_jax.policy import sampling, sizes
 from pkpo_jax.reporting import chips, costs, roofline
 from pkpo_jax.training import checks, policies, programs, step
 from pkpo_jax.training import config as config_lib
@@ -106,7 +106,7 @@ def report(config: config_dict.ConfigDict, topology: str | None) -> bool:
     console = rich.console.Console()
     r, t, evaluation = config.rollout, config.train, config.eval
     console.print(
-        f"Gemma {config.model.size} on {name}, mesh {shape}: {t.prompts} prompts x {r.n} "
+        f"{sizes.title(config.model.size)} on {name}, mesh {shape}: {t.prompts} prompts x {r.n} "
         f"responses, {r.max_prompt} + {r.max_response} tokens, {t.micro_batches} micro-batch(es); "
         f"activations {config.model.dtype}, parameters {config.model.param_dtype}",
         highlight=False,

@@ -22,6 +22,7 @@ from ml_collections import config_dict
 
 import pkpo_jax
 from pkpo_jax import tasks
+from pkpo_jax.policy import sizes
 from pkpo_jax.reporting import page_format, plots
 from pkpo_jax.tasks.drawing import printable
 from pkpo_jax.training import config as config_lib
@@ -115,6 +116,7 @@ def write_page(workdir: pathlib.Path) -> pathlib.Path:
         name=workdir.resolve().name,
         version=pkpo_jax.__version__,
         settings=settings,
+        policy=sizes.title(str(settings.get("model.size") or "of unknown size")),
         done=lines[-1]["step"] if lines else 0,
         steps=_whole(settings.get("train.steps")),
         seconds=sum(value for key in _phases(lines) for _, value in plots.points(lines, key)),

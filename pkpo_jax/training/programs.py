@@ -100,8 +100,7 @@ class Programs:
         It holds what is not trained without a copy, so that the first update, to which the state is
         donated, takes this memory from `policy` too.
         """
-        frozen = {name: policy[name] for name in self.frozen}
-        params = {name: policy[name] for name in policy if name not in frozen}
+        params, frozen = state.split(policy, self.frozen)
         return self._placed(self._create)(params).replace(frozen=frozen)
 
     def random_adapters(self, key: jax.Array) -> dict[str, Any]:
@@ -129,9 +128,8 @@ class Programs:
 
     def abstract_state(self) -> state.TrainState:
         """Returns the shapes, dtypes and shardings of the state, for restoring a checkpoint."""
-        policy = self.abstract_policy()
-        frozen = {name: policy.pop(name) for name in self.frozen}
-        return self._abstract(self._create, policy).replace(frozen=frozen)
+        params, frozen = state.split(self.abstract_policy(), self.frozen)
+        return self._abstract(self._create, params).replace(frozen=frozen)
 
     def _abstract(self, f: Any, x: Any) -> Any:
         return parallel.abstract(jax.eval_shape(f, x), self.devices.mesh)

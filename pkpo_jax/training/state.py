@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any
 
 import flax.struct
@@ -30,20 +30,16 @@ class TrainState:
     frozen: dict[str, Any] = flax.struct.field(default_factory=dict)
 
     @classmethod
-    def create(
-        cls, policy: Any, optimizer: optax.GradientTransformation, frozen: Sequence[str] = ()
-    ) -> TrainState:
-        """Returns the state before the first update, of a policy whose parts `frozen` stay."""
-        params = _without(policy, frozen)
-        return cls(params, optimizer.init(params), {name: policy[name] for name in frozen})
+    def create(cls, params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+        return cls(params, optimizer.init(params))
 
     def restore(self, policy: Any, opt_state: optax.OptState) -> TrainState:
         """Returns a state like this one, of another policy and another state of the optimiser.
 
         Frozen parts that `policy` lacks are missing in it.
         """
-        frozen = {name: policy[name] for name in self.frozen if name in policy}
-        return TrainState(_without(policy, frozen), opt_state, frozen)
+        params, frozen = split(policy, self.frozen)
+        return TrainState(params, opt_state, frozen)
 
     @property
     def policy(self) -> Any:
@@ -56,8 +52,10 @@ class TrainState:
         return self.params if "lora" in self.params else self.policy
 
 
-def _without(policy: Any, frozen: Collection[str]) -> Any:
-    return {name: policy[name] for name in policy if name not in frozen} if frozen else policy
+def split(policy: dict[str, Any], frozen: Collection[str]) -> tuple[dict, dict]:
+    """Returns the parts of a policy's parameters that are trained, and those named in `frozen`."""
+    trained = {name: x for name, x in policy.items() if name not in frozen}
+    return trained, {name: x for name, x in policy.items() if name in frozen}
 
 
 def make_optimizer(options: Train) -> optax.GradientTransformation:

@@ -87,7 +87,7 @@ def make_sampler(
             max_response=max_response,
             stop_tokens=stop_tokens,
             top_p=top_p,
-            head_rows=_head_rows(model, devices, len(prompts), n),
+            head_rows=_at_once(model, devices, len(prompts), n),
             compact=devices.spread == 1,
             rows=rows,
         )
@@ -323,24 +323,19 @@ def make_supervised_update(
 
 
 def _head_chunk(model: gemma.Gemma, devices: parallel.Devices, shape: tuple[int, ...]) -> int:
-    """Returns for how many tokens of each response to compute logits at a time.
-
-    For responses of `shape` [P, n, T], the logits then take at most 512 MiB on each device, unless
-    those of a single token already take more.
-    """
+    """Returns for how many tokens of each of the responses [P, n, T] to score at a time."""
     prompts, n, tokens = shape
-    logits_of_one = prompts * n * model.config.num_embed // devices.spread
-    return max(1, min(tokens, 2**27 // max(logits_of_one, 1)))
+    return _at_once(model, devices, prompts * n, tokens)
 
 
-def _head_rows(model: gemma.Gemma, devices: parallel.Devices, prompts: int, n: int) -> int:
-    """Returns for how many responses to each prompt to sample tokens at a time.
+def _at_once(model: gemma.Gemma, devices: parallel.Devices, rows: int, count: int) -> int:
+    """Returns on how many of `count` batches of `rows` hidden states the head runs at a time.
 
-    The logits then take at most 512 MiB on each device, unless those of a single response to each
-    prompt already take more.
+    The logits then take at most 512 MiB on each device, unless those of a single batch already take
+    more.
     """
-    logits_of_one = prompts * model.config.num_embed // devices.spread
-    return max(1, min(n, 2**27 // max(logits_of_one, 1)))
+    logits_of_one = rows * model.config.num_embed // devices.spread
+    return max(1, min(count, 2**27 // max(logits_of_one, 1)))
 
 
 def _gradient(

@@ -22,7 +22,7 @@ from pkpo_jax.training import checks, data, evaluation, policies, programs, prom
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import weights as weights_lib
 from pkpo_jax.training.files import first_line
-from pkpo_jax.training.state import TrainState, learning_rate
+from pkpo_jax.training.state import TrainState, learning_rate, split
 from pkpo_jax.training.step import Batch
 from pkpo_jax.training.warm_start import warm_start
 
@@ -158,9 +158,7 @@ class Trainer:
         The parts of it that are not trained are those of the state, without a second copy.
         """
         if self.programs.needs_reference:
-            policy = self.initial_params(workdir)
-            frozen = self.programs.frozen
-            self._reference = {name: policy[name] for name in policy if name not in frozen}
+            self._reference, _ = split(self.initial_params(workdir), self.programs.frozen)
 
     def step(self, state: TrainState, step: int) -> tuple[TrainState, dict[str, Any], Graded]:
         """Takes a step, and returns the new state, the metrics and the graded responses."""

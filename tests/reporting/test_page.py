@@ -80,7 +80,7 @@ def make_run(workdir, lines=(), **config):
     """Writes the directory that a run would leave, without running it."""
     workdir.mkdir(parents=True)
     values = config_lib.default().to_dict()
-    values["k"], values["train"]["steps"] = 8, 3
+    values["k"], values["train"]["steps"], values["model"]["size"] = 8, 3, "tiny"
     (workdir / "config.json").write_text(json.dumps({**values, **config}))
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return workdir
@@ -169,7 +169,9 @@ def full(tmp_path_factory):
 
 def test_the_page_says_what_the_run_did(full):
     page = Page(full)
-    assert "Gemma auto on the task maze, trained with k = 8 by pkpo" in " ".join(page.text.split())
+    assert "Gemma 2 tiny on the task maze, trained with k = 8 by pkpo" in " ".join(
+        page.text.split()
+    )
     assert "not finished" not in page.text
     assert page.tables["Held-out problems (the run trains for k = 8)"] == [
         ["k", "before RL", "after step 3", "change"],
