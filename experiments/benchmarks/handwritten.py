@@ -212,6 +212,22 @@ def score(
     return jnp.take_along_axis(log_p, responses[..., None], -1)[..., 0]
 
 
+def products(c: GemmaConfig, params: dict, prompts: jax.Array, responses: jax.Array) -> jax.Array:
+    """Returns a number whose gradient takes the dense products of that of `score`, and no more.
+
+    Every token goes through the matrices of each layer, without attention or norms.
+    """
+    table, layers = params["embedder"]["input_embedding"], arrange(c, params)
+    x = table[jnp.concatenate([prompts.ravel(), responses.ravel()])]
+    for layer in layers:
+        heads = (x @ layer.qkv).reshape(len(x), -1, c.head_dim)
+        q, k, v = jnp.split(heads, np.cumsum([c.num_heads, c.num_kv_heads]), 1)
+        q = q.reshape(len(x), c.num_kv_heads, -1, c.head_dim) + (k + v)[:, :, None]
+        gate, up = jnp.split(q.reshape(len(x), -1) @ layer.out @ layer.gating, 2, -1)
+        x += (gate * up) @ layer.linear
+    return (x[prompts.size :] @ table.T).sum()
+
+
 class _Decoding(NamedTuple):
     """The arrays that the loop over tokens reads, with lengths [P] and random keys [P, n]."""
 

@@ -6,7 +6,7 @@ The reference is `handwritten`. Both sides have the same parameters and the same
 largest difference is printed. The workloads are
 
   gradient-256, gradient-1024   the gradient of 8 x 16 responses of 32 tokens to prompts of 256 and
-                                1,024 tokens
+                                1,024 tokens, beside which the dense products alone are measured
   decoding                      4 x 16 responses of 256 tokens
   decoding-33M                  4 x 4 responses of 64 tokens, with 33.6M parameters in the layers
   early-stop                    8 x 16 responses with room for 512 tokens, which all stop at 32
@@ -15,15 +15,14 @@ largest difference is printed. The workloads are
 Times are medians of calls that take turns in one process, after a first call that compiles. The
 spread is half of the distance between quartiles. `--only=NAME` runs the workloads whose names start
 with NAME, and `--quick` runs all in a small shape. `--record` appends the result to history.jsonl
-beside this file with the commit and the machine, and `--show` prints what is recorded there.
+beside this file with the commit and the machine, and `--show` prints what is recorded there, a
+commit in each row.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-import pathlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -35,10 +34,8 @@ import rich.console
 import rich.table
 from absl import app, flags, logging
 
-import experiments
-from experiments.benchmarks import handwritten
+from experiments.benchmarks import handwritten, history
 from pkpo_jax.policy import gemma, sampling, scoring
-from pkpo_jax.training import provenance
 
 _ONLY = flags.DEFINE_string("only", "", "Run the workloads whose names start with this.")
 _QUICK = flags.DEFINE_bool("quick", False, "Use small shapes, to see that everything runs.")
@@ -46,7 +43,7 @@ _REPEATS = flags.DEFINE_integer("repeats", 5, "Number of timed calls of each sid
 _RECORD = flags.DEFINE_bool("record", False, "Append the result to history.jsonl.")
 _SHOW = flags.DEFINE_bool("show", False, "Print the recorded results, and run nothing.")
 
-HISTORY = pathlib.Path(__file__).with_name("history.jsonl")
+NAME = "inner_loop"
 SEED = 0
 SMALL = gemma.GemmaConfig(
     num_layers=4,
@@ -98,11 +95,13 @@ class Pair(NamedTuple):
       reference: calls the reference.
       difference: returns the largest difference of the two results, and raises a ValueError where
         they are not those of the workload.
+      products: calls the dense products of a gradient alone, or is None.
     """
 
     package: Callable[[], Any]
     reference: Callable[[], Any]
     difference: Callable[[Any, Any], float]
+    products: Callable[[], Any] | None = None
 
 
 def make_inputs(config: gemma.GemmaConfig, prompts: int, length: int) -> Inputs:
@@ -128,17 +127,21 @@ def gradient(config: gemma.GemmaConfig, prompts: int, n: int, length: int, token
     def loss_of_reference(params: dict) -> jax.Array:
         return (weights * handwritten.score(config, params, *batch, responses)).mean()
 
+    def loss_of_products(params: dict) -> jax.Array:
+        return handwritten.products(config, params, inputs.prompts, responses)
+
     def difference(package: Any, reference: Any) -> float:
         """Returns the largest difference relative to the largest entry of the same array."""
         ours = (package[0], gemma.unstack(package[1]))
         relative = jax.tree.map(lambda x, y: abs(x - y).max() / abs(y).max(), ours, reference)
         return float(max(jax.tree.leaves(relative)))
 
-    package, reference = (
-        jax.jit(jax.value_and_grad(loss)) for loss in (loss_of_package, loss_of_reference)
-    )
+    losses = (loss_of_package, loss_of_reference, loss_of_products)
+    package, reference, products = (jax.jit(jax.value_and_grad(loss)) for loss in losses)
     tree = gemma.unstack(params)
-    return Pair(lambda: package(params), lambda: reference(tree), difference)
+    return Pair(
+        lambda: package(params), lambda: reference(tree), difference, lambda: products(tree)
+    )
 
 
 def rollout(
@@ -261,6 +264,8 @@ def workloads(quick: bool) -> dict[str, Callable[[], Pair]]:
 def measure(pair: Pair, repeats: int) -> dict[str, Any]:
     """Returns the seconds of both sides, which take turns, and the difference of their results."""
     sides = {"package": pair.package, "reference": pair.reference}
+    if pair.products:
+        sides["products"] = pair.products
     times: dict[str, list[float]] = {side: [] for side in sides}
     results: dict[str, Any] = {}
     for _ in range(repeats + 1):
@@ -280,49 +285,58 @@ def measure(pair: Pair, repeats: int) -> dict[str, Any]:
 
 def show(console: rich.console.Console, record: dict[str, Any]) -> None:
     """Prints the figures of one run as a table."""
-    table = rich.table.Table(
-        "workload", "package, ms", "reference, ms", "ratio", "first calls, s", "difference"
-    )
+    columns = ("package, ms", "reference, ms", "ratio", "products, ms", "first, s", "difference")
+    table = rich.table.Table("workload", *columns)
     for name, figures in record["figures"].items():
-        sides = figures["package"], figures["reference"]
+        sides = [figures[side] for side in ("package", "reference", "products") if side in figures]
         times = [f"{1e3 * side['median_s']:,.1f} ± {1e3 * side['spread_s']:,.1f}" for side in sides]
-        first = " / ".join(f"{side['first_s']:.1f}" for side in sides)
-        table.add_row(
-            name, *times, f"{figures['ratio']:.2f}", first, f"{figures['difference']:.0e}"
-        )
+        package, reference, products = (*times, "")[:3]
+        first = " / ".join(f"{side['first_s']:.1f}" for side in sides[:2])
+        ratio, difference = f"{figures['ratio']:.2f}", f"{figures['difference']:.0e}"
+        table.add_row(name, package, reference, ratio, products, first, difference)
     console.print(table)
-    changed = ", with changes" if record["dirty"] else ""
-    about = f"{record['started']}, commit {record['commit']}{changed}, seed {record['seed']}, "
-    about += f"medians of {record['repeats']} calls, {record['machine']}"
-    console.print(about + (", quick shapes" if record["quick"] else ""), highlight=False)
+    shapes = ", quick shapes" if record["quick"] else ""
+    about = f"seed {record['seed']}, medians of {record['repeats']} calls{shapes}"
+    console.print(f"{history.about(record)}, {about}", highlight=False)
+
+
+def show_history(console: rich.console.Console, records: list[dict[str, Any]]) -> None:
+    """Prints the package's milliseconds and ratios to the reference, a record in each row."""
+    names = list(workloads(quick=True))
+    table = rich.table.Table("commit", *names)
+    for record in records:
+        row = [f"{record['started'][:10]} {(record['commit'] or '')[:9]}"]
+        for name in names:
+            figures = record["figures"].get(name)
+            if figures:
+                milliseconds = 1e3 * figures["package"]["median_s"]
+                row.append(f"{milliseconds:,.0f} ({figures['ratio']:.2f}x)")
+            else:
+                row.append("")
+        table.add_row(*row)
+    console.print(table)
+    for machine in sorted({record["machine"] for record in records}):
+        console.print(machine, highlight=False)
 
 
 def main(argv: Sequence[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
-    console = rich.console.Console(width=100)
+    console = rich.console.Console(width=120)
     if _SHOW.value:
-        for line in HISTORY.read_text().splitlines() if HISTORY.exists() else ():
-            show(console, json.loads(line))
+        show_history(console, [r for r in history.read(NAME) if not r["quick"]])
         return
     chosen = workloads(_QUICK.value)
     chosen = {name: make for name, make in chosen.items() if name.startswith(_ONLY.value)}
     if not chosen:
         names = ", ".join(workloads(quick=True))
         raise app.UsageError(f"--only={_ONLY.value} names no workload; expected one of {names}.")
-    start = provenance.start(0)
-    record = {
-        **{name: start[name] for name in ("started", "commit", "dirty", "versions", "cpu")},
-        "machine": experiments.machine(),
-        "seed": SEED,
-        "quick": _QUICK.value,
-        "repeats": _REPEATS.value,
-        "figures": {name: measure(make(), _REPEATS.value) for name, make in chosen.items()},
-    }
+    figures = {name: measure(make(), _REPEATS.value) for name, make in chosen.items()}
+    options = {"seed": SEED, "quick": _QUICK.value, "repeats": _REPEATS.value}
+    record = history.describe(NAME, figures, **options)
     show(console, record)
     if _RECORD.value:
-        with HISTORY.open("a") as history:
-            history.write(json.dumps(record) + "\n")
+        history.append(record)
 
 
 if __name__ == "__main__":

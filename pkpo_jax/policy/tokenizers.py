@@ -35,6 +35,8 @@ class CharacterTokenizer:
             raise ValueError(f"characters holds {repeated} more than once; each needs one id.")
         self._characters = characters
         self._ids = {c: i + 3 for i, c in enumerate(characters)}
+        # The texts of PAD, EOS, BOS and the characters.
+        self._texts = ["", "", "\N{REPLACEMENT CHARACTER}", *characters]
 
     @property
     def vocab_size(self) -> int:
@@ -64,8 +66,7 @@ class CharacterTokenizer:
         PAD and EOS are left out. A BOS becomes the replacement character, so that a text which
         holds one equals no answer.
         """
-        shown = {0: "", self.eos_id: "", self.bos_id: "\N{REPLACEMENT CHARACTER}"}
-        return "".join(shown[i] if i in shown else self._characters[i - 3] for i in ids)
+        return "".join([self._texts[i] for i in ids])
 
 
 class TokenizerError(ValueError):
@@ -137,7 +138,7 @@ class GemmaTokenizer:
         return [self.bos_id, *self._tokenizer.encode(text)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        return self._tokenizer.decode([int(i) for i in ids])
+        return self._tokenizer.decode(list(ids))
 
 
 class Gemma2Tokenizer(GemmaTokenizer):

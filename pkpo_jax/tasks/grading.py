@@ -378,7 +378,8 @@ def _grade(
             form = Status.WRONG_FORMAT if task.answer(response) is None else Status.OK
             grade = Grade(grade, form)
         reward, status = grade
-        if not isinstance(reward, numbers.Real | np.bool_):
+        # The usual type comes first, since it takes longer to ask for the others.
+        if not isinstance(reward, (float, numbers.Real, np.bool_)):
             raise TypeError(f"it gave a reward of type {type(reward).__name__}; expected float.")
         reward, status = float(reward), Status(status)
     except caught as e:

@@ -122,7 +122,7 @@ class Maze(Task):
     def answer(self, response: str) -> str | None:
         """Returns the response, or its last box with `instruct`, if it is a walk; else None."""
         moves = self._moves(response)
-        return moves if moves is not None and set(moves) <= set(MOVES) else None
+        return moves if moves is not None and set(moves) <= MOVES.keys() else None
 
     def _moves(self, response: str) -> str | None:
         return boxed(response) if self.instruct else response
@@ -204,25 +204,30 @@ def shortest_path(grid: str, rng: random.Random) -> str:
 
 
 def _neighbours(grid: str, at: int) -> Iterator[tuple[str, int]]:
-    """Yields the moves to free cells beside `at`, and the cells.
+    """Yields the moves to free cells beside `at`, and the cells."""
+    for move, offset in _offsets(grid).items():
+        if _is_free(grid, at + offset):
+            yield move, at + offset
 
-    Newlines join the rows, so that a step off the end of a row meets one, which is not free.
-    """
+
+def _offsets(grid: str) -> dict[str, int]:
+    """Returns the distance that each move goes in `grid`, whose rows are joined by newlines."""
     width = (grid + "\n").index("\n") + 1
-    for move, (dy, dx) in MOVES.items():
-        cell = at + dy * width + dx
-        if 0 <= cell < len(grid) and grid[cell] not in WALL + "\n":
-            yield move, cell
+    return {move: dy * width + dx for move, (dy, dx) in MOVES.items()}
+
+
+def _is_free(grid: str, cell: int) -> bool:
+    """Returns whether a cell can be entered. A step off the end of a row leads to a newline."""
+    return 0 <= cell < len(grid) and grid[cell] not in WALL + "\n"
 
 
 def _cells(grid: str, moves: str) -> list[int]:
     """Returns the cells that a walk visits, S first, up to its first illegal move."""
-    cells = [grid.index(START)]
+    offsets, cells = _offsets(grid), [grid.index(START)]
     for move in moves:
-        cell = dict(_neighbours(grid, cells[-1])).get(move)
-        if cell is None:
+        if move not in offsets or not _is_free(grid, cells[-1] + offsets[move]):
             break
-        cells.append(cell)
+        cells.append(cells[-1] + offsets[move])
     return cells
 
 

@@ -110,11 +110,8 @@ def decode_responses(tokenizer: Any, tokens: np.ndarray, lengths: np.ndarray) ->
     A response that was cut at T tokens is decoded, and later graded, like any other.
     """
     return [
-        [
-            tokenizer.decode([int(t) for t in ids[:length]])
-            for ids, length in zip(group, group_lengths, strict=True)
-        ]
-        for group, group_lengths in zip(tokens, lengths, strict=True)
+        [tokenizer.decode(ids[:length]) for ids, length in zip(group, group_lengths, strict=True)]
+        for group, group_lengths in zip(tokens.tolist(), lengths.tolist(), strict=True)
     ]
 
 

@@ -103,7 +103,8 @@ class PromptTokenizer:
 
         It ends at the first stop string, even if that is spread over several tokens.
         """
-        text = self._tokenizer.decode([i for i in ids if i not in self._tokenizer.stop_tokens])
+        stop_tokens = self._tokenizer.stop_tokens
+        text = self._tokenizer.decode([i for i in ids if i not in stop_tokens])
         ends = [at for stop in self._stop if (at := text.find(stop)) >= 0]
         return text[: min(ends, default=len(text))].removeprefix(self._template.gap)
 

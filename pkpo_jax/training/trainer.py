@@ -29,6 +29,8 @@ from pkpo_jax.training.warm_start import warm_start
 # Each use of randomness has its own stream, which is split from the run's seed.
 _INIT, _SAMPLE, _EVALUATE, _WEIGH = range(4)
 
+_fold_in = jax.jit(jax.random.fold_in)
+
 
 class Graded(NamedTuple):
     """The responses of a step, with their grades and reward weights.
@@ -54,6 +56,8 @@ class Graded(NamedTuple):
 
 # This maps the rows that this process feeds to its devices to their problems.
 _Problems = Mapping[int, tasks.Problem]
+# Prompts, lengths and row numbers of a batch on the devices.
+_Placed = tuple[jax.Array, jax.Array, jax.Array]
 
 
 class Trainer:
@@ -65,7 +69,7 @@ class Trainer:
 
     def __init__(self, config: config_dict.ConfigDict) -> None:
         self.config = config = checks.validate(config, jax.device_count())
-        self.keys = jax.random.split(jax.random.key(config.seed), 4)
+        self.keys = list(jax.random.split(jax.random.key(config.seed), 4))
         self.task, train, held_out = _read_task(config)
         # These raise a ValueError if a character has no token or the task no demonstrations.
         with _config_errors("", ValueError):
@@ -89,6 +93,8 @@ class Trainer:
         self._base: int | None = None
         # This is the next step's batch, if it is sampled while this step's batch is graded.
         self._ahead: tuple[_Problems, Batch] | None = None
+        # This holds the problems and prompts of a step that were read before it, by the step.
+        self._prefetched: dict[int, tuple[_Problems, _Placed]] = {}
         self.grader = _make_grader(config, self.task)
 
     def _without_long_prompts(self, *splits: Sequence[Any]) -> Sequence[Sequence[Any]]:
@@ -179,9 +185,11 @@ class Trainer:
         done_grading = time.perf_counter()
         batch = self._classify(self._reward(batch, grades), rows, responses)
         k, rate = self.schedule(step), learning_rate(config.train, step)
-        key = jax.random.fold_in(self.keys[_WEIGH], step)
-        scalars = (k, key, config.rollout.temperature, rate)
+        scalars = (k, _fold_in(self.keys[_WEIGH], step), config.rollout.temperature, rate)
         state, metrics = self.programs.update(state, batch, scalars)
+        # The host reads the prompts that are sampled next while the devices update the parameters.
+        following = step + 1 + config.rollout.ahead
+        self._prefetched = {following: self._prompts(following)}
         metrics = jax.device_get(metrics)
         weights = metrics.pop("weights").reshape(grades.rewards.shape)
         curve = evaluation.summarize(metrics.pop("pass_at_k"))
@@ -201,11 +209,11 @@ class Trainer:
 
     def _sample_batch(self, params: Any, step: int) -> tuple[_Problems, Batch]:
         """Dispatches the sampling of a step's batch, and returns its problems and the batch."""
-        problems, placed = self._prompts(step)
+        problems, placed = self._prefetched.get(step) or self._prompts(step)
         rollout = self._sample(params, placed, self.config.rollout.n, _SAMPLE, step)
         return problems, Batch(*placed, rollout)
 
-    def _prompts(self, step: int) -> tuple[_Problems, tuple[jax.Array, jax.Array, jax.Array]]:
+    def _prompts(self, step: int) -> tuple[_Problems, _Placed]:
         """Returns a step's problems, and their prompts, lengths and row numbers on the devices."""
         count = self.config.train.prompts
         rows = self.devices.rows(count)
@@ -290,7 +298,7 @@ class Trainer:
         subtracts from the rewards is left out.
         """
         weigh, valid = jax.jit(self.programs.recipe.weigh), np.isfinite(rewards)
-        key = jax.random.fold_in(self.keys[_WEIGH], step)
+        key = _fold_in(self.keys[_WEIGH], step)
         given = jnp.where(valid, rewards, 0.0)
         options = dict(rows=jnp.arange(len(rewards)), key=key, entropy=jnp.asarray(entropy))
         if self.programs.needs_classes:
@@ -300,7 +308,7 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """Returns the part of the trainer that a checkpoint holds, as JSON values."""
         base = {} if self._base is None else {"base": self._base}
-        return {"keys": np.asarray(jax.random.key_data(self.keys)).tolist(), **base}
+        return {"keys": [jax.random.key_data(key).tolist() for key in self.keys], **base}
 
     def in_flight(self) -> sampling.Rollout | None:
         """Returns the rollout that was sampled ahead, as host arrays, or None if there is none.
@@ -339,7 +347,7 @@ class Trainer:
         """
         if self.config.model.lora.rank:
             state = TrainState(state.params, state.opt_state, self._read_params(progress["base"]))
-        self.keys = jax.random.wrap_key_data(jnp.asarray(progress["keys"], jnp.uint32))
+        self.keys = list(jax.random.wrap_key_data(jnp.asarray(progress["keys"], jnp.uint32)))
         if in_flight is not None:
             count = self.config.train.prompts
             rows = self.devices.rows(count)
