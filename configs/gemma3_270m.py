@@ -22,7 +22,7 @@ def base(task: str) -> config_dict.ConfigDict:
 
     config.train.steps = 16
     config.train.prompts = 8
-    config.train.warmup_steps = 0
+    config.train.warmup_steps = 4
     config.train.decay_fraction = 0.0
 
     config.eval.every = 16

@@ -19,5 +19,5 @@ def get_config(argument: str = "") -> config_dict.ConfigDict:
     config.prompt.template = "{prompt}{response}\n"
     config.rollout.max_prompt = 64
     config.rollout.max_response = 4
-    config.train.learning_rate = 2e-6
+    config.train.learning_rate = 1e-6
     return recipes.apply(config, argument)

@@ -72,8 +72,9 @@ def attend(
     Args:
       queries: [P, n, K, G, T, H], with G query heads for each of K key heads.
       prefix: keys and values [P, K, L, H] of the prompts, or None.
-      own: keys and values [P, n, K, S, H] of the responses, of which the first `start + T` are set.
-        Without earlier tokens, they are those of the queries, and S is T.
+      own: keys and values [P, n, K, S, H] of the responses, those of position t at t modulo S.
+        Without earlier tokens, they are those of the queries, and S is T. Otherwise S is at least
+        `start + T`, or at least the window if T is 1.
       visible: the keys that each query attends to, at least one.
       soft_cap: logits are squashed into (-soft_cap, soft_cap), or left as they are if None.
 
@@ -133,9 +134,10 @@ def _parts(
 ) -> Iterator[_Part]:
     """Yields the keys of the responses and those of the prefix, for `count` queries."""
     # Positions are counted from the end of the prefix, so that one mask serves every row.
-    query_at, key_at = visible.start + jnp.arange(count), jnp.arange(own.keys.shape[3])
-    before = query_at[:, None] - key_at
-    mask = jnp.logical_and(before >= 0, before < visible.window)
+    query_at, size = visible.start + jnp.arange(count), own.keys.shape[3]
+    # The key of each place is the last one whose position has this remainder, if there is one.
+    before = (query_at[:, None] - jnp.arange(size)) % size
+    mask = (before <= query_at[:, None]) & (before < visible.window)
     yield _Part(own, mask, "pnksh", "pnkgts")
     if prefix is not None and visible.length is not None:
         key_at, length = jnp.arange(prefix.keys.shape[2]), visible.length[:, None, None]

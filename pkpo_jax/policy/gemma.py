@@ -17,16 +17,18 @@ arXiv 2503.19786.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax import traverse_util
 
 from pkpo_jax.policy import lora
 from pkpo_jax.policy.attention import KeyValues, soft_capped
-from pkpo_jax.policy.layers import Block, LayerKind, PairOfBlocks, RMSNorm
+from pkpo_jax.policy.checkpoint_checks import flatten
+from pkpo_jax.policy.layers import Block, LayerKind, PairOfBlocks, RMSNorm, summed_first
 from pkpo_jax.policy.sizes import SIZES as SIZES
 from pkpo_jax.policy.sizes import GemmaConfig as GemmaConfig
 
@@ -38,6 +40,8 @@ _ALL_TOKENS = 2**30
 
 # The keys and values of each layer.
 Cache = tuple[KeyValues, ...]
+
+Remat = Literal["none", "full", "dots"]
 
 # A function that returns its first argument, possibly constrained to the devices where arrays of
 # the kind that the second one names, "activations" or "logits", live.
@@ -98,7 +102,8 @@ class Embedder(nn.Module):
         # At JAX's default precision, accelerators multiply float32 with fewer bits (TPUs in
         # bfloat16, GPUs in TF32) and add in float32. Setting jax_default_matmul_precision="highest"
         # uses all bits.
-        logits = jnp.einsum("...d,vd->...v", x.astype(jnp.float32), self.table.astype(jnp.float32))
+        table = self.table.astype(c.dtype)
+        logits = jnp.einsum("...d,vd->...v", x, table, preferred_element_type=jnp.float32)
         logits = soft_capped(logits, c.final_logit_softcap)
         ids = jnp.arange(c.num_embed)
         sampled = ids < c.vocab_size
@@ -112,13 +117,17 @@ class Gemma(nn.Module):
 
     Attributes:
       config: the sizes of the network.
-      remat: whether the backward pass recomputes each layer instead of keeping its intermediates.
+      remat: what the backward pass computes again: nothing ("none"), all of a layer but its inputs
+        ("full"), or all but these and the results of dense products ("dots").
+      unroll: whether the layers are compiled one by one and not as a loop, which takes longer to
+        compile.
       place: applied to activations [P, n, T, D] before each layer and to logits, to constrain which
         devices they live on.
     """
 
     config: GemmaConfig
-    remat: bool = False
+    remat: Remat = "none"
+    unroll: bool = False
     place: Placement = _anywhere
 
     def setup(self) -> None:
@@ -145,8 +154,20 @@ class Gemma(nn.Module):
         Returns:
           [P, n, T, D] normalised hidden states, for `logits`, and the updated cache.
         """
-        x, cache = self._run(tokens, prefix, start, cache)
-        return self.final_norm(x), cache
+        variables, kinds = self._layers()
+        layer = self._layer(tokens, start, None if prefix is None else prefix.length)
+        shared, x = None if prefix is None else prefix.layers, self.embedder.encode(tokens)
+        if cache is None:
+            body = lambda x, scanned: (layer(x, *scanned)[0], None)  # noqa: E731
+            x, _ = self._scan(body, x, variables, kinds, shared)
+        else:
+            for i in range(self.config.num_layers):
+                kind = jax.tree.map(lambda a, i=i: a[i], kinds)
+                one = {name: of_layers[i] for name, of_layers in variables.items()}
+                one["transposed"] = one["params"]
+                x, own = layer(x, one, kind, shared and shared[i], cache[i])
+                cache = (*cache[:i], own, *cache[i + 1 :])
+        return self.final_norm(self.place(x, "activations")), cache
 
     def prefill(self, prompts: jax.Array, lengths: jax.Array) -> Prefix:
         """Computes the prefix of [P, L] right-padded prompts of `lengths` [P], less the last token.
@@ -154,60 +175,76 @@ class Gemma(nn.Module):
         The last token is fed with the responses, so that every response token is predicted by the
         same program, in sampling and in scoring.
         """
-        _, layers = self._run(prompts[:, None], None, 0, None, keep=True)
+        layer = self._layer(prompts[:, None], 0, None)
+        x = self.embedder.encode(prompts[:, None])
+        _, layers = self._scan(lambda x, scanned: layer(x, *scanned), x, *self._layers())
         return Prefix(jax.tree.map(lambda x: x[:, :, 0], layers), lengths - 1)
 
-    def _run(
-        self,
-        tokens: jax.Array,
-        prefix: Prefix | None,
-        start: jax.typing.ArrayLike,
-        cache: Cache | None,
-        keep: bool = False,
-    ) -> tuple[jax.Array, Any]:
-        """Runs the layers, and returns the activations with the cache.
+    def respond(self, prompts: jax.Array, lengths: jax.Array, tokens: jax.Array) -> jax.Array:
+        """Computes what `__call__` does after `prefill`, in one pass over the layers.
 
-        If `keep` is set, the keys and values of the tokens are returned in place of the cache.
+        The parameters of each layer are read, and gathered if they are split, only once for prompts
+        and responses.
+
+        Args:
+          prompts: [P, L] int32, right-padded.
+          lengths: [P] int32, the number of tokens of each prompt, at least 1.
+          tokens: [P, n, T] int32, of which the first ones are the last ones of the prompts.
+
+        Returns:
+          [P, n, T, D] normalised hidden states, for `logits`.
         """
-        block = Block(self.config, parent=None)
-        length = None if prefix is None else prefix.length
-        offset = jnp.zeros(tokens.shape[:1], jnp.int32) if length is None else length
-        positions = offset[:, None] + start + jnp.arange(tokens.shape[2])
-        kinds = layer_kinds(self.config)
+        of_prompts = self._layer(prompts[:, None], 0, None)
+        of_responses = self._layer(tokens, 0, lengths - 1)
+
+        def body(x: tuple[jax.Array, jax.Array], scanned: Any) -> Any:
+            prompt, kv = of_prompts(x[0], *scanned)
+            shared = jax.tree.map(lambda y: y[:, 0], kv)
+            response, _ = of_responses(x[1], *scanned, shared)
+            return (prompt, response), None
+
+        both = self.embedder.encode(prompts[:, None]), self.embedder.encode(tokens)
+        (_, x), _ = self._scan(body, both, *self._layers())
+        return self.final_norm(self.place(x, "activations"))
+
+    def _layers(self) -> tuple[dict[str, Any], LayerKind]:
+        """Returns the variables and the kinds of all layers."""
         variables = {"params": self.get_variable("params", "layers")}
         if self.has_variable("params", "lora"):
             adapters = self.get_variable("params", "lora")
             variables["lora"] = lora.scaled(adapters, self.config.lora_alpha)
-        shared = None if prefix is None else prefix.layers
+        return variables, layer_kinds(self.config)
 
-        def layer(x: jax.Array, scanned: Any, cache: KeyValues | None = None) -> Any:
-            variables, kind, shared = scanned
-            return block.apply(
-                variables,
-                self.place(x, "activations"),
-                kind,
-                positions,
-                start,
-                None if shared is None else (shared, length),
-                cache,
-            )
+    def _layer(
+        self, tokens: jax.Array, start: jax.typing.ArrayLike, length: jax.Array | None
+    ) -> Callable[..., tuple[jax.Array, KeyValues]]:
+        """Returns a function that runs one layer on the activations of tokens [P, n, T].
 
-        x = self.embedder.encode(tokens)
-        if cache is not None:
-            for i in range(self.config.num_layers):
-                kind = jax.tree.map(lambda a, i=i: a[i], kinds)
-                one = {name: of_layers[i] for name, of_layers in variables.items()}
-                x, own = layer(x, (one, kind, shared and shared[i]), cache[i])
-                cache = (*cache[:i], own, *cache[i + 1 :])
-            return self.place(x, "activations"), cache
+        It maps (activations, variables, kind, keys and values of the prefix, cache) to the new
+        activations and the keys and values of the tokens, or the updated cache. The last two
+        arguments can be left out.
+        """
+        block = Block(self.config, parent=None)
+        offset = jnp.zeros(tokens.shape[:1], jnp.int32) if length is None else length
+        positions = offset[:, None] + start + jnp.arange(tokens.shape[2])
 
-        def body(x: jax.Array, scanned: Any) -> Any:
-            x, own = layer(x, scanned)
-            return x, own if keep else None
+        def layer(
+            x: jax.Array, variables: Any, kind: LayerKind, shared: Any = None, cache: Any = None
+        ) -> Any:
+            prefix = None if shared is None else (shared, length)
+            x = self.place(x, "activations")
+            return block.apply(variables, x, kind, positions, start, prefix, cache)
 
-        body = jax.checkpoint(body, prevent_cse=False) if self.remat else body
-        x, own = jax.lax.scan(body, x, (variables, kinds, shared))
-        return self.place(x, "activations"), own
+        return layer
+
+    def _scan(self, body: Callable[[Any, Any], Any], x: Any, *scanned: Any) -> Any:
+        """Scans over the layers, which the backward pass computes again as `remat` says."""
+        if self.remat != "none":
+            keep = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+            policy = keep if self.remat == "dots" else None
+            # Without a loop, XLA would merge what is computed again with what it should replace.
+            body = jax.checkpoint(body, prevent_cse=self.unroll, policy=policy)
+        return jax.lax.scan(body, x, scanned, unroll=self.unroll)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Returns float32 logits [..., num_embed] of hidden states [..., D].
@@ -217,10 +254,17 @@ class Gemma(nn.Module):
         return self.place(self.embedder.decode(hidden), "logits")
 
     def init_cache(self, prompts: int, n: int, length: int) -> Cache:
-        """Returns an empty cache for `length` tokens of each response."""
+        """Returns an empty cache for `length` tokens of each response.
+
+        Local layers keep the keys of as many tokens as their window has, if that is less. Tokens
+        are then computed one at a time.
+        """
         c = self.config
-        empty = jnp.zeros((prompts, n, c.num_kv_heads, length, c.head_dim), c.dtype)
-        return (KeyValues(empty, empty),) * c.num_layers
+
+        def empty(size: int) -> jax.Array:
+            return jnp.zeros((prompts, n, c.num_kv_heads, size, c.head_dim), c.dtype)
+
+        return tuple(KeyValues(empty(size), empty(size)) for size in cache_sizes(c, length))
 
     @nn.compact
     def initialise(self) -> None:
@@ -236,6 +280,24 @@ class Gemma(nn.Module):
         kind = jax.tree.map(lambda x: x[0], layer_kinds(self.config))
         x, _ = pairs(self.embedder.encode(tokens), kind, tokens[0], 0, None, None)
         self.final_norm(x)
+
+
+def cache_sizes(config: GemmaConfig, length: int) -> list[int]:
+    """Returns for how many tokens each layer has room in a cache for `length` tokens."""
+    local = min(length, config.sliding_window_size)
+    return [length if config.is_global(i) else local for i in range(config.num_layers)]
+
+
+def grow_cache(config: GemmaConfig, cache: Cache, length: int) -> Cache:
+    """Returns a cache with room for `length` tokens, of one that is full."""
+
+    def grow(x: jax.Array, size: int) -> jax.Array:
+        return jnp.pad(x, [(0, 0)] * 3 + [(0, size - x.shape[3]), (0, 0)])
+
+    sizes = cache_sizes(config, length)
+    return tuple(
+        KeyValues(*(grow(x, size) for x in kv)) for kv, size in zip(cache, sizes, strict=True)
+    )
 
 
 def log_probs_and_entropy(
@@ -265,25 +327,40 @@ def interleave(first: jax.Array, second: jax.Array) -> jax.Array:
     return jnp.stack([first, second], 1).reshape(-1, *first.shape[1:])
 
 
-def unroll(tree: Any) -> Any:
+def unroll(tree: Any, config: GemmaConfig) -> Any:
     """Returns parameters or a prefix with a tuple of single layers in place of stacked ones.
 
-    A loop over tokens reads these where they are, while it would copy each layer from a stack.
+    A loop over tokens reads these where they are, while it would copy each layer from a stack. Its
+    products need no copy of their matrices in another order of axes either.
     """
 
-    def split(layers: Any) -> tuple[Any, ...]:
+    def split(layers: Any) -> list[Any]:
         count = jax.tree.leaves(layers)[0].shape[0]
-        return tuple(jax.tree.map(lambda x, i=i: x[i], layers) for i in range(count))
+        return [jax.tree.map(lambda x, i=i: x[i], layers) for i in range(count)]
 
     if isinstance(tree, Prefix):
-        return tree._replace(layers=split(tree.layers))
-    return {name: split(x) if name in ("layers", "lora") else x for name, x in tree.items()}
+        return tree._replace(layers=tuple(split(tree.layers)))
+    unrolled = {"layers": tuple(_transposed(layer, config) for layer in split(tree["layers"]))}
+    if "lora" in tree:
+        unrolled["lora"] = tuple(split(tree["lora"]))
+    return tree | unrolled
+
+
+def _transposed(layer: dict, config: GemmaConfig) -> dict:
+    """Returns a layer whose matrices have the axes that their products sum over first."""
+    flat = flatten(layer)
+    for path, equation in lora.equations(config).items():
+        flat[path] = flat[path].transpose(summed_first(equation))
+    return traverse_util.unflatten_dict(flat)
 
 
 def cast(params: dict, dtype: str) -> dict:
-    """Converts the matrices of the layers to `dtype`, but neither the norms nor the embeddings."""
-    parts = {name: params[name] for name in ("layers", "lora") if name in params}
-    return params | jax.tree.map(lambda x: x.astype(dtype) if x.ndim > 2 else x, parts)
+    """Converts the matrices of the layers and the embedding table to `dtype`, but not the norms."""
+
+    def convert(path: Any, x: jax.Array) -> jax.Array:
+        return x if path[-1].key == "scale" else x.astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(convert, params)
 
 
 def unstack(params: dict) -> dict:

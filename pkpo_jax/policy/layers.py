@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -36,13 +37,30 @@ class RMSNorm(nn.Module):
         return (normed * (1.0 + scale.astype(jnp.float32))).astype(x.dtype)
 
 
+def summed_first(equation: str) -> list[int]:
+    """Returns the order of a matrix's axes in which those come first that its einsum sums over.
+
+    >>> summed_first("pntd,mdh->pntmh")
+    [1, 0, 2]
+    """
+    inputs, axes, _ = re.split(",|->", equation)
+    return sorted(range(len(axes)), key=lambda i: axes[i] not in inputs)
+
+
 def adapted_einsum(module: nn.Module, name: str, equation: str, x: jax.Array) -> jax.Array:
     """Computes an einsum of x with a parameter of a module, and with its adapter if it has one.
 
-    The adapter is in the collection "lora", under the parameter's name.
+    The result has the axes of x and then those of the parameter, less those that are summed over.
+    The adapter is in the collection "lora", under the parameter's name. If the parameter is in the
+    collection "transposed" too, the axes that are summed over are its first ones.
     """
     w, adapter = module.get_variable("params", name), module.get_variable("lora", name)
-    y = jnp.einsum(equation, x, w.astype(x.dtype))
+    inputs, axes, _ = re.split(",|->", equation)
+    if module.has_variable("transposed", name):
+        axes = "".join(axes[i] for i in summed_first(equation))
+    summed = [axis for axis in axes if axis in inputs]
+    # An einsum would choose an order of the summed axes itself, and copy the parameter for it.
+    y = jnp.tensordot(x, w.astype(x.dtype), [[s.index(a) for a in summed] for s in (inputs, axes)])
     return y if adapter is None else y + lora.low_rank(equation, x, adapter)
 
 
@@ -54,15 +72,16 @@ class Einsum(nn.Module):
 
     @nn.compact
     def __call__(self, equation: str, x: jax.Array) -> jax.Array:
-        self.param("w", nn.initializers.normal(self.fan_in**-0.5), self.shape)
+        if self.is_initializing():
+            self.param("w", nn.initializers.normal(self.fan_in**-0.5), self.shape)
         return adapted_einsum(self, "w", equation, x)
 
 
 class Attention(nn.Module):
     """Grouped-query attention, which returns its output and the keys and values of its tokens.
 
-    With a cache, the new keys and values are written into it at `start`, and the whole cache is
-    returned in their place, so that XLA updates one buffer in place.
+    With a cache of S places, the new keys and values are written into it at `start` modulo S, and
+    the whole cache is returned in their place, so that XLA updates one buffer in place.
     """
 
     config: GemmaConfig
@@ -79,31 +98,32 @@ class Attention(nn.Module):
     ) -> tuple[jax.Array, KeyValues]:
         c = self.config
         heads, groups = c.num_kv_heads, c.num_heads // c.num_kv_heads
+        # Products give their axes in this order without a copy.
         q = Einsum((c.num_heads, c.embed_dim, c.head_dim), c.embed_dim, name="q_einsum")(
-            "pntd,mdh->pnmth", x
+            "pntd,mdh->pntmh", x
+        ).swapaxes(2, 3)
+        kv = Einsum((2, heads, c.embed_dim, c.head_dim), c.embed_dim, name="kv_einsum")(
+            "pntd,ckdh->pntckh", x
         )
-        keys, values = Einsum((2, heads, c.embed_dim, c.head_dim), c.embed_dim, name="kv_einsum")(
-            "pntd,ckdh->cpnkth", x
-        )
+        keys, values = kv.transpose(3, 0, 1, 4, 2, 5)
         if c.use_qk_norm:
             q, keys = RMSNorm(name="_query_norm")(q), RMSNorm(name="_key_norm")(keys)
         q = apply_rope(q, positions, kind.timescale) * c.query_pre_attn_scalar
         kv = KeyValues(apply_rope(keys, positions, kind.timescale), values)
         if cache is not None:
+            at = (0, 0, 0, start % cache.keys.shape[3], 0)
             kv = jax.tree.map(
-                lambda old, new: jax.lax.dynamic_update_slice(old, new, (0, 0, 0, start, 0)),
-                cache,
-                kv,
+                lambda old, new: jax.lax.dynamic_update_slice(old, new, at), cache, kv
             )
         q = q.reshape(*q.shape[:2], heads, groups, *q.shape[3:])
         shared, length = (None, None) if prefix is None else prefix
         out = attend(q, shared, kv, Visible(kind.window, start, length), c.attn_logits_soft_cap)
-        out = out.reshape(*out.shape[:2], c.num_heads, *out.shape[4:])
+        out = out.reshape(*out.shape[:2], c.num_heads, *out.shape[4:]).swapaxes(2, 3)
         out = Einsum(
             (c.num_heads, c.head_dim, c.embed_dim),
             c.num_heads * c.head_dim,
             name="attn_vec_einsum",
-        )("pnmth,mhd->pntd", out)
+        )("pntmh,mhd->pntd", out)
         return out, kv
 
 
@@ -118,11 +138,12 @@ class FeedForward(nn.Module):
         shape, axes = (2, c.embed_dim, c.hidden_dim), "cdf"
         if c.transpose_gating_einsum:
             shape, axes = (2, c.hidden_dim, c.embed_dim), "cfd"
-        self.param("gating_einsum", nn.initializers.normal(c.embed_dim**-0.5), shape)
-        self.param(
-            "linear", nn.initializers.normal(c.hidden_dim**-0.5), (c.hidden_dim, c.embed_dim)
-        )
-        gate, up = adapted_einsum(self, "gating_einsum", f"pntd,{axes}->cpntf", x)
+        if self.is_initializing():
+            self.param("gating_einsum", nn.initializers.normal(c.embed_dim**-0.5), shape)
+            shape = (c.hidden_dim, c.embed_dim)
+            self.param("linear", nn.initializers.normal(c.hidden_dim**-0.5), shape)
+        both = adapted_einsum(self, "gating_einsum", f"pntd,{axes}->pntcf", x)
+        gate, up = both[..., 0, :], both[..., 1, :]
         return adapted_einsum(self, "linear", "pntf,fd->pntd", nn.gelu(gate) * up)
 
 

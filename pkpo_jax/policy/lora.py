@@ -69,18 +69,22 @@ def scaled(adapters: Any, alpha: float) -> Any:
 
 
 def equations(config: GemmaConfig) -> dict[Path, str]:
-    """Returns the einsums of inputs with each matrix of the network, by the paths of the matrices.
-
-    The order of the outputs' axes is of no concern here.
-    """
+    """Returns the einsums of inputs with the matrices of the network, by the paths of these."""
     gating = "cfd" if config.transpose_gating_einsum else "cdf"
     return {
-        ("attn", "q_einsum", "w"): "pntd,mdh->pnmth",
-        ("attn", "kv_einsum", "w"): "pntd,ckdh->cpnkth",
-        ("attn", "attn_vec_einsum", "w"): "pnmth,mhd->pntd",
-        ("mlp", "gating_einsum"): f"pntd,{gating}->cpntf",
+        ("attn", "q_einsum", "w"): "pntd,mdh->pntmh",
+        ("attn", "kv_einsum", "w"): "pntd,ckdh->pntckh",
+        ("attn", "attn_vec_einsum", "w"): "pntmh,mhd->pntd",
+        ("mlp", "gating_einsum"): f"pntd,{gating}->pntcf",
         ("mlp", "linear"): "pntf,fd->pntd",
     }
+
+
+def axis_sizes(config: GemmaConfig) -> dict[str, int]:
+    """Returns the sizes of the axes of the matrices in `equations`."""
+    c = config
+    sizes = {"c": 2, "d": c.embed_dim, "f": c.hidden_dim, "h": c.head_dim}
+    return sizes | {"m": c.num_heads, "k": c.num_kv_heads}
 
 
 def init(config: GemmaConfig, key: jax.Array, *, rank: int, targets: Targets) -> dict:
@@ -94,15 +98,13 @@ def init(config: GemmaConfig, key: jax.Array, *, rank: int, targets: Targets) ->
       rank: the number of columns of A and rows of B.
       targets: the matrices that are adapted: those of "attention", of the "mlp", or "all".
     """
-    c = config
-    sizes = {"c": 2, "d": c.embed_dim, "f": c.hidden_dim, "h": c.head_dim, "r": rank}
-    sizes |= {"m": c.num_heads, "k": c.num_kv_heads}
+    sizes = {**axis_sizes(config), "r": rank}
     flat: dict[Path, jax.Array] = {}
-    for i, (path, equation) in enumerate(equations(c).items()):
+    for i, (path, equation) in enumerate(equations(config).items()):
         if path[0] not in _MODULES[targets]:
             continue
         axes = factors(equation)
-        a, b = ([c.num_layers, *(sizes[axis] for axis in part)] for part in (axes.a, axes.b))
+        a, b = ([config.num_layers, *(sizes[axis] for axis in part)] for part in (axes.a, axes.b))
         inputs = 1
         for axis in axes.a.strip("cr"):
             inputs *= sizes[axis]

@@ -89,7 +89,7 @@ def sample(
     keys = jax.vmap(fold, (0, None))(fold(key, rows), jnp.arange(n))
     prefix: Any = model.apply({"params": params}, prompts, lengths, method="prefill")
     # The loop over tokens reads single layers.
-    params, prefix = gemma.unroll(params), gemma.unroll(prefix)
+    params, prefix = (gemma.unroll(tree, model.config) for tree in (params, prefix))
     sizes = _cache_sizes(max_response)
     last = jnp.broadcast_to(gemma.last_prompt_token(prompts, lengths)[:, None], (p, n))
     greedy = jnp.asarray(temperature) == 0.0
@@ -141,6 +141,9 @@ def sample(
             "finished": s["finished"] | stopped,
         }
 
+    def grown(s: dict, size: int) -> dict:
+        return s | {"cache": gemma.grow_cache(model.config, s["cache"], size)}
+
     def decode(s: dict, sizes: Sequence[int]) -> dict:
         """Samples until all responses have ended, with a cache of each of these sizes in turn."""
 
@@ -151,7 +154,7 @@ def sample(
         if len(sizes) == 1:
             return _results(s)
         left, few = (~s["finished"]).sum(), s["finished"].size // _FEW
-        branches = [_results, lambda s: decode(_grown(s, sizes[1]), sizes[1:])]
+        branches = [_results, lambda s: decode(grown(s, sizes[1]), sizes[1:])]
         branch = jnp.where(left == 0, 0, 1)
         if compact and few:
             branches.append(lambda s: stragglers(s, few))
@@ -161,7 +164,7 @@ def sample(
     def stragglers(s: dict, few: int) -> dict:
         """Samples the rest of the `few` responses that have not ended, without the others."""
         order = jnp.argsort(s["finished"].reshape(-1))[:few]
-        results = decode(_grown(_rows_of(s, order), max_response), [max_response])
+        results = decode(grown(_rows_of(s, order), max_response), [max_response])
 
         def put(whole: jax.Array, part: jax.Array) -> jax.Array:
             rows = whole.reshape(-1, *whole.shape[2:]).at[order].set(part[:, 0])
@@ -188,16 +191,6 @@ def _cache_sizes(max_response: int) -> list[int]:
 def _results(s: dict) -> dict:
     """Returns the part of the state that becomes the rollout."""
     return {name: s[name] for name in ("tokens", "log_probs", "entropy", "lengths", "finished")}
-
-
-def _grown(s: dict, size: int) -> dict:
-    """Returns the state with a cache that has room for `size` tokens."""
-
-    def grow(x: jax.Array) -> jax.Array:
-        room = [(0, 0)] * 3 + [(0, size - x.shape[3]), (0, 0)]
-        return jnp.pad(x, room)
-
-    return s | {"cache": jax.tree.map(grow, s["cache"])}
 
 
 def _rows_of(s: dict, rows: jax.Array) -> dict:
@@ -239,15 +232,31 @@ def _first_maximum(x: jax.Array) -> jax.Array:
 def _nucleus(log_p: jax.Array, top_p: float) -> jax.Array:
     """Returns `log_p` [..., V], -inf outside the smallest set of likeliest tokens of mass `top_p`.
 
-    Of equally likely tokens at the edge of the set, those with the lowest ids are kept.
+    Of equally likely tokens at the edge of the set, those with the lowest ids are kept. The least
+    probability in the set is found by bisection, because a sort of the whole vocabulary takes
+    longer than all else, and gathers it where it is split.
     """
-    ordered = -jnp.sort(-log_p, axis=-1)
-    mass = jnp.cumsum(jnp.exp(ordered), -1)
+    p = jnp.exp(log_p)
     # A set whose mass falls short of top_p only by the rounding of the float32 sum is large enough.
-    count = 1 + (mass < top_p - 1e-6).sum(-1, keepdims=True)
-    count = jnp.minimum(count, log_p.shape[-1])
-    least = jnp.take_along_axis(ordered, count - 1, -1)
-    tied = log_p == least
-    likelier = (log_p > least).sum(-1, keepdims=True)
-    kept = (log_p > least) | (tied & (jnp.cumsum(tied, -1) <= count - likelier))
-    return jnp.where(kept, log_p, -jnp.inf)
+    wanted = max(top_p - 1e-6, 1e-9)
+
+    def probability(bits: jax.Array) -> jax.Array:
+        return jax.lax.bitcast_convert_type(bits, jnp.float32)[..., None]
+
+    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = bounds
+        middle = low + (high - low) // 2
+        enough = jnp.where(p >= probability(middle), p, 0.0).sum(-1) >= wanted
+        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+
+    # Nonnegative floats are ordered like their bits. Tokens of at least the probability `low` have
+    # enough mass, and those of at least `high` have not. 2.0 has the bits 2**30.
+    low = jnp.zeros(p.shape[:-1], jnp.int32)
+    low, _ = jax.lax.fori_loop(0, 30, halve, (low, low + 2**30))
+    least = probability(low)
+    likelier, tied = p > least, p == least
+    missing = wanted - jnp.where(likelier, p, 0.0).sum(-1, keepdims=True)
+    count = jnp.maximum(jnp.ceil(missing / least), 1)
+    surplus = (tied.sum(-1, keepdims=True) > count).any()
+    first = jax.lax.cond(surplus, lambda: tied & (jnp.cumsum(tied, -1) <= count), lambda: tied)
+    return jnp.where(likelier | first, log_p, -jnp.inf)

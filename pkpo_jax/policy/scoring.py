@@ -42,12 +42,11 @@ def score(
       log_probs, entropy: [P, n, T] float32 each, in nats.
     """
     variables = {"params": params}
-    prefix = model.apply(variables, prompts, lengths, method="prefill")
     last = gemma.last_prompt_token(prompts, lengths)[:, None, None]
     inputs = jnp.concatenate(
         [jnp.broadcast_to(last, (*responses.shape[:2], 1)), responses[..., :-1]], -1
     )
-    hidden, _ = model.apply(variables, inputs, prefix=prefix)
+    hidden = model.apply(variables, prompts, lengths, inputs, method="respond")
 
     def head(chunk: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         states, tokens = chunk

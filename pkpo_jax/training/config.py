@@ -100,6 +100,12 @@ class Model:
     param_dtype: Dtype = "float32"
     # If True, the backward pass recomputes each layer and keeps one layer's activations at a time.
     remat: bool = key(False, may_change=True)
+    # With "dots" it keeps the results of dense products too, and recomputes the rest: more memory
+    # than with "full", and less time.
+    remat_policy: Literal["full", "dots"] = key("full", may_change=True)
+    # If True, scoring and updates compile the layers one by one, and not as a loop. This saves time
+    # on CPUs, and takes longer to compile the more layers there are.
+    unroll: bool = key(False, may_change=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,7 +40,8 @@ class Programs:
             rows = -(-tokenizer.vocab_size // 16) * 16
             size = dataclasses.replace(size, vocab_size=tokenizer.vocab_size, num_embed=rows)
         size = dataclasses.replace(size, dtype=options.dtype, lora_alpha=options.lora.alpha)
-        self.model = gemma.Gemma(size, options.remat, devices.place)
+        remat = options.remat_policy if options.remat else "none"
+        self.model = gemma.Gemma(size, remat, options.unroll, devices.place)
         self.optimizer = state.make_optimizer(self.config.train)
         self.recipe = step.Recipe(
             weights.make(self.config.estimator), self.config.loss, self.config.train

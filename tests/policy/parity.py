@@ -95,8 +95,8 @@ def _our_logits(name, prompts, lengths, responses):
         )
         return model.apply(variables, hidden[:, :, 0], method="logits"), cache
 
-    prefix = gemma.unroll(model.apply(variables, prompts, lengths, method="prefill"))
-    variables = {"params": gemma.unroll(variables["params"])}
+    prefix = gemma.unroll(model.apply(variables, prompts, lengths, method="prefill"), model.config)
+    variables = {"params": gemma.unroll(variables["params"], model.config)}
     count, n, steps = responses.shape
     cache = model.init_cache(count, n, steps + 1)
     last = gemma.last_prompt_token(jnp.asarray(prompts), lengths)

@@ -38,11 +38,9 @@ class Table(nn.Module):
         self.after_token = self.param("after_token", draw, shape)
         self.after_prompt = self.param("after_prompt", draw, shape)
 
-    def prefill(self, prompts, lengths):
-        return self.after_prompt[gemma.last_prompt_token(prompts, lengths)]
-
-    def __call__(self, tokens, *, prefix):
-        return self.after_token[tokens] + prefix[:, None, None], None
+    def respond(self, prompts, lengths, tokens):
+        after_prompt = self.after_prompt[gemma.last_prompt_token(prompts, lengths)]
+        return self.after_token[tokens] + after_prompt[:, None, None]
 
     def logits(self, hidden):
         ids = jnp.arange(self.config.num_embed)
@@ -52,13 +50,13 @@ class Table(nn.Module):
 def table(config=CONFIG):
     """Returns a `Table` and its parameters."""
     model, token = Table(config), jnp.ones((1, 1, 1), jnp.int32)
-    prefix = jnp.zeros((1, config.num_embed))
-    return model, model.init(jax.random.key(0), token, prefix=prefix)["params"]
+    variables = model.init(jax.random.key(0), token[0], token[0, 0], token, method="respond")
+    return model, variables["params"]
 
 
-def policy(config=CONFIG, seed=0, remat=False):
+def policy(config=CONFIG, seed=0, **options):
     """Returns a network and parameters, with random scales of the norms instead of zeros."""
-    model = gemma.Gemma(config, remat)
+    model = gemma.Gemma(config, **options)
     params = jax.jit(gemma.init_params, static_argnums=0)(model, jax.random.key(seed))
     noise = 0.2 * jax.random.normal(jax.random.key(seed + 1), (config.embed_dim,))
 

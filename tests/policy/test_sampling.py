@@ -1,4 +1,6 @@
+import dataclasses
 import functools
+import re
 from functools import partial
 
 import jax
@@ -164,6 +166,46 @@ def test_the_nucleus_is_the_smallest_set_of_its_mass(p, top_p, kept):
     got = sampling._nucleus(jnp.log(jnp.array([p, p])), top_p)
     for row in np.isfinite(got):
         assert np.flatnonzero(row).tolist() == kept
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_decoded_token_makes_no_array_as_large_as_a_matrix(transposed):
+    """Checks in the compiled loop that no matrix is sliced out of a stack, cast or transposed."""
+    config = dataclasses.replace(small.CONFIG, transpose_gating_einsum=transposed)
+    model, params = small.policy(config)
+    sample = jax.jit(partial(sampling.sample, model, n=1, max_response=4, stop_tokens=STOP))
+    prompts, lengths = small.prompts(rows=1)
+    text = sample.lower(params, prompts, lengths, jax.random.key(0), 1.0).compile().as_text()
+    computations = {
+        name: body
+        for name, body in re.findall(r"^(?:ENTRY )?%(\S+) .*?\{\n(.*?)^\}", text, re.S | re.M)
+    }
+    loops = re.findall(r" while\(.*body=%([\w.\-]+).*op_name=\"jit\(sample\)/while", text)
+    (loop,) = {name for name in loops if "Gemma" in computations[name]}
+    smallest = min(x[0].size for x in jax.tree.leaves(params["layers"]) if x.ndim > 2)
+    made = re.findall(r"= f32\[([\d,]+)\]\S* ([\w\-]+)\(", computations[loop])
+    assert len(made) > 100
+    for shape, operation in made:
+        size = np.prod([int(axis) for axis in shape.split(",")])
+        assert size < smallest or operation in ("get-tuple-element", "parameter"), (
+            shape,
+            operation,
+        )
+
+
+def test_the_nucleus_is_what_sorting_gives():
+    """Compares with a sum over tokens in the order of a stable sort, among many equal ones."""
+    rng = np.random.default_rng(0)
+    levels = rng.choice([0.5, 1.0, 1.0, 3.0, 40.0], (200, 300)) * rng.choice(
+        [1, 1, 1.1], (200, 300)
+    )
+    p = levels / levels.sum(-1, keepdims=True)
+    for top_p in (0.03, 0.37, 0.9, 0.999):
+        got = np.isfinite(jax.jit(sampling._nucleus)(jnp.log(jnp.float32(p)), top_p))
+        for row, kept in zip(p.round(9), got, strict=True):
+            order = np.argsort(-row, kind="stable")
+            count = 1 + int((np.cumsum(row[order]) < top_p - 1e-6).sum())
+            assert np.flatnonzero(kept).tolist() == sorted(order[:count])
 
 
 def test_a_row_draws_the_same_whatever_the_batch_around_it():

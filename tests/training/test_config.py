@@ -239,7 +239,7 @@ def test_a_frozen_config_is_the_same_and_its_sections_are_static():
 def test_where_and_how_patiently_a_run_computes_may_change_and_how_long_it_is():
     assert {name for name, key in config_lib.KEYS.items() if key.may_change} == {
         *("parallel.mesh", "parallel.mode", "train.micro_batches", "model.remat", "train.steps"),
-        "eval.prompts",
+        *("model.remat_policy", "model.unroll", "eval.prompts"),
         *("checkpoint.every", "checkpoint.keep", "checkpoint.best"),
         *("grading.workers", "grading.timeout", "grading.batch_timeout"),
         *("log.samples_every", "log.samples", "log.report", "log.wandb"),

@@ -72,9 +72,15 @@ def test_micro_batches_give_the_same_gradient_and_metrics(micro_batches, plain):
     assert scale > 0.1
 
 
-def test_computing_layers_again_in_parts_gives_the_networks_gradient():
-    plain = updated(policy=small.policy)
-    after, _ = updated(policy=functools.partial(small.policy, remat=True), micro_batches=2)
+@pytest.fixture(scope="module")
+def plain_network():
+    return updated(policy=small.policy)
+
+
+@pytest.mark.parametrize(("remat", "unroll"), [("full", False), ("dots", False), ("full", True)])
+def test_computing_layers_again_in_parts_gives_the_networks_gradient(remat, unroll, plain_network):
+    plain, policy = plain_network, functools.partial(small.policy, remat=remat, unroll=unroll)
+    after, _ = updated(policy=policy, micro_batches=2)
     scale = float(plain[1]["grad_norm"])
     for ours, expected in zip(
         jax.tree.leaves(after.params), jax.tree.leaves(plain[0].params), strict=True
@@ -245,9 +251,15 @@ def temporaries(remat):
 
 def test_remat_keeps_one_layers_activations_at_a_time():
     """Checks that 32 layers keep only the inputs of each and the activations of one pair."""
-    assert temporaries(True) < 0.1 * temporaries(False)
-    c = config(**{"model.remat": True})
-    assert programs.Programs(c, DEVICES, tokenizers.CharacterTokenizer()).model.remat
+    none, dots, full = (temporaries(remat) for remat in ("none", "dots", "full"))
+    assert full < 0.1 * none and full < dots < none
+
+    def remat(**model):
+        c = config(**{f"model.{name}": value for name, value in model.items()})
+        return programs.Programs(c, DEVICES, tokenizers.CharacterTokenizer()).model.remat
+
+    assert [remat(remat=True), remat(remat_policy="dots")] == ["full", "none"]
+    assert remat(remat=True, remat_policy="dots") == "dots"
 
 
 def test_precisions():
