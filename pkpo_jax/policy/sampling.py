@@ -238,7 +238,7 @@ def _nucleus(log_p: jax.Array, top_p: float) -> jax.Array:
     """
     p = jnp.exp(log_p)
     # A set whose mass falls short of top_p only by the rounding of the float32 sum is large enough.
-    wanted = max(top_p - 1e-6, 1e-9)
+    wanted = jnp.maximum(top_p - 1e-6, 1e-9)
 
     def probability(bits: jax.Array) -> jax.Array:
         return jax.lax.bitcast_convert_type(bits, jnp.float32)[..., None]

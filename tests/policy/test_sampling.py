@@ -176,21 +176,16 @@ def test_a_decoded_token_makes_no_array_as_large_as_a_matrix(transposed):
     sample = jax.jit(partial(sampling.sample, model, n=1, max_response=4, stop_tokens=STOP))
     prompts, lengths = small.prompts(rows=1)
     text = sample.lower(params, prompts, lengths, jax.random.key(0), 1.0).compile().as_text()
-    computations = {
-        name: body
-        for name, body in re.findall(r"^(?:ENTRY )?%(\S+) .*?\{\n(.*?)^\}", text, re.S | re.M)
-    }
-    loops = re.findall(r" while\(.*body=%([\w.\-]+).*op_name=\"jit\(sample\)/while", text)
-    (loop,) = {name for name in loops if "Gemma" in computations[name]}
+    (loop,) = re.findall(r" while\(.*body=%([\w.\-]+).*op_name=\"jit\(sample\)/while\"", text)
+    (body,) = re.findall(rf"^%{re.escape(loop)} .*?^\}}", text, re.S | re.M)
+    made = re.findall(r"= f32\[([\d,]+)\]\S* ([\w\-]+)\(", body)
     smallest = min(x[0].size for x in jax.tree.leaves(params["layers"]) if x.ndim > 2)
-    made = re.findall(r"= f32\[([\d,]+)\]\S* ([\w\-]+)\(", computations[loop])
-    assert len(made) > 100
-    for shape, operation in made:
-        size = np.prod([int(axis) for axis in shape.split(",")])
-        assert size < smallest or operation in ("get-tuple-element", "parameter"), (
-            shape,
-            operation,
-        )
+    # These make no array.
+    views = ("get-tuple-element", "parameter", "bitcast")
+    made = [
+        np.prod([int(axis) for axis in shape.split(",")]) for shape, op in made if op not in views
+    ]
+    assert len(made) > 50 and max(made) < smallest
 
 
 def test_the_nucleus_is_what_sorting_gives():
