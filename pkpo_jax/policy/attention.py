@@ -42,8 +42,23 @@ def apply_rope(x: jax.Array, positions: jax.Array, timescale: jax.Array) -> jax.
     return rotated.astype(x.dtype)
 
 
+class Sources(NamedTuple):
+    """The keys and values that T queries of each response attend to, in one softmax.
+
+    Attributes:
+      own: those of the queries' own tokens, [P, n, K, T, H].
+      earlier: those of the response's earlier tokens, [P, n, K, S, H], or None. Position t is at t
+        modulo S, and S is at least the number of earlier tokens, or the window if T is 1.
+      prefix: those of the prompts, which n responses share, [P, K, L, H], or None.
+    """
+
+    own: KeyValues
+    earlier: KeyValues | None = None
+    prefix: KeyValues | None = None
+
+
 class Visible(NamedTuple):
-    """Which keys each query attends to: those before it, and within the window.
+    """Which keys each query attends to: its own, those before it, and within the window.
 
     Attributes:
       window: int32, how many of the last tokens each query attends to, itself included.
@@ -57,13 +72,9 @@ class Visible(NamedTuple):
 
 
 def attend(
-    queries: jax.Array,
-    prefix: KeyValues | None,
-    own: KeyValues,
-    visible: Visible,
-    soft_cap: float | None,
+    queries: jax.Array, sources: Sources, visible: Visible, soft_cap: float | None
 ) -> jax.Array:
-    """Computes attention with one softmax over the prompt's shared keys and a response's own keys.
+    """Computes attention with one softmax over the keys of the prompt and of the response.
 
     Queries are computed in blocks, and the logits of a block are computed again in the backward
     pass, so that memory grows with the number of tokens and not with its square (as in
@@ -71,27 +82,21 @@ def attend(
 
     Args:
       queries: [P, n, K, G, T, H], with G query heads for each of K key heads.
-      prefix: keys and values [P, K, L, H] of the prompts, or None.
-      own: keys and values [P, n, K, S, H] of the responses, those of position t at t modulo S.
-        Without earlier tokens, they are those of the queries, and S is T. Otherwise S is at least
-        `start + T`, or at least the window if T is 1.
+      sources: the keys and values.
       visible: the keys that each query attends to, at least one.
       soft_cap: logits are squashed into (-soft_cap, soft_cap), or left as they are if None.
 
     Returns:
       [P, n, K, G, T, H] in the dtype of the queries.
     """
-    count, keys = queries.shape[4], own.keys.shape[3]
+    count = queries.shape[4]
     size = max(_BLOCK, -(-count // _BLOCKS))
-    # Where the queries are all tokens so far, a block needs no keys after its own.
-    all_tokens = keys == count and isinstance(visible.start, int)
     blocks = []
     for first in range(0, count, size):
         last = min(first + size, count)
-        part = visible._replace(start=visible.start + first)
-        seen = KeyValues(*(x[:, :, :, :last] for x in own)) if all_tokens else own
-        block = queries[:, :, :, :, first:last]
-        blocks.append(_attend(block, prefix, seen, part, soft_cap))
+        # A block needs no keys after its own.
+        seen = sources._replace(own=KeyValues(*(x[:, :, :, :last] for x in sources.own)))
+        blocks.append(_attend(queries[:, :, :, :, first:last], seen, visible, soft_cap))
     return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, 4)
 
 
@@ -129,41 +134,39 @@ def _dot(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.einsum(equation, x, y, preferred_element_type=jnp.float32)
 
 
-def _parts(
-    count: int, prefix: KeyValues | None, own: KeyValues, visible: Visible
-) -> Iterator[_Part]:
-    """Yields the keys of the responses and those of the prefix, for `count` queries."""
+def _parts(count: int, sources: Sources, visible: Visible) -> Iterator[_Part]:
+    """Yields the sources that there are, in their order, for the last `count` of their tokens."""
     # Positions are counted from the end of the prefix, so that one mask serves every row.
-    query_at, size = visible.start + jnp.arange(count), own.keys.shape[3]
-    # The key of each place is the last one whose position has this remainder, if there is one.
-    before = (query_at[:, None] - jnp.arange(size)) % size
-    mask = (before <= query_at[:, None]) & (before < visible.window)
-    yield _Part(own, mask, "pnksh", "pnkgts")
-    if prefix is not None and visible.length is not None:
-        key_at, length = jnp.arange(prefix.keys.shape[2]), visible.length[:, None, None]
-        mask = (key_at < length) & (length + query_at[:, None] - key_at < visible.window)
-        yield _Part(prefix, mask[:, None, None, None], "pksh", "pkngts")
+    first, window, tokens = visible.start, visible.window, sources.own.keys.shape[3]
+    query_at = first + jnp.arange(tokens - count, tokens)[:, None]
+
+    def near(key_at: jax.Array) -> jax.Array:
+        return query_at - key_at < window
+
+    key_at = first + jnp.arange(tokens)
+    yield _Part(sources.own, (key_at <= query_at) & near(key_at), "pnksh", "pnkgts")
+    if sources.earlier is not None:
+        size = sources.earlier.keys.shape[3]
+        # Each place holds the last earlier token whose position has this remainder, if any.
+        key_at = first - 1 - (first - 1 - jnp.arange(size)) % size
+        yield _Part(sources.earlier, (key_at >= 0) & near(key_at), "pnksh", "pnkgts")
+    if sources.prefix is not None and visible.length is not None:
+        key_at, length = jnp.arange(sources.prefix.keys.shape[2]), visible.length[:, None, None]
+        mask = (key_at < length) & near(key_at - length)
+        yield _Part(sources.prefix, mask[:, None, None, None], "pksh", "pkngts")
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _attend(
-    queries: jax.Array,
-    prefix: KeyValues | None,
-    own: KeyValues,
-    visible: Visible,
-    soft_cap: float | None,
+    queries: jax.Array, sources: Sources, visible: Visible, soft_cap: float | None
 ) -> jax.Array:
-    return _forward(queries, prefix, own, visible, soft_cap)[0]
+    return _forward(queries, sources, visible, soft_cap)[0]
 
 
 def _forward(
-    queries: jax.Array,
-    prefix: KeyValues | None,
-    own: KeyValues,
-    visible: Visible,
-    soft_cap: float | None,
+    queries: jax.Array, sources: Sources, visible: Visible, soft_cap: float | None
 ) -> tuple[jax.Array, Any]:
-    parts = list(_parts(queries.shape[4], prefix, own, visible))
+    parts = list(_parts(queries.shape[4], sources, visible))
     logits = [jnp.where(p.mask, p.compute_logits(queries, soft_cap), _MASKED) for p in parts]
     # Exponentials of small logits need no maximum to stay in range.
     top = jnp.float32(0.0)
@@ -178,14 +181,14 @@ def _forward(
         weights = weights.astype(p.kv.values.dtype)
         out += p.of_queries(weights, p.kv.values)
     out = (out / total[..., None]).astype(queries.dtype)
-    return out, (queries, prefix, own, visible, out, top + jnp.log(total))
+    return out, (queries, sources, visible, out, top + jnp.log(total))
 
 
 def _backward(soft_cap: float | None, saved: Any, gradient: jax.Array) -> Any:
-    queries, prefix, own, visible, out, log_total = saved
+    queries, sources, visible, out, log_total = saved
     delta = (gradient.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
-    to_queries, to_parts = jnp.float32(0.0), []
-    for p in _parts(queries.shape[4], prefix, own, visible):
+    to_queries, gradients = jnp.float32(0.0), []
+    for p in _parts(queries.shape[4], sources, visible):
         logits, dtype = p.compute_logits(queries, soft_cap), queries.dtype
         weights = jnp.where(p.mask, jnp.exp(logits - p.swap(log_total)[..., None]), 0.0)
         to_weights = _dot(f"pnkgth,{p.keys}->{p.logits}", gradient, p.kv.values)
@@ -196,9 +199,10 @@ def _backward(soft_cap: float | None, saved: Any, gradient: jax.Array) -> Any:
         to_queries += p.of_queries(to_logits, p.kv.keys)
         to_keys = jnp.einsum(f"{p.logits},pnkgth->{p.keys}", to_logits, queries)
         to_values = jnp.einsum(f"{p.logits},pnkgth->{p.keys}", weights, gradient)
-        to_parts.append(KeyValues(to_keys, to_values))
-    to_own, to_prefix = (*to_parts, None)[:2]
-    return to_queries.astype(queries.dtype), to_prefix, to_own, None
+        gradients.append(KeyValues(to_keys, to_values))
+    given = iter(gradients)
+    to_sources = Sources(*(None if kv is None else next(given) for kv in sources))
+    return to_queries.astype(queries.dtype), to_sources, None
 
 
 _attend.defvjp(_forward, _backward)

@@ -148,8 +148,8 @@ class Gemma(nn.Module):
           tokens: [P, n, T] int32.
           prefix: the prefix that the n responses share, or None without one.
           start: how many tokens of each response precede these. Their keys are in the cache.
-          cache: keys and values of each layer, in which the new ones are written at `start`, or
-            None. With a cache, parameters and prefix have to be those of `unroll`.
+          cache: keys and values of each layer, to which the new ones are added, or None. With a
+            cache, parameters and prefix have to be those of `unroll`.
 
         Returns:
           [P, n, T, D] normalised hidden states, for `logits`, and the updated cache.
@@ -161,12 +161,18 @@ class Gemma(nn.Module):
             body = lambda x, scanned: (layer(x, *scanned)[0], None)  # noqa: E731
             x, _ = self._scan(body, x, variables, kinds, shared)
         else:
-            for i in range(self.config.num_layers):
+            new = []
+            for i, earlier in enumerate(cache):
                 kind = jax.tree.map(lambda a, i=i: a[i], kinds)
                 one = {name: of_layers[i] for name, of_layers in variables.items()}
                 one["transposed"] = one["params"]
-                x, own = layer(x, one, kind, shared and shared[i], cache[i])
-                cache = (*cache[:i], own, *cache[i + 1 :])
+                x, own = layer(x, one, kind, shared and shared[i], earlier)
+                new.append(own)
+            # The cache is written once all layers have read it, so that XLA need not copy it. The
+            # zeros say so. XLA for CPUs does not keep to an `optimization_barrier`.
+            zeros = 0.0 * x[:, :, None, :, :1]
+            new = jax.tree.map(lambda y: y + zeros, new)
+            cache = tuple(_written(old, own, start) for old, own in zip(cache, new, strict=True))
         return self.final_norm(self.place(x, "activations")), cache
 
     def prefill(self, prompts: jax.Array, lengths: jax.Array) -> Prefix:
@@ -286,6 +292,12 @@ def cache_sizes(config: GemmaConfig, length: int) -> list[int]:
     """Returns for how many tokens each layer has room in a cache for `length` tokens."""
     local = min(length, config.sliding_window_size)
     return [length if config.is_global(i) else local for i in range(config.num_layers)]
+
+
+def _written(old: KeyValues, new: KeyValues, start: jax.typing.ArrayLike) -> KeyValues:
+    """Returns the cache of a layer with the keys and values of the tokens from `start` on."""
+    at = (0, 0, 0, start % old.keys.shape[3], 0)
+    return jax.tree.map(lambda x, y: jax.lax.dynamic_update_slice(x, y, at), old, new)
 
 
 def grow_cache(config: GemmaConfig, cache: Cache, length: int) -> Cache:

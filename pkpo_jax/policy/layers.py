@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from pkpo_jax.policy import lora
-from pkpo_jax.policy.attention import KeyValues, Visible, apply_rope, attend
+from pkpo_jax.policy.attention import KeyValues, Sources, Visible, apply_rope, attend
 from pkpo_jax.policy.sizes import GemmaConfig
 
 
@@ -80,8 +80,7 @@ class Einsum(nn.Module):
 class Attention(nn.Module):
     """Grouped-query attention, which returns its output and the keys and values of its tokens.
 
-    With a cache of S places, the new keys and values are written into it at `start` modulo S, and
-    the whole cache is returned in their place, so that XLA updates one buffer in place.
+    Earlier tokens of the responses have theirs in a cache, as `Sources.earlier`.
     """
 
     config: GemmaConfig
@@ -110,14 +109,10 @@ class Attention(nn.Module):
             q, keys = RMSNorm(name="_query_norm")(q), RMSNorm(name="_key_norm")(keys)
         q = apply_rope(q, positions, kind.timescale) * c.query_pre_attn_scalar
         kv = KeyValues(apply_rope(keys, positions, kind.timescale), values)
-        if cache is not None:
-            at = (0, 0, 0, start % cache.keys.shape[3], 0)
-            kv = jax.tree.map(
-                lambda old, new: jax.lax.dynamic_update_slice(old, new, at), cache, kv
-            )
         q = q.reshape(*q.shape[:2], heads, groups, *q.shape[3:])
         shared, length = (None, None) if prefix is None else prefix
-        out = attend(q, shared, kv, Visible(kind.window, start, length), c.attn_logits_soft_cap)
+        sources, visible = Sources(kv, cache, shared), Visible(kind.window, start, length)
+        out = attend(q, sources, visible, c.attn_logits_soft_cap)
         out = out.reshape(*out.shape[:2], c.num_heads, *out.shape[4:]).swapaxes(2, 3)
         out = Einsum(
             (c.num_heads, c.head_dim, c.embed_dim),

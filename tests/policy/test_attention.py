@@ -48,11 +48,12 @@ def test_blocks(soft_cap, window, with_prefix, monkeypatch):
     @jax.value_and_grad
     def total(arrays):
         queries, own, prefix = arrays
-        shared, length = None, None
+        sources, length = attention.Sources(attention.KeyValues(*own)), None
         if prefix is not None:
-            shared, length = attention.KeyValues(*prefix), jnp.asarray(LENGTHS)
+            sources = sources._replace(prefix=attention.KeyValues(*prefix))
+            length = jnp.asarray(LENGTHS)
         visible = attention.Visible(jnp.int32(window), 0, length)
-        out = attention.attend(queries, shared, attention.KeyValues(*own), visible, soft_cap)
+        out = attention.attend(queries, sources, visible, soft_cap)
         return (above * out).sum()
 
     arrays = queries, own, prefix
