@@ -22,6 +22,8 @@ def base(task: str) -> config_dict.ConfigDict:
 
     config.train.steps = 16
     config.train.prompts = 8
+    # This rate was tuned on sums of other seeds, for k = 1 and for k = 8 (see docs/gemma.md).
+    config.train.learning_rate = 1e-6
     config.train.warmup_steps = 4
     config.train.decay_fraction = 0.0
 

@@ -26,5 +26,4 @@ def get_config(argument: str = "") -> config_dict.ConfigDict:
     config.prompt.template = "{prompt} {response}\n"
     config.rollout.max_prompt = 200
     config.rollout.max_response = 12
-    config.train.learning_rate = 2e-6
     return recipes.apply(config, argument)

@@ -19,5 +19,4 @@ def get_config(argument: str = "") -> config_dict.ConfigDict:
     config.prompt.template = "{prompt}{response}\n"
     config.rollout.max_prompt = 64
     config.rollout.max_response = 4
-    config.train.learning_rate = 1e-6
     return recipes.apply(config, argument)
