@@ -147,7 +147,7 @@ def commands_of_a_new_user():
     """
     order = ["README.md", "getting-started.md", "evaluation.md", "estimators.md"]
     found = [trainer_arguments(words) for name in order for n, words in documented() if n == name]
-    needs_more = re.compile("gemma2|--mode=sweep")
+    needs_more = re.compile("gemma[23]|--mode=sweep")
     return [
         arguments
         for i, arguments in enumerate(found)

@@ -158,7 +158,8 @@ def rollout(
     model, params, batch = inputs.model, inputs.params, (inputs.prompts, inputs.lengths)
     key, tree = jax.random.key(seed), gemma.unstack(params)
     sizes: Any = {"n": n, "max_response": tokens, "stop_tokens": stop_tokens}
-    sample = jax.jit(functools.partial(sampling.sample, model, **sizes))
+    # The trainer's samplers on a single device are compact too.
+    sample = jax.jit(functools.partial(sampling.sample, model, compact=True, **sizes))
 
     def package() -> sampling.Rollout:
         return sample(params, *batch, key, temperature)

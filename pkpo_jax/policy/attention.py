@@ -48,7 +48,7 @@ class Sources(NamedTuple):
     Attributes:
       own: those of the queries' own tokens, [P, n, K, T, H].
       earlier: those of the response's earlier tokens, [P, n, K, S, H], or None. Position t is at t
-        modulo S, and S is at least the number of earlier tokens, or the window if T is 1.
+        modulo S. S is at least the number of earlier tokens or, if T is 1, the window.
       prefix: those of the prompts, which n responses share, [P, K, L, H], or None.
     """
 
@@ -135,9 +135,10 @@ def _dot(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _parts(count: int, sources: Sources, visible: Visible) -> Iterator[_Part]:
-    """Yields the sources that there are, in their order, for the last `count` of their tokens."""
+    """Yields the sources with their masks, for queries that are the last `count` own tokens."""
     # Positions are counted from the end of the prefix, so that one mask serves every row.
-    first, window, tokens = visible.start, visible.window, sources.own.keys.shape[3]
+    first, window = jnp.asarray(visible.start), jnp.asarray(visible.window)
+    tokens = sources.own.keys.shape[3]
     query_at = first + jnp.arange(tokens - count, tokens)[:, None]
 
     def near(key_at: jax.Array) -> jax.Array:
@@ -200,8 +201,9 @@ def _backward(soft_cap: float | None, saved: Any, gradient: jax.Array) -> Any:
         to_keys = jnp.einsum(f"{p.logits},pnkgth->{p.keys}", to_logits, queries)
         to_values = jnp.einsum(f"{p.logits},pnkgth->{p.keys}", weights, gradient)
         gradients.append(KeyValues(to_keys, to_values))
-    given = iter(gradients)
-    to_sources = Sources(*(None if kv is None else next(given) for kv in sources))
+    own, *others = gradients
+    earlier = None if sources.earlier is None else others.pop(0)
+    to_sources = Sources(own, earlier, others.pop() if others else None)
     return to_queries.astype(queries.dtype), to_sources, None
 
 

@@ -113,7 +113,7 @@ class Embedder(nn.Module):
 
 
 class Gemma(nn.Module):
-    """The network, used through `apply(..., method=...)` with `prefill`, `__call__` and `logits`.
+    """The network, used through `apply(..., method=...)` with its methods.
 
     Attributes:
       config: the sizes of the network.
@@ -149,7 +149,7 @@ class Gemma(nn.Module):
           prefix: the prefix that the n responses share, or None without one.
           start: how many tokens of each response precede these. Their keys are in the cache.
           cache: keys and values of each layer, to which the new ones are added, or None. With a
-            cache, parameters and prefix have to be those of `unroll`.
+            cache, T is 1, and parameters and prefix are those that the function `unroll` returns.
 
         Returns:
           [P, n, T, D] normalised hidden states, for `logits`, and the updated cache.
@@ -195,7 +195,7 @@ class Gemma(nn.Module):
         Args:
           prompts: [P, L] int32, right-padded.
           lengths: [P] int32, the number of tokens of each prompt, at least 1.
-          tokens: [P, n, T] int32, of which the first ones are the last ones of the prompts.
+          tokens: [P, n, T] int32, the last token of each prompt and then those of the responses.
 
         Returns:
           [P, n, T, D] normalised hidden states, for `logits`.
@@ -227,7 +227,7 @@ class Gemma(nn.Module):
         """Returns a function that runs one layer on the activations of tokens [P, n, T].
 
         It maps (activations, variables, kind, keys and values of the prefix, cache) to the new
-        activations and the keys and values of the tokens, or the updated cache. The last two
+        activations and the keys and values of the tokens. The last two
         arguments can be left out.
         """
         block = Block(self.config, parent=None)
@@ -263,7 +263,7 @@ class Gemma(nn.Module):
         """Returns an empty cache for `length` tokens of each response.
 
         Local layers keep the keys of as many tokens as their window has, if that is less. Tokens
-        are then computed one at a time.
+        then have to be given one at a time.
         """
         c = self.config
 
@@ -296,7 +296,7 @@ def cache_sizes(config: GemmaConfig, length: int) -> list[int]:
 
 def _written(old: KeyValues, new: KeyValues, start: jax.typing.ArrayLike) -> KeyValues:
     """Returns the cache of a layer with the keys and values of the tokens from `start` on."""
-    at = (0, 0, 0, start % old.keys.shape[3], 0)
+    at = (0, 0, 0, jnp.asarray(start) % old.keys.shape[3], 0)
     return jax.tree.map(lambda x, y: jax.lax.dynamic_update_slice(x, y, at), old, new)
 
 
@@ -367,7 +367,7 @@ def _transposed(layer: dict, config: GemmaConfig) -> dict:
 
 
 def cast(params: dict, dtype: str) -> dict:
-    """Converts the matrices of the layers and the embedding table to `dtype`, but not the norms."""
+    """Converts all matrices, adapters and the embedding table to `dtype`, but not the norms."""
 
     def convert(path: Any, x: jax.Array) -> jax.Array:
         return x if path[-1].key == "scale" else x.astype(dtype)

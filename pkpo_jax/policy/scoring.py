@@ -24,8 +24,8 @@ def score(
     """Computes the log-probs of response tokens, and the policy's entropy at each of them.
 
     The numbers are those that `sampling.sample` returns for its own tokens, and are differentiable
-    in `params`. The head runs on response tokens alone, in float32, on `head_chunk` tokens of every
-    response at a time. Its largest array is therefore [P, n, head_chunk, V]. Where it takes several
+    in `params`. The head runs on response tokens alone, on `head_chunk` tokens of every response at
+    a time. Its largest array is therefore [P, n, head_chunk, V]. Where it takes several
     chunks, they are recomputed in the backward pass.
 
     Args:
@@ -46,7 +46,7 @@ def score(
     inputs = jnp.concatenate(
         [jnp.broadcast_to(last, (*responses.shape[:2], 1)), responses[..., :-1]], -1
     )
-    hidden = model.apply(variables, prompts, lengths, inputs, method="respond")
+    hidden: Any = model.apply(variables, prompts, lengths, inputs, method="respond")
 
     def head(chunk: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         states, tokens = chunk

@@ -25,8 +25,8 @@ class GemmaConfig:
       local_base_frequency: the base of the rotary embeddings' timescales in local layers.
       global_base_frequency: the same in global layers.
       global_scale_factor: global layers divide positions by this.
-      dtype: the dtype of activations, "float32" or "bfloat16". Norms, softmax, soft-caps and the
-        head are always float32.
+      dtype: the dtype of activations, "float32" or "bfloat16". Norms, softmax, soft-caps and
+        logits are always float32.
       lora_alpha: the outputs of low-rank adapters, where there are any, are multiplied by this
         number over their rank; see lora.py.
     """

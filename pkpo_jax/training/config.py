@@ -93,18 +93,18 @@ class Model:
     # The low-rank adapters, which are float32. A run with adapters keeps them alone in its
     # checkpoints, and reads `checkpoint` again whenever it is resumed or evaluated.
     lora: Lora = Lora()
-    # Activations have this dtype. Norms, softmax, soft-caps, the head and log-probs are always
+    # Activations have this dtype. Norms, softmax, soft-caps, logits and log-probs are always
     # float32.
     dtype: Dtype = "float32"
     # The parameters and the optimiser's state have this dtype.
     param_dtype: Dtype = "float32"
     # If True, the backward pass recomputes each layer and keeps one layer's activations at a time.
     remat: bool = key(False, may_change=True)
-    # With "dots" it keeps the results of dense products too, and recomputes the rest: more memory
-    # than with "full", and less time.
+    # With "dots", remat also keeps the results of dense products, which takes less time and more
+    # memory than "full". Without remat this has no effect.
     remat_policy: Literal["full", "dots"] = key("full", may_change=True)
     # If True, scoring and updates compile the layers one by one, and not as a loop. This saves time
-    # on CPUs, and takes longer to compile the more layers there are.
+    # on CPUs, where remat then has no effect. The more layers, the longer it takes to compile.
     unroll: bool = key(False, may_change=True)
 
 

@@ -189,7 +189,8 @@ class Trainer:
         state, metrics = self.programs.update(state, batch, scalars)
         # The host reads the prompts that are sampled next while the devices update the parameters.
         following = step + 1 + config.rollout.ahead
-        self._prefetched = {following: self._prompts(following)}
+        more = following < config.train.steps
+        self._prefetched = {following: self._prompts(following)} if more else {}
         metrics = jax.device_get(metrics)
         weights = metrics.pop("weights").reshape(grades.rewards.shape)
         curve = evaluation.summarize(metrics.pop("pass_at_k"))
