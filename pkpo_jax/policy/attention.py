@@ -58,7 +58,7 @@ class Sources(NamedTuple):
 
 
 class Visible(NamedTuple):
-    """Which keys each query attends to: its own, those before it, and within the window.
+    """Says which keys each query attends to: its own, those before it, and within the window.
 
     Attributes:
       window: int32, how many of the last tokens each query attends to, itself included.
