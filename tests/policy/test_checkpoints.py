@@ -93,7 +93,7 @@ def test_logits_are_those_of_transformers(name, tmp_path):
     ours = logits(gemma_golden.tokens())[..., 1:]
     theirs = np.load(hf_golden.PATH / "logits.npz")[name][..., 1:]
     assert theirs.std() > 0.5
-    np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(ours, theirs, atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def test_logits(name):
     ours, theirs = logits(gemma_golden.tokens())[..., 1:], GOLDEN[name][..., 1:]
     assert theirs.std() > 0.5
     # The order of sums in a product depends on the machine and on how it is shared.
-    np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(ours, theirs, atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", gemma_golden.CONFIGS)
