@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -72,7 +72,11 @@ class Visible(NamedTuple):
 
 
 def attend(
-    queries: jax.Array, sources: Sources, visible: Visible, soft_cap: float | None
+    queries: jax.Array,
+    sources: Sources,
+    visible: Visible,
+    soft_cap: float | None,
+    local_window: int | None = None,
 ) -> jax.Array:
     """Computes attention with one softmax over the keys of the prompt and of the response.
 
@@ -85,19 +89,64 @@ def attend(
       sources: the keys and values.
       visible: the keys that each query attends to, at least one.
       soft_cap: logits are squashed into (-soft_cap, soft_cap), or left as they are if None.
+      local_window: where `visible.window` is this, which may be traced, blocks of queries skip the
+        keys that are out of it for all of them. None skips nothing.
 
     Returns:
       [P, n, K, G, T, H] in the dtype of the queries.
     """
-    count = queries.shape[4]
+    return _attend(queries, sources, visible, soft_cap, local_window)
+
+
+def last_keys(prefix: KeyValues, length: jax.Array, count: int) -> tuple[KeyValues, jax.Array]:
+    """Returns the last `count` tokens of prefixes [P, K, L, H], and how many there are, [P]."""
+    if count >= prefix.keys.shape[2]:
+        return prefix, length
+    first = jnp.maximum(length - count, 0)
+    cut = jax.vmap(lambda x, at: jax.lax.dynamic_slice_in_dim(x, at, count, 1))
+    return KeyValues(*(cut(x, first) for x in prefix)), jnp.minimum(length, count)
+
+
+class _Block(NamedTuple):
+    """A block of the queries, from token `first` up to `last`, in layers with a window or None."""
+
+    first: int
+    last: int
+    window: int | None
+
+    def of(self, x: jax.Array) -> jax.Array:
+        """Returns this block of an array [P, n, K, G, T, ...]."""
+        return x[:, :, :, :, self.first : self.last]
+
+    def seen(self, sources: Sources, visible: Visible) -> tuple[Sources, Visible]:
+        """Returns the sources without keys that no query of the block attends to."""
+        start = 0 if self.window is None else max(self.first - self.window + 1, 0)
+        own = KeyValues(*(x[:, :, :, start : self.last] for x in sources.own))
+        prefix, length = sources.prefix, visible.length
+        if self.window is not None and prefix is not None and length is not None:
+            count = max(self.window - 1 - self.first, 0)
+            prefix, length = last_keys(prefix, length, count) if count else (None, None)
+        return Sources(own, sources.earlier, prefix), Visible(
+            visible.window, visible.start + start, length
+        )
+
+
+def _blocks(count: int, window: int | None) -> list[_Block]:
     size = max(_BLOCK, -(-count // _BLOCKS))
-    blocks = []
-    for first in range(0, count, size):
-        last = min(first + size, count)
-        # A block needs no keys after its own.
-        seen = sources._replace(own=KeyValues(*(x[:, :, :, :last] for x in sources.own)))
-        blocks.append(_attend(queries[:, :, :, :, first:last], seen, visible, soft_cap))
-    return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, 4)
+    starts = range(0, count, size)
+    return [_Block(first, min(first + size, count), window) for first in starts]
+
+
+def _for_window(
+    run: Callable[[int | None], Any], sources: Sources, visible: Visible, window: int | None
+) -> Any:
+    """Returns run(window) where that is the window of this layer, and run(None) elsewhere."""
+    tokens, prefix = sources.own.keys.shape[3], sources.prefix
+    longest = max(tokens, 0 if prefix is None else prefix.keys.shape[2] + 1)
+    if window is None or longest <= window:
+        return run(None)
+    is_local = jnp.asarray(visible.window) <= window
+    return jax.lax.cond(is_local, lambda: run(window), lambda: run(None))
 
 
 class _Part(NamedTuple):
@@ -157,16 +206,39 @@ def _parts(count: int, sources: Sources, visible: Visible) -> Iterator[_Part]:
         yield _Part(sources.prefix, mask[:, None, None, None], "pksh", "pkngts")
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _attend(
-    queries: jax.Array, sources: Sources, visible: Visible, soft_cap: float | None
+    queries: jax.Array,
+    sources: Sources,
+    visible: Visible,
+    soft_cap: float | None,
+    local_window: int | None,
 ) -> jax.Array:
-    return _forward(queries, sources, visible, soft_cap)[0]
+    return _forward(queries, sources, visible, soft_cap, local_window)[0]
 
 
 def _forward(
-    queries: jax.Array, sources: Sources, visible: Visible, soft_cap: float | None
+    queries: jax.Array,
+    sources: Sources,
+    visible: Visible,
+    soft_cap: float | None,
+    local_window: int | None,
 ) -> tuple[jax.Array, Any]:
+    def run(window: int | None) -> list[jax.Array]:
+        blocks = [
+            _forward_block(block.of(queries), *block.seen(sources, visible), soft_cap)
+            for block in _blocks(queries.shape[4], window)
+        ]
+        return [jnp.concatenate(parts, 4) for parts in zip(*blocks, strict=True)]
+
+    out, log_total = _for_window(run, sources, visible, local_window)
+    return out, (queries, sources, visible, out, log_total)
+
+
+def _forward_block(
+    queries: jax.Array, sources: Sources, visible: Visible, soft_cap: float | None
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the attention of a block of queries, and the logarithms of its sums of weights."""
     parts = list(_parts(queries.shape[4], sources, visible))
     logits = [jnp.where(p.mask, p.compute_logits(queries, soft_cap), _MASKED) for p in parts]
     # Exponentials of small logits need no maximum to stay in range.
@@ -181,12 +253,39 @@ def _forward(
         total += p.swap(weights.sum(-1))
         weights = weights.astype(p.kv.values.dtype)
         out += p.of_queries(weights, p.kv.values)
-    out = (out / total[..., None]).astype(queries.dtype)
-    return out, (queries, sources, visible, out, top + jnp.log(total))
+    return (out / total[..., None]).astype(queries.dtype), top + jnp.log(total)
 
 
-def _backward(soft_cap: float | None, saved: Any, gradient: jax.Array) -> Any:
-    queries, sources, visible, out, log_total = saved
+def _backward(
+    soft_cap: float | None, local_window: int | None, saved: Any, gradient: jax.Array
+) -> Any:
+    queries, sources, visible, *results = saved
+
+    def run(window: int | None) -> Any:
+        to_queries, to_sources = [], jax.tree.map(jnp.zeros_like, sources)
+        for block in _blocks(queries.shape[4], window):
+            seen, put, visible_here = jax.vjp(
+                lambda x, block=block: block.seen(x, visible), sources, has_aux=True
+            )
+            own = (block.of(x) for x in (queries, *results, gradient))
+            to_block, to_seen = _backward_block(next(own), seen, visible_here, soft_cap, *own)
+            to_queries.append(to_block)
+            to_sources = jax.tree.map(jnp.add, to_sources, put(to_seen)[0])
+        return jnp.concatenate(to_queries, 4), to_sources
+
+    return *_for_window(run, sources, visible, local_window), None
+
+
+def _backward_block(
+    queries: jax.Array,
+    sources: Sources,
+    visible: Visible,
+    soft_cap: float | None,
+    out: jax.Array,
+    log_total: jax.Array,
+    gradient: jax.Array,
+) -> tuple[jax.Array, Sources]:
+    """Returns the gradients of a block of queries, and those of its keys and values."""
     delta = (gradient.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
     to_queries, gradients = jnp.float32(0.0), []
     for p in _parts(queries.shape[4], sources, visible):
@@ -204,7 +303,7 @@ def _backward(soft_cap: float | None, saved: Any, gradient: jax.Array) -> Any:
     own, *others = gradients
     earlier = None if sources.earlier is None else others.pop(0)
     to_sources = Sources(own, earlier, others.pop() if others else None)
-    return to_queries.astype(queries.dtype), to_sources, None
+    return to_queries.astype(queries.dtype), to_sources
 
 
 _attend.defvjp(_forward, _backward)

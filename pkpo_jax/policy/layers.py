@@ -112,7 +112,7 @@ class Attention(nn.Module):
         q = q.reshape(*q.shape[:2], heads, groups, *q.shape[3:])
         shared, length = (None, None) if prefix is None else prefix
         sources, visible = Sources(kv, cache, shared), Visible(kind.window, start, length)
-        out = attend(q, sources, visible, c.attn_logits_soft_cap)
+        out = attend(q, sources, visible, c.attn_logits_soft_cap, c.sliding_window_size)
         out = out.reshape(*out.shape[:2], c.num_heads, *out.shape[4:]).swapaxes(2, 3)
         out = Einsum(
             (c.num_heads, c.head_dim, c.embed_dim),

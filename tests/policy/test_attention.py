@@ -34,7 +34,8 @@ def softmax_over_all_keys(queries, prefix, own, window, soft_cap):
 @pytest.mark.parametrize("soft_cap", [None, 2.0, 50.0, 1000.0])
 @pytest.mark.parametrize("window", [4, 2**30])
 @pytest.mark.parametrize("with_prefix", [False, True])
-def test_blocks(soft_cap, window, with_prefix, monkeypatch):
+@pytest.mark.parametrize("local_window", [None, 4])
+def test_blocks(soft_cap, window, with_prefix, local_window, monkeypatch):
     # Eleven queries are three blocks, the last of which is shorter.
     monkeypatch.setattr(attention, "_BLOCK", 4)
     monkeypatch.setattr(attention, "_BLOCKS", 3)
@@ -53,7 +54,7 @@ def test_blocks(soft_cap, window, with_prefix, monkeypatch):
             sources = sources._replace(prefix=attention.KeyValues(*prefix))
             length = jnp.asarray(LENGTHS)
         visible = attention.Visible(jnp.int32(window), 0, length)
-        out = attention.attend(queries, sources, visible, soft_cap)
+        out = attention.attend(queries, sources, visible, soft_cap, local_window)
         return (above * out).sum()
 
     arrays = queries, own, prefix
@@ -73,3 +74,19 @@ def test_blocks(soft_cap, window, with_prefix, monkeypatch):
         for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
     )
     np.testing.assert_allclose(along, (at[0] - at[1]) / 2e-5, rtol=1e-4, atol=1e-3)
+
+
+def test_local_layers_skip_keys_out_of_the_window():
+    """Counts the products of a layer whose window is known when it is compiled."""
+
+    def flops(local_window):
+        x = jax.ShapeDtypeStruct((1, 1, 1, 1, 1024, 8), jnp.float32)
+
+        def f(x):
+            sources = attention.Sources(attention.KeyValues(x[:, :, 0], x[:, :, 0]))
+            visible = attention.Visible(64, 0, None)
+            return attention.attend(x, sources, visible, 50.0, local_window)
+
+        return jax.jit(f).lower(x).compile().cost_analysis()["flops"]
+
+    assert flops(64) < 0.4 * flops(None)
