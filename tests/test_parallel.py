@@ -189,15 +189,17 @@ for transposed in (True, False):
     model = gemma.Gemma(config, place=parallel.Jitted(mesh).place)
     params = jax.eval_shape(lambda: gemma.init_params(model, jax.random.key(0)))
     placed = parallel.placements(params, mesh, gathered=True)
-    f = jax.jit(lambda params, tokens: model.apply({"params": params}, tokens)[0], in_shardings=(placed, None))
-    work, _ = costs.work(f.lower(params, jnp.ones((2, 2, 3), jnp.int32)).compile().as_text())
+    prefill = lambda params, *prompts: model.apply({"params": params}, *prompts, method="prefill")
+    f = jax.jit(prefill, in_shardings=(placed, None, None))
+    prompts = jnp.ones((2, 3), jnp.int32), jnp.ones(2, jnp.int32)
+    work, _ = costs.work(f.lower(params, *prompts).compile().as_text())
     kinds = collections.Counter()
     for w in work:
         for t in w.transfers:
             kinds[t.kind] += w.times
     counts.append(kinds)
 print(json.dumps(counts))
-"""  # noqa: E501
+"""
 
 
 def test_a_layer_sums_twice_over_the_tensor_axis():

@@ -1,8 +1,8 @@
 """Gemma 2 and Gemma 3 in flax.linen, with the parameters of the `gemma` package.
 
-Arrays are [prompts, n, ...], for n responses share one prompt. A call computes T tokens of every
-response. The prompt enters as a `Prefix` of keys and values computed once (`prefill`), which all n
-responses attend to beside their own keys. Sampling and scoring are thin layers over that call.
+Arrays are [prompts, n, ...], for n responses share one prompt. All n attend to its keys and values,
+which are computed once, beside their own. Sampling computes these (`Gemma.prefill`) and then token
+after token (`Gemma.decode`), scoring both in one pass (`Gemma.respond`).
 
 A scan runs over the layers, so that compile time does not grow with depth. Local and global layers
 differ in their window and their rotary embeddings alone, which the scan reads as arrays. In memory
@@ -25,10 +25,10 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
-from pkpo_jax.policy import lora
-from pkpo_jax.policy.attention import KeyValues, soft_capped
+from pkpo_jax.policy import lora, matrices
+from pkpo_jax.policy.attention import KeyValues, last_keys, soft_capped
 from pkpo_jax.policy.checkpoint_checks import flatten
-from pkpo_jax.policy.layers import Block, LayerKind, PairOfBlocks, RMSNorm, summed_first
+from pkpo_jax.policy.layers import Block, LayerKind, PairOfBlocks, RMSNorm
 from pkpo_jax.policy.sizes import SIZES as SIZES
 from pkpo_jax.policy.sizes import GemmaConfig as GemmaConfig
 
@@ -57,7 +57,7 @@ class Prefix(NamedTuple):
 
     Attributes:
       layers: keys and values of all layers, [layers, P, num_kv_heads, L, head_dim] each, or a
-        tuple of those of single layers (see `unroll`).
+        tuple of those of single layers (see `for_decoding`).
       length: [P] int32, how many of the L positions hold tokens of the prefix.
     """
 
@@ -134,46 +134,9 @@ class Gemma(nn.Module):
         self.embedder = Embedder(self.config)
         self.final_norm = RMSNorm()
 
-    def __call__(
-        self,
-        tokens: jax.Array,
-        *,
-        prefix: Prefix | None = None,
-        start: jax.typing.ArrayLike = 0,
-        cache: Cache | None = None,
-    ) -> tuple[jax.Array, Cache | None]:
-        """Computes the hidden states of T tokens of each response.
-
-        Args:
-          tokens: [P, n, T] int32.
-          prefix: the prefix that the n responses share, or None without one.
-          start: how many tokens of each response precede these. Their keys are in the cache.
-          cache: keys and values of each layer, to which the new ones are added, or None. With a
-            cache, T is 1, and parameters and prefix are those that the function `unroll` returns.
-
-        Returns:
-          [P, n, T, D] normalised hidden states, for `logits`, and the updated cache.
-        """
-        variables, kinds = self._layers()
-        layer = self._layer(tokens, start, None if prefix is None else prefix.length)
-        shared, x = None if prefix is None else prefix.layers, self.embedder.encode(tokens)
-        if cache is None:
-            body = lambda x, scanned: (layer(x, *scanned)[0], None)  # noqa: E731
-            x, _ = self._scan(body, x, variables, kinds, shared)
-        else:
-            new = []
-            for i, earlier in enumerate(cache):
-                kind = jax.tree.map(lambda a, i=i: a[i], kinds)
-                one = {name: of_layers[i] for name, of_layers in variables.items()}
-                one["transposed"] = one["params"]
-                x, own = layer(x, one, kind, shared and shared[i], earlier)
-                new.append(own)
-            # The cache is written once all layers have read it, so that XLA need not copy it. The
-            # zeros say so. XLA for CPUs does not keep to an `optimization_barrier`.
-            zeros = 0.0 * x[:, :, None, :, :1]
-            new = jax.tree.map(lambda y: y + zeros, new)
-            cache = tuple(_written(old, own, start) for old, own in zip(cache, new, strict=True))
-        return self.final_norm(self.place(x, "activations")), cache
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Computes the normalised hidden states [B, T, D] of sequences of tokens [B, T]."""
+        return self.respond(tokens[:, :1], jnp.ones(len(tokens), jnp.int32), tokens[:, None])[:, 0]
 
     def prefill(self, prompts: jax.Array, lengths: jax.Array) -> Prefix:
         """Computes the prefix of [P, L] right-padded prompts of `lengths` [P], less the last token.
@@ -187,7 +150,7 @@ class Gemma(nn.Module):
         return Prefix(jax.tree.map(lambda x: x[:, :, 0], layers), lengths - 1)
 
     def respond(self, prompts: jax.Array, lengths: jax.Array, tokens: jax.Array) -> jax.Array:
-        """Computes what `__call__` does after `prefill`, in one pass over the layers.
+        """Computes the hidden states of responses and the prefix that they share in one pass.
 
         The parameters of each layer are read, and gathered if they are split, only once for prompts
         and responses.
@@ -213,6 +176,37 @@ class Gemma(nn.Module):
         (_, x), _ = self._scan(body, both, *self._layers())
         return self.final_norm(self.place(x, "activations"))
 
+    def decode(
+        self, tokens: jax.Array, prefix: Prefix, start: jax.typing.ArrayLike, cache: Cache
+    ) -> tuple[jax.Array, Cache]:
+        """Computes the hidden states of one more token of each response.
+
+        Parameters and prefix are those that `for_decoding` returns.
+
+        Args:
+          tokens: [P, n] int32.
+          prefix: the prefix that the n responses share.
+          start: how many tokens of each response precede these. Their keys are in the cache.
+          cache: keys and values of each layer.
+
+        Returns:
+          [P, n, D] normalised hidden states, for `logits`, and the cache with the new keys.
+        """
+        layer = self._layer(tokens[..., None], start, prefix.length)
+        variables, kinds = self._layers()
+        x, new = self.embedder.encode(tokens[..., None]), []
+        for i, earlier in enumerate(cache):
+            one = {name: of_layers[i] for name, of_layers in variables.items()}
+            kind = jax.tree.map(lambda a, i=i: a[i], kinds)
+            x, own = layer(x, one, kind, prefix.layers[i], earlier)
+            new.append(own)
+        # The cache is written once all layers have read it, so that XLA need not copy it. The
+        # zeros say so. XLA for CPUs does not keep to an `optimization_barrier`.
+        zeros = 0.0 * x[:, :, None, :, :1]
+        new = jax.tree.map(lambda y: y + zeros, new)
+        cache = tuple(_written(old, own, start) for old, own in zip(cache, new, strict=True))
+        return self.final_norm(self.place(x, "activations"))[:, :, 0], cache
+
     def _layers(self) -> tuple[dict[str, Any], LayerKind]:
         """Returns the variables and the kinds of all layers."""
         variables = {"params": self.get_variable("params", "layers")}
@@ -227,8 +221,7 @@ class Gemma(nn.Module):
         """Returns a function that runs one layer on the activations of tokens [P, n, T].
 
         It maps (activations, variables, kind, keys and values of the prefix, cache) to the new
-        activations and the keys and values of the tokens. The last two
-        arguments can be left out.
+        activations and the keys and values of the tokens. The last two arguments can be left out.
         """
         block = Block(self.config, parent=None)
         offset = jnp.zeros(tokens.shape[:1], jnp.int32) if length is None else length
@@ -237,7 +230,10 @@ class Gemma(nn.Module):
         def layer(
             x: jax.Array, variables: Any, kind: LayerKind, shared: Any = None, cache: Any = None
         ) -> Any:
-            prefix = None if shared is None else (shared, length)
+            prefix = None
+            if shared is not None and length is not None:
+                # Of a prefix that was cut, these are the last tokens.
+                prefix = shared, jnp.minimum(length, shared.keys.shape[2])
             x = self.place(x, "activations")
             return block.apply(variables, x, kind, positions, start, prefix, cache)
 
@@ -339,11 +335,12 @@ def interleave(first: jax.Array, second: jax.Array) -> jax.Array:
     return jnp.stack([first, second], 1).reshape(-1, *first.shape[1:])
 
 
-def unroll(tree: Any, config: GemmaConfig) -> Any:
-    """Returns parameters or a prefix with a tuple of single layers in place of stacked ones.
+def for_decoding(tree: Any, config: GemmaConfig) -> Any:
+    """Returns parameters or a prefix as `Gemma.decode` reads them, for a loop over tokens.
 
-    A loop over tokens reads these where they are, while it would copy each layer from a stack. Its
-    products need no copy of their matrices in another order of axes either.
+    They are tuples of single layers, which the loop reads where they are, while it would copy each
+    layer from a stack. The axes of matrices are in the order in which products need no copy. Local
+    layers keep the part of the prefix that is within their window.
     """
 
     def split(layers: Any) -> list[Any]:
@@ -351,19 +348,21 @@ def unroll(tree: Any, config: GemmaConfig) -> Any:
         return [jax.tree.map(lambda x, i=i: x[i], layers) for i in range(count)]
 
     if isinstance(tree, Prefix):
-        return tree._replace(layers=tuple(split(tree.layers)))
-    unrolled = {"layers": tuple(_transposed(layer, config) for layer in split(tree["layers"]))}
-    if "lora" in tree:
-        unrolled["lora"] = tuple(split(tree["lora"]))
-    return tree | unrolled
-
-
-def _transposed(layer: dict, config: GemmaConfig) -> dict:
-    """Returns a layer whose matrices have the axes that their products sum over first."""
-    flat = flatten(layer)
-    for path, equation in lora.equations(config).items():
-        flat[path] = flat[path].transpose(summed_first(equation))
-    return traverse_util.unflatten_dict(flat)
+        visible = [
+            layer
+            if config.is_global(i)
+            else last_keys(layer, tree.length, config.sliding_window_size - 1)[0]
+            for i, layer in enumerate(split(tree.layers))
+        ]
+        return tree._replace(layers=tuple(visible))
+    layers = []
+    for layer in split(tree["layers"]):
+        flat: dict[Any, Any] = flatten(layer)
+        for path, of in matrices.axes(config).items():
+            flat[path] = matrices.SummedFirst(flat[path].transpose(of.summed_first))
+        layers.append(traverse_util.unflatten_dict(flat))
+    adapters = {"lora": tuple(split(tree["lora"]))} if "lora" in tree else {}
+    return tree | {"layers": tuple(layers)} | adapters
 
 
 def cast(params: dict, dtype: str) -> dict:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from pkpo_jax.policy import lora
+from pkpo_jax.policy import lora, matrices
 from pkpo_jax.policy.attention import KeyValues, Sources, Visible, apply_rope, attend
 from pkpo_jax.policy.sizes import GemmaConfig
 
@@ -37,44 +36,31 @@ class RMSNorm(nn.Module):
         return (normed * (1.0 + scale.astype(jnp.float32))).astype(x.dtype)
 
 
-def summed_first(equation: str) -> list[int]:
-    """Returns the order of a matrix's axes in which those come first that its einsum sums over.
+def multiply(module: nn.Module, name: str, of: matrices.Axes, x: jax.Array) -> jax.Array:
+    """Computes the product of x with a matrix, a parameter of the module, and with its adapter.
 
-    >>> summed_first("pntd,mdh->pntmh")
-    [1, 0, 2]
+    The adapter is in the collection "lora", under the parameter's name, if there is one. Initial
+    values are scaled by the number of inputs.
     """
-    inputs, axes, _ = re.split(",|->", equation)
-    return sorted(range(len(axes)), key=lambda i: axes[i] not in inputs)
-
-
-def adapted_einsum(module: nn.Module, name: str, equation: str, x: jax.Array) -> jax.Array:
-    """Computes an einsum of x with a parameter of a module, and with its adapter if it has one.
-
-    The result has the axes of x and then those of the parameter, less those that are summed over.
-    The adapter is in the collection "lora", under the parameter's name. If the parameter is in the
-    collection "transposed" too, the axes that are summed over are its first ones.
-    """
-    w, adapter = module.get_variable("params", name), module.get_variable("lora", name)
-    inputs, axes, _ = re.split(",|->", equation)
-    if module.has_variable("transposed", name):
-        axes = "".join(axes[i] for i in summed_first(equation))
-    summed = [axis for axis in axes if axis in inputs]
-    # An einsum would choose an order of the summed axes itself, and copy the parameter for it.
-    y = jnp.tensordot(x, w.astype(x.dtype), [[s.index(a) for a in summed] for s in (inputs, axes)])
-    return y if adapter is None else y + lora.low_rank(equation, x, adapter)
+    if module.is_initializing():
+        config = module.config  # type: ignore[missing-attribute]
+        scale = matrices.fan_in(config, of) ** -0.5
+        shape = tuple(matrices.sizes(config, of.matrix))
+        module.param(name, nn.initializers.normal(scale), shape)
+    y = matrices.product(of, x, module.get_variable("params", name))
+    adapter = module.get_variable("lora", name)
+    return y if adapter is None else y + lora.low_rank(of, x, adapter)
 
 
 class Einsum(nn.Module):
-    """An einsum with one parameter `w`, whose initial values are scaled by `fan_in`."""
+    """A product with one parameter `w`."""
 
-    shape: tuple[int, ...]
-    fan_in: int
+    config: GemmaConfig
+    axes: matrices.Axes
 
     @nn.compact
-    def __call__(self, equation: str, x: jax.Array) -> jax.Array:
-        if self.is_initializing():
-            self.param("w", nn.initializers.normal(self.fan_in**-0.5), self.shape)
-        return adapted_einsum(self, "w", equation, x)
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return multiply(self, "w", self.axes, x)
 
 
 class Attention(nn.Module):
@@ -97,13 +83,12 @@ class Attention(nn.Module):
     ) -> tuple[jax.Array, KeyValues]:
         c = self.config
         heads, groups = c.num_kv_heads, c.num_heads // c.num_kv_heads
-        # Products give their axes in this order without a copy.
-        q = Einsum((c.num_heads, c.embed_dim, c.head_dim), c.embed_dim, name="q_einsum")(
-            "pntd,mdh->pntmh", x
-        ).swapaxes(2, 3)
-        kv = Einsum((2, heads, c.embed_dim, c.head_dim), c.embed_dim, name="kv_einsum")(
-            "pntd,ckdh->pntckh", x
-        )
+        axes = {path[1]: of for path, of in matrices.axes(c).items()}
+        project = {
+            name: Einsum(c, axes[name], name=name)
+            for name in ("q_einsum", "kv_einsum", "attn_vec_einsum")
+        }
+        q, kv = project["q_einsum"](x).swapaxes(2, 3), project["kv_einsum"](x)
         keys, values = kv.transpose(3, 0, 1, 4, 2, 5)
         if c.use_qk_norm:
             q, keys = RMSNorm(name="_query_norm")(q), RMSNorm(name="_key_norm")(keys)
@@ -114,12 +99,7 @@ class Attention(nn.Module):
         sources, visible = Sources(kv, cache, shared), Visible(kind.window, start, length)
         out = attend(q, sources, visible, c.attn_logits_soft_cap, c.sliding_window_size)
         out = out.reshape(*out.shape[:2], c.num_heads, *out.shape[4:]).swapaxes(2, 3)
-        out = Einsum(
-            (c.num_heads, c.head_dim, c.embed_dim),
-            c.num_heads * c.head_dim,
-            name="attn_vec_einsum",
-        )("pntmh,mhd->pntd", out)
-        return out, kv
+        return project["attn_vec_einsum"](out), kv
 
 
 class FeedForward(nn.Module):
@@ -129,17 +109,10 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        c = self.config
-        shape, axes = (2, c.embed_dim, c.hidden_dim), "cdf"
-        if c.transpose_gating_einsum:
-            shape, axes = (2, c.hidden_dim, c.embed_dim), "cfd"
-        if self.is_initializing():
-            self.param("gating_einsum", nn.initializers.normal(c.embed_dim**-0.5), shape)
-            shape = (c.hidden_dim, c.embed_dim)
-            self.param("linear", nn.initializers.normal(c.hidden_dim**-0.5), shape)
-        both = adapted_einsum(self, "gating_einsum", f"pntd,{axes}->pntcf", x)
+        axes = matrices.axes(self.config)
+        both = multiply(self, "gating_einsum", axes["mlp", "gating_einsum"], x)
         gate, up = both[..., 0, :], both[..., 1, :]
-        return adapted_einsum(self, "linear", "pntf,fd->pntd", nn.gelu(gate) * up)
+        return multiply(self, "linear", axes["mlp", "linear"], nn.gelu(gate) * up)
 
 
 class Block(nn.Module):

@@ -7,7 +7,6 @@ values, and of the two halves of `gating_einsum`, are separate ones in the same 
 
 from __future__ import annotations
 
-import re
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -16,6 +15,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax import traverse_util
 
+from pkpo_jax.policy import matrices
 from pkpo_jax.policy.checkpoint_checks import Path, flatten
 from pkpo_jax.policy.sizes import GemmaConfig
 
@@ -24,7 +24,7 @@ _MODULES = {"all": ("attn", "mlp"), "attention": ("attn",), "mlp": ("mlp",)}
 
 
 class Factors(NamedTuple):
-    """The axes of the arrays in which an einsum passes through two factors of its matrix.
+    """The axes of the arrays in which a product passes through two factors of its matrix.
 
     Attributes:
       a: the axes of the first factor.
@@ -37,26 +37,23 @@ class Factors(NamedTuple):
     b: str
 
 
-def factors(equation: str) -> Factors:
-    """Returns the axes of the factors, for an einsum of inputs with a matrix.
+def factors(of: matrices.Axes) -> Factors:
+    """Returns the axes of the factors of a matrix.
 
-    >>> factors("pntd,ckdh->cpnkth")
+    >>> factors(matrices.Axes("pntd", "ckdh"))
     Factors(a='cdr', hidden='cpntr', b='crkh')
     """
-    inputs, weight, _ = re.split(",|->", equation)
-    stacked = "c" if "c" in weight else ""
-    summed = "".join(axis for axis in weight if axis in inputs)
-    kept = "".join(axis for axis in weight if axis not in inputs + stacked)
-    rest = "".join(axis for axis in inputs if axis not in summed)
-    return Factors(f"{stacked}{summed}r", f"{stacked}{rest}r", f"{stacked}r{kept}")
+    stacked = "c" if "c" in of.matrix else ""
+    rest = "".join(axis for axis in of.inputs if axis not in of.summed)
+    kept = of.kept.removeprefix("c")
+    return Factors(f"{stacked}{of.summed}r", f"{stacked}{rest}r", f"{stacked}r{kept}")
 
 
-def low_rank(equation: str, x: jax.Array, adapter: Any) -> jax.Array:
-    """Returns (x A) B, for the einsum of x with W that `equation` describes."""
-    inputs, _, out = re.split(",|->", equation)
-    axes, a, b = factors(equation), adapter["a"].astype(x.dtype), adapter["b"].astype(x.dtype)
-    hidden = jnp.einsum(f"{inputs},{axes.a}->{axes.hidden}", x, a)
-    return jnp.einsum(f"{axes.hidden},{axes.b}->{out}", hidden, b)
+def low_rank(of: matrices.Axes, x: jax.Array, adapter: Any) -> jax.Array:
+    """Returns (x A) B, for the product x W with a matrix W of these axes."""
+    axes, a, b = factors(of), adapter["a"].astype(x.dtype), adapter["b"].astype(x.dtype)
+    hidden = jnp.einsum(f"{of.inputs},{axes.a}->{axes.hidden}", x, a)
+    return jnp.einsum(f"{axes.hidden},{axes.b}->{of.out}", hidden, b)
 
 
 def scaled(adapters: Any, alpha: float) -> Any:
@@ -66,25 +63,6 @@ def scaled(adapters: Any, alpha: float) -> Any:
         return x * (alpha / x.shape[-1]) if path[-1].key == "a" else x
 
     return jax.tree_util.tree_map_with_path(scale, adapters)
-
-
-def equations(config: GemmaConfig) -> dict[Path, str]:
-    """Returns the einsums of inputs with the matrices of the network, by the paths of these."""
-    gating = "cfd" if config.transpose_gating_einsum else "cdf"
-    return {
-        ("attn", "q_einsum", "w"): "pntd,mdh->pntmh",
-        ("attn", "kv_einsum", "w"): "pntd,ckdh->pntckh",
-        ("attn", "attn_vec_einsum", "w"): "pntmh,mhd->pntd",
-        ("mlp", "gating_einsum"): f"pntd,{gating}->pntcf",
-        ("mlp", "linear"): "pntf,fd->pntd",
-    }
-
-
-def axis_sizes(config: GemmaConfig) -> dict[str, int]:
-    """Returns the sizes of the axes of the matrices in `equations`."""
-    c = config
-    sizes = {"c": 2, "d": c.embed_dim, "f": c.hidden_dim, "h": c.head_dim}
-    return sizes | {"m": c.num_heads, "k": c.num_kv_heads}
 
 
 def init(config: GemmaConfig, key: jax.Array, *, rank: int, targets: Targets) -> dict:
@@ -98,17 +76,16 @@ def init(config: GemmaConfig, key: jax.Array, *, rank: int, targets: Targets) ->
       rank: the number of columns of A and rows of B.
       targets: the matrices that are adapted: those of "attention", of the "mlp", or "all".
     """
-    sizes = {**axis_sizes(config), "r": rank}
     flat: dict[Path, jax.Array] = {}
-    for i, (path, equation) in enumerate(equations(config).items()):
+    for i, (path, of) in enumerate(matrices.axes(config).items()):
         if path[0] not in _MODULES[targets]:
             continue
-        axes = factors(equation)
-        a, b = ([config.num_layers, *(sizes[axis] for axis in part)] for part in (axes.a, axes.b))
-        inputs = 1
-        for axis in axes.a.strip("cr"):
-            inputs *= sizes[axis]
-        flat[*path, "a"] = jax.random.normal(jax.random.fold_in(key, i), a) * inputs**-0.5
+        stacked, outputs = factors(of).b.split("r")
+        copies = [config.num_layers, *matrices.sizes(config, stacked)]
+        a = [*copies, *matrices.sizes(config, of.summed), rank]
+        b = [*copies, rank, *matrices.sizes(config, outputs)]
+        scale = matrices.fan_in(config, of) ** -0.5
+        flat[*path, "a"] = jax.random.normal(jax.random.fold_in(key, i), a) * scale
         flat[*path, "b"] = jnp.zeros(b)
     return traverse_util.unflatten_dict(flat)
 
@@ -120,12 +97,12 @@ def merge(params: dict, config: GemmaConfig, dtype: str) -> dict:
     """
     layers = flatten(params["layers"])
     adapters = flatten(scaled(params["lora"], config.lora_alpha))
-    for path, equation in equations(config).items():
+    for path, of in matrices.axes(config).items():
         if (*path, "a") not in adapters:
             continue
-        axes, weight = factors(equation), re.split(",|->", equation)[1]
+        axes = factors(of)
         a, b, w = adapters[*path, "a"], adapters[*path, "b"], layers[path]
-        change = jnp.einsum(f"l{axes.a},l{axes.b}->l{weight}", a, b, precision="highest")
+        change = jnp.einsum(f"l{axes.a},l{axes.b}->l{of.matrix}", a, b, precision="highest")
         layers[path] = w.astype(jnp.float32) + change
     rest = {name: x for name, x in params.items() if name != "lora"}
     merged = rest | {"layers": traverse_util.unflatten_dict(layers)}

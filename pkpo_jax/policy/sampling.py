@@ -89,7 +89,7 @@ def sample(
     keys = jax.vmap(fold, (0, None))(fold(key, rows), jnp.arange(n))
     prefix: Any = model.apply({"params": params}, prompts, lengths, method="prefill")
     # The loop over tokens reads single layers.
-    params, prefix = (gemma.unroll(tree, model.config) for tree in (params, prefix))
+    params, prefix = (gemma.for_decoding(tree, model.config) for tree in (params, prefix))
     sizes = _cache_sizes(max_response)
     last = jnp.broadcast_to(gemma.last_prompt_token(prompts, lengths)[:, None], (p, n))
     greedy = jnp.asarray(temperature) == 0.0
@@ -119,11 +119,10 @@ def sample(
 
     def step(s: dict) -> dict:
         t, live = s["t"], ~s["finished"]
-        hidden, cache = model.apply(
-            {"params": params}, s["last"][..., None], prefix=s["prefix"], start=t, cache=s["cache"]
-        )
+        variables, read = {"params": params}, (s["prefix"], t, s["cache"])
+        hidden, cache = model.apply(variables, s["last"], *read, method="decode")
         step_keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))(s["keys"], t)
-        token, log_prob, entropy = _in_parts(choose, head_rows or n, hidden[:, :, 0], step_keys)
+        token, log_prob, entropy = _in_parts(choose, head_rows or n, hidden, step_keys)
         token = jnp.where(live, token, gemma.PAD_ID)
         stopped = jnp.isin(token, jnp.array(stop_tokens))
 

@@ -63,8 +63,8 @@ def logits(name, tokens=None):
 
     @jax.jit
     def ours(params, tokens):
-        hidden, _ = model.apply({"params": params}, tokens[:, None])
-        return model.apply({"params": params}, hidden[:, 0], method="logits")
+        hidden = model.apply({"params": params}, tokens)
+        return model.apply({"params": params}, hidden, method="logits")
 
     theirs = gemma_golden.reference(name).apply({"params": params}, tokens).logits
     return ours(gemma.stack(params), tokens)[..., 1:], theirs[..., 1:]
@@ -90,13 +90,13 @@ def _our_logits(name, prompts, lengths, responses):
 
     @jax.jit
     def step(prefix, cache, start, tokens):
-        hidden, cache = model.apply(
-            variables, tokens[..., None], prefix=prefix, start=start, cache=cache
-        )
-        return model.apply(variables, hidden[:, :, 0], method="logits"), cache
+        hidden, cache = model.apply(variables, tokens, prefix, start, cache, method="decode")
+        return model.apply(variables, hidden, method="logits"), cache
 
-    prefix = gemma.unroll(model.apply(variables, prompts, lengths, method="prefill"), model.config)
-    variables = {"params": gemma.unroll(variables["params"], model.config)}
+    prefix = model.apply(variables, prompts, lengths, method="prefill")
+    params = variables["params"]
+    prefix, params = (gemma.for_decoding(x, model.config) for x in (prefix, params))
+    variables = {"params": params}
     count, n, steps = responses.shape
     cache = model.init_cache(count, n, steps + 1)
     last = gemma.last_prompt_token(jnp.asarray(prompts), lengths)
@@ -154,8 +154,8 @@ def of_transformers(path, params, config, tokens):
 
     @jax.jit
     def ours(params, tokens):
-        hidden, _ = model.apply({"params": params}, tokens[:, None])
-        return model.apply({"params": params}, hidden[:, 0], method="logits")
+        hidden = model.apply({"params": params}, tokens)
+        return model.apply({"params": params}, hidden, method="logits")
 
     sampled = np.ones(config.vocab_size, bool)
     sampled[list(config.never_sampled)] = False

@@ -87,8 +87,8 @@ def test_logits_are_those_of_transformers(name, tmp_path):
 
     @jax.jit
     def logits(tokens):
-        hidden, _ = model.apply({"params": params}, tokens[:, None])
-        return model.apply({"params": params}, hidden[:, 0], method="logits")
+        hidden = model.apply({"params": params}, tokens)
+        return model.apply({"params": params}, hidden, method="logits")
 
     ours = logits(gemma_golden.tokens())[..., 1:]
     theirs = np.load(hf_golden.PATH / "logits.npz")[name][..., 1:]

@@ -77,9 +77,9 @@ def test_rows_without_a_token_have_probability_zero():
 def test_bfloat16_activations_stay_near_float32():
     model, params = small.policy()
     half = gemma.Gemma(dataclasses.replace(small.CONFIG, dtype="bfloat16"))
-    tokens = small.prompts()[0][:, None]
-    hidden, _ = model.apply({"params": params}, tokens)
-    hidden_half, _ = half.apply({"params": params}, tokens)
+    tokens = small.prompts()[0]
+    hidden = model.apply({"params": params}, tokens)
+    hidden_half = half.apply({"params": params}, tokens)
     assert hidden_half.dtype == jnp.bfloat16
     error = jnp.linalg.norm(hidden - hidden_half) / jnp.linalg.norm(hidden)
     assert error < 0.03

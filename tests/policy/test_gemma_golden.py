@@ -18,8 +18,8 @@ def test_logits(name):
 
     @jax.jit
     def logits(tokens):
-        hidden, _ = model.apply({"params": params}, tokens[:, None])
-        return model.apply({"params": params}, hidden[:, 0], method="logits")
+        hidden = model.apply({"params": params}, tokens)
+        return model.apply({"params": params}, hidden, method="logits")
 
     # PAD is never sampled. Our network masks it, and theirs does not.
     ours, theirs = logits(gemma_golden.tokens())[..., 1:], GOLDEN[name][..., 1:]

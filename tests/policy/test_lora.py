@@ -1,7 +1,6 @@
 """Tests of low-rank adapters: their logits, their gradients, and merging them."""
 
 import dataclasses
-import re
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ import pytest
 from flax import traverse_util
 
 from pkpo_jax import parallel
-from pkpo_jax.policy import gemma, lora, sampling, scoring
+from pkpo_jax.policy import gemma, lora, matrices, sampling, scoring
 from tests.policy import small
 
 RANK, ALPHA = 3, 7.0
@@ -36,8 +35,8 @@ def adapters(config, targets="all", b=0.1):
 
 
 def logits(model, params):
-    hidden, _ = model.apply({"params": params}, small.prompts()[0][:, None])
-    return model.apply({"params": params}, hidden[:, 0], method="logits")
+    hidden = model.apply({"params": params}, small.prompts()[0])
+    return model.apply({"params": params}, hidden, method="logits")
 
 
 @pytest.mark.parametrize("transposed", CONFIGS)
@@ -164,11 +163,13 @@ def test_adapters_are_split_as_their_matrices():
     )
     tree["lora"] = adapters(config)
     placed = parallel.placements(tree, mesh)
-    matrices, adapted = (traverse_util.flatten_dict(placed[name]) for name in ("layers", "lora"))
-    for path, equation in lora.equations(config).items():
-        letters = "l" + re.split(",|->", equation)[1]
-        split = dict(zip(letters, matrices[path].spec, strict=True)) | {"r": None}
-        axes = lora.factors(equation)
+    placed_matrices, adapted = (
+        traverse_util.flatten_dict(placed[name]) for name in ("layers", "lora")
+    )
+    for path, of in matrices.axes(config).items():
+        letters = "l" + of.matrix
+        split = dict(zip(letters, placed_matrices[path].spec, strict=True)) | {"r": None}
+        axes = lora.factors(of)
         for name, letters in {"a": axes.a, "b": axes.b}.items():
             spec = tuple(adapted[*path, name].spec)
             assert spec == (None, *(split[letter] for letter in letters)), path

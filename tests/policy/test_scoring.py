@@ -15,8 +15,8 @@ def alone(model, params, prompt, responses):
     """Computes log-probs [N, T] of responses after one prompt, each as an unpadded sequence."""
     repeated = jnp.broadcast_to(prompt, (len(responses), len(prompt)))
     sequences = jnp.concatenate([repeated, responses], -1)
-    hidden, _ = model.apply({"params": params}, sequences[None])
-    logits = model.apply({"params": params}, hidden[0], method="logits")
+    hidden = model.apply({"params": params}, sequences)
+    logits = model.apply({"params": params}, hidden, method="logits")
     log_p = jax.nn.log_softmax(logits[:, len(prompt) - 1 : -1])
     return jnp.take_along_axis(log_p, responses[..., None], -1)[..., 0]
 
