@@ -91,6 +91,9 @@ def sample(
     # The loop over tokens reads single layers.
     params, prefix = (gemma.unroll(tree, model.config) for tree in (params, prefix))
     sizes = _cache_sizes(max_response)
+    # How many responses are few enough to leave the whole batch, and then the smaller ones.
+    batches = [p * n // _FEW**level for level in (1, 2)] if compact and len(sizes) > 1 else []
+    batches = [count for count in batches if count] + [0]
     last = jnp.broadcast_to(gemma.last_prompt_token(prompts, lengths)[:, None], (p, n))
     greedy = jnp.asarray(temperature) == 0.0
     temperature = jnp.where(greedy, 1.0, temperature)
@@ -141,40 +144,49 @@ def sample(
             "finished": s["finished"] | stopped,
         }
 
-    def grown(s: dict, size: int) -> dict:
-        return s | {"cache": gemma.grow_cache(model.config, s["cache"], size)}
+    def run(s: dict, size: int, few: int) -> dict:
+        """Samples until the cache of this size is full or no more than `few` responses go on."""
+        return jax.lax.while_loop(lambda s: (s["t"] < size) & (_left(s) > few), step, s)
 
-    def decode(s: dict, sizes: Sequence[int]) -> dict:
-        """Samples until all responses have ended, with a cache of each of these sizes in turn."""
+    def decode(s: dict, sizes: Sequence[int]) -> tuple[dict, Any]:
+        """Samples with a cache of each of these sizes in turn, until few responses go on.
 
-        def unfinished(s: dict) -> jax.Array:
-            return (s["t"] < sizes[0]) & ~s["finished"].all()
+        Returns the results so far, and the rows that go on with their state.
+        """
 
-        s = jax.lax.while_loop(unfinished, step, s)
+        def grow(s: dict) -> tuple[dict, Any]:
+            cache = gemma.grow_cache(model.config, s["cache"], sizes[1])
+            return decode(s | {"cache": cache}, sizes[1:])
+
+        def leave(s: dict) -> tuple[dict, Any]:
+            if not batches[0]:
+                return _results(s), None
+            rows, part = _unfinished(s, batches[0])
+            cache = gemma.grow_cache(model.config, part["cache"], max_response)
+            return _results(s), (rows, part | {"cache": cache})
+
+        s = run(s, sizes[0], batches[0])
         if len(sizes) == 1:
+            return leave(s)
+        return jax.lax.cond(_left(s) > batches[0], grow, leave, s)
+
+    def go_on(s: dict, level: int) -> dict:
+        """Returns the results of a smaller batch, whose cache has room for all tokens."""
+        # Each size of a cache is one more loop to compile, and matters less to a smaller batch.
+        for size in sizes[:: -(2**level)][::-1]:
+            part = run(s | {"cache": _cut(model.config, s["cache"], size)}, size, batches[level])
+            s = part | {"cache": jax.tree.map(_put_first, s["cache"], part["cache"])}
+        if not batches[level]:
             return _results(s)
-        left, few = (~s["finished"]).sum(), s["finished"].size // _FEW
-        branches = [_results, lambda s: decode(grown(s, sizes[1]), sizes[1:])]
-        branch = jnp.where(left == 0, 0, 1)
-        if compact and few:
-            branches.append(lambda s: stragglers(s, few))
-            branch = jnp.where((left > 0) & (left <= few), 2, branch)
-        return jax.lax.switch(branch, branches, s)
+        rows, part = _unfinished(s, batches[level])
+        return _put(_results(s), rows, go_on(part, level + 1))
 
-    def stragglers(s: dict, few: int) -> dict:
-        """Samples the rest of the `few` responses that have not ended, without the others."""
-        order = jnp.argsort(s["finished"].reshape(-1))[:few]
-        results = decode(grown(_rows_of(s, order), max_response), [max_response])
-
-        def put(whole: jax.Array, part: jax.Array) -> jax.Array:
-            rows = whole.reshape(-1, *whole.shape[2:]).at[order].set(part[:, 0])
-            return rows.reshape(whole.shape)
-
-        return jax.tree.map(put, _results(s), results)
-
-    s = decode(state, sizes)
-    mask = jnp.arange(max_response) < s["lengths"][..., None]
-    return Rollout(s["tokens"], s["lengths"], mask, s["log_probs"], s["entropy"], s["finished"])
+    results, rest = decode(state, sizes)
+    if rest is not None:
+        rows, part = rest
+        results = _put(results, rows, go_on(part, 1))
+    mask = jnp.arange(max_response) < results["lengths"][..., None]
+    return Rollout(mask=mask, **results)
 
 
 def _cache_sizes(max_response: int) -> list[int]:
@@ -193,8 +205,17 @@ def _results(s: dict) -> dict:
     return {name: s[name] for name in ("tokens", "log_probs", "entropy", "lengths", "finished")}
 
 
-def _rows_of(s: dict, rows: jax.Array) -> dict:
-    """Returns the state of some responses, by their numbers in [P * n], as groups of one."""
+def _left(s: dict) -> jax.Array:
+    """Returns how many responses have not ended."""
+    return (~s["finished"]).sum()
+
+
+def _unfinished(s: dict, count: int) -> tuple[jax.Array, dict]:
+    """Returns the numbers in [P * n] of `count` responses, and their state as groups of one.
+
+    All responses that have not ended are among them if they are not more.
+    """
+    rows = jnp.argsort(s["finished"].reshape(-1))[:count]
     prompts = rows // s["finished"].shape[1]
 
     def take(x: jax.Array) -> jax.Array:
@@ -202,7 +223,29 @@ def _rows_of(s: dict, rows: jax.Array) -> dict:
 
     prefix: gemma.Prefix = jax.tree.map(lambda x: x[prompts], s["prefix"])
     shared = {"t": s["t"], "prefix": prefix}
-    return jax.tree.map(take, {k: x for k, x in s.items() if k not in shared}) | shared
+    return rows, jax.tree.map(take, {k: x for k, x in s.items() if k not in shared}) | shared
+
+
+def _put(results: dict, rows: jax.Array, part: dict) -> dict:
+    """Returns results with those of the responses `rows`, which are groups of one."""
+
+    def put(whole: jax.Array, part: jax.Array) -> jax.Array:
+        flat = whole.reshape(-1, *whole.shape[2:])
+        return flat.at[rows].set(part[:, 0]).reshape(whole.shape)
+
+    return jax.tree.map(put, results, part)
+
+
+def _cut(config: gemma.GemmaConfig, cache: gemma.Cache, length: int) -> gemma.Cache:
+    """Returns the part of a cache that has room for `length` tokens."""
+    sizes = gemma.cache_sizes(config, length)
+    cut = lambda kv, size: jax.tree.map(lambda x: x[:, :, :, :size], kv)  # noqa: E731
+    return tuple(cut(kv, size) for kv, size in zip(cache, sizes, strict=True))
+
+
+def _put_first(whole: jax.Array, part: jax.Array) -> jax.Array:
+    """Returns a cache with those of its first tokens that `part` has."""
+    return whole.at[:, :, :, : part.shape[3]].set(part)
 
 
 def _in_parts(f: Callable[..., Any], size: int, *arrays: jax.Array) -> Any:
