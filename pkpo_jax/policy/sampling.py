@@ -11,7 +11,7 @@ from flax.typing import VariableDict
 
 from pkpo_jax.policy import gemma
 
-# Responses go on without the others once a share of 1 / _FEW is left.
+# Responses go on in a smaller batch once a share of 1 / _FEW is left.
 _FEW = 8
 
 
@@ -75,9 +75,11 @@ def sample(
         those of the whole distribution.
       head_rows: the head runs on so many responses to each prompt at a time, which bounds its
         arrays to [P, head_rows, V]; on all of them if None.
-      compact: whether the last eighth of the responses goes on without the others, once so few
-        are left and the cache has to grow. This is for a single device: it takes rows from
-        anywhere in the batch.
+      compact: whether the last eighth of the responses goes on without the others, and then the
+        last 64th, if `max_response` is long enough for caches to grow. Tokens stay the same, and
+        log-probs differ by rounding. Under pmap each device compacts its own responses. In one
+        program over a mesh it would not pay: responses that are left can be anywhere in the batch,
+        so that their caches and prefixes would move between devices, each of which holds few.
       rows: [P] int32, the numbers of the rows to fold into `key`; 0..P-1 if None.
 
     Returns:
