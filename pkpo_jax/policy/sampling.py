@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -117,9 +118,10 @@ def sample(
         """Returns the next token of each response, its log-prob, and the entropy."""
         logits: Any = model.apply({"params": params}, hidden, method="logits")
         log_p, entropy = gemma.log_probs_and_entropy(logits, temperature)
-        candidates = log_p if top_p >= 1.0 else _nucleus(log_p, top_p)
         noise = jax.vmap(jax.vmap(lambda key: jax.random.gumbel(key, log_p.shape[-1:])))(keys)
-        token = _first_maximum(jnp.where(greedy, log_p, candidates + noise))
+        noisy = jnp.where(greedy, log_p, log_p + noise)
+        draw = partial(_draw_from_nucleus, log_p, top_p=top_p) if top_p < 1.0 else _first_maximum
+        token = draw(noisy)
         return token, jnp.take_along_axis(log_p, token[..., None], -1)[..., 0], entropy
 
     def step(s: dict) -> dict:
@@ -274,34 +276,50 @@ def _first_maximum(x: jax.Array) -> jax.Array:
     return jnp.min(jnp.where(maximal, ids, x.shape[-1]), -1)
 
 
-def _nucleus(log_p: jax.Array, top_p: float) -> jax.Array:
-    """Returns `log_p` [..., V], -inf outside the smallest set of likeliest tokens of mass `top_p`.
+def _draw_from_nucleus(log_p: jax.Array, noisy: jax.Array, top_p: float) -> jax.Array:
+    """Returns the maximum of `noisy` among the smallest set of likeliest tokens of mass `top_p`.
 
-    Of equally likely tokens at the edge of the set, those with the lowest ids are kept. The least
-    probability in the set is found by bisection, because a sort of the whole vocabulary takes
-    longer than all else, and gathers it where it is split.
+    The maximum among all tokens is mostly in the set. If not, then neither are less likely tokens,
+    and the next maximum is sought among likelier ones. This takes a few passes over the tokens,
+    while a sort of the whole vocabulary takes longer than all else, and gathers it where it is
+    split. Of equally likely tokens at the edge of the set, those with the lowest ids are in it.
+
+    Args:
+      log_p: [..., V] float32 log-probs.
+      noisy: [..., V] log-probs with Gumbel noise.
+      top_p: the probability mass.
+
+    Returns:
+      [...] int32 tokens.
     """
-    p = jnp.exp(log_p)
+
+    def is_outside(token: jax.Array) -> jax.Array:
+        return ~_in_nucleus(log_p, token, top_p)
+
+    def draw_again(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        token, outside = state
+        likelier = _first_maximum(jnp.where(_precedes(log_p, token), noisy, -jnp.inf))
+        token = jnp.where(outside, likelier, token)
+        return token, is_outside(token)
+
+    token = _first_maximum(noisy)
+    return jax.lax.while_loop(lambda state: state[1].any(), draw_again, (token, is_outside(token)))[
+        0
+    ]
+
+
+def _in_nucleus(log_p: jax.Array, token: jax.Array, top_p: float) -> jax.Array:
+    """Returns whether `token` [...] is in the smallest set of likeliest tokens of mass `top_p`.
+
+    It is if the tokens of `log_p` [..., V] that precede it have less mass.
+    """
+    before = jnp.where(_precedes(log_p, token), jnp.exp(log_p), 0.0).sum(-1)
     # A set whose mass falls short of top_p only by the rounding of the float32 sum is large enough.
-    wanted = jnp.maximum(top_p - 1e-6, 1e-9)
+    return before < jnp.maximum(top_p - 1e-6, 1e-9)
 
-    def probability(bits: jax.Array) -> jax.Array:
-        return jax.lax.bitcast_convert_type(bits, jnp.float32)[..., None]
 
-    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = bounds
-        middle = low + (high - low) // 2
-        enough = jnp.where(p >= probability(middle), p, 0.0).sum(-1) >= wanted
-        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
-
-    # Nonnegative floats are ordered like their bits. Tokens of at least the probability `low` have
-    # enough mass, and those of at least `high` have not. 2.0 has the bits 2**30.
-    low = jnp.zeros(p.shape[:-1], jnp.int32)
-    low, _ = jax.lax.fori_loop(0, 30, halve, (low, low + 2**30))
-    least = probability(low)
-    likelier, tied = p > least, p == least
-    missing = wanted - jnp.where(likelier, p, 0.0).sum(-1, keepdims=True)
-    count = jnp.maximum(jnp.ceil(missing / least), 1)
-    surplus = (tied.sum(-1, keepdims=True) > count).any()
-    first = jax.lax.cond(surplus, lambda: tied & (jnp.cumsum(tied, -1) <= count), lambda: tied)
-    return jnp.where(likelier | first, log_p, -jnp.inf)
+def _precedes(log_p: jax.Array, token: jax.Array) -> jax.Array:
+    """Returns [..., V], whether tokens are likelier than `token` [...], or as likely and before it."""
+    own = jnp.take_along_axis(log_p, token[..., None], -1)
+    ids = jnp.arange(log_p.shape[-1])
+    return (log_p > own) | ((log_p == own) & (ids < token[..., None]))

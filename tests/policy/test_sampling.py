@@ -198,6 +198,13 @@ def test_nucleus_sampling_draws_the_likeliest_tokens_alone():
     np.testing.assert_allclose(r.log_probs.ravel(), np.log(p[tokens]), atol=1e-5)
 
 
+@partial(jax.jit, static_argnums=1)
+def nucleus(log_p, top_p):
+    """Returns which tokens are in the nucleus of [rows, V] log-probs."""
+    tokens = jnp.broadcast_to(jnp.arange(log_p.shape[-1])[:, None], log_p.shape[::-1])
+    return jax.vmap(lambda token: sampling._in_nucleus(log_p, token, top_p), out_axes=1)(tokens)
+
+
 @pytest.mark.parametrize(
     ("p", "top_p", "kept"),
     [
@@ -215,8 +222,7 @@ def test_nucleus_sampling_draws_the_likeliest_tokens_alone():
     ],
 )
 def test_the_nucleus_is_the_smallest_set_of_its_mass(p, top_p, kept):
-    got = sampling._nucleus(jnp.log(jnp.array([p, p])), top_p)
-    for row in np.isfinite(got):
+    for row in np.asarray(nucleus(jnp.log(jnp.array([p, p])), top_p)):
         assert np.flatnonzero(row).tolist() == kept
 
 
@@ -248,11 +254,20 @@ def test_the_nucleus_is_what_sorting_gives():
     )
     p = levels / levels.sum(-1, keepdims=True)
     for top_p in (0.03, 0.37, 0.9, 0.999):
-        got = np.isfinite(jax.jit(sampling._nucleus)(jnp.log(jnp.float32(p)), top_p))
+        log_p = jnp.log(jnp.float32(p))
+        got = np.asarray(nucleus(log_p, top_p))
         for row, kept in zip(p.round(9), got, strict=True):
             order = np.argsort(-row, kind="stable")
             count = 1 + int((np.cumsum(row[order]) < top_p - 1e-6).sum())
             assert np.flatnonzero(kept).tolist() == sorted(order[:count])
+        noisy = log_p + jax.random.gumbel(jax.random.key(1), log_p.shape)
+        token = sampling._draw_from_nucleus(log_p, noisy, top_p)
+        np.testing.assert_array_equal(token, jnp.where(got, noisy, -jnp.inf).argmax(-1))
+
+
+def test_top_p_of_logits_that_are_not_finite_ends():
+    log_p = jnp.full((2, 5), jnp.nan)
+    assert sampling._draw_from_nucleus(log_p, log_p, 0.5).shape == (2,)
 
 
 def test_a_row_draws_the_same_whatever_the_batch_around_it():
