@@ -14,6 +14,8 @@ from pkpo_jax.policy import gemma
 
 # Responses go on in a smaller batch once a share of 1 / _FEW is left.
 _FEW = 8
+# This is the scope of the loops of these batches, by which the compiled text tells them apart.
+STRAGGLERS = "stragglers"
 
 
 class Rollout(NamedTuple):
@@ -188,7 +190,8 @@ def sample(
     results, rest = decode(state, sizes)
     if rest is not None:
         rows, part = rest
-        results = _put(results, rows, go_on(part, 1))
+        with jax.named_scope(STRAGGLERS):
+            results = _put(results, rows, go_on(part, 1))
     mask = jnp.arange(max_response) < results["lengths"][..., None]
     return Rollout(mask=mask, **results)
 
@@ -319,7 +322,7 @@ def _in_nucleus(log_p: jax.Array, token: jax.Array, top_p: float) -> jax.Array:
 
 
 def _precedes(log_p: jax.Array, token: jax.Array) -> jax.Array:
-    """Returns [..., V], whether tokens are likelier than `token` [...], or as likely and before it."""
+    """Returns [..., V], whether tokens precede `token` [...] by probability, and then by id."""
     own = jnp.take_along_axis(log_p, token[..., None], -1)
     ids = jnp.arange(log_p.shape[-1])
     return (log_p > own) | ((log_p == own) & (ids < token[..., None]))
