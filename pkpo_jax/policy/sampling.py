@@ -283,32 +283,34 @@ def _draw_from_nucleus(log_p: jax.Array, noisy: jax.Array, top_p: float) -> jax.
     """Returns the maximum of `noisy` among the smallest set of likeliest tokens of mass `top_p`.
 
     The maximum among all tokens is mostly in the set. If not, then neither are less likely tokens,
-    and the next maximum is sought among likelier ones. This takes a few passes over the tokens,
-    while a sort of the whole vocabulary takes longer than all else, and gathers it where it is
-    split. Of equally likely tokens at the edge of the set, those with the lowest ids are in it.
+    and the next maximum is sought among likelier ones, for some responses of each group at a time.
+    This takes few passes over the tokens, while a sort of the whole vocabulary takes longer than
+    all else, and gathers it where it is split. Of equally likely tokens at the edge of the set,
+    those with the lowest ids are in it.
 
     Args:
-      log_p: [..., V] float32 log-probs.
-      noisy: [..., V] log-probs with Gumbel noise.
+      log_p: [P, n, V] float32 log-probs.
+      noisy: [P, n, V] log-probs with Gumbel noise.
       top_p: the probability mass.
 
     Returns:
-      [...] int32 tokens.
+      [P, n] int32 tokens.
     """
-
-    def is_outside(token: jax.Array) -> jax.Array:
-        return ~_in_nucleus(log_p, token, top_p)
+    some = -(-log_p.shape[1] // 8)
+    take = jax.vmap(lambda x, rows: x[rows])
+    put = jax.vmap(lambda x, rows, part: x.at[rows].set(part))
 
     def draw_again(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         token, outside = state
-        likelier = _first_maximum(jnp.where(_precedes(log_p, token), noisy, -jnp.inf))
-        token = jnp.where(outside, likelier, token)
-        return token, is_outside(token)
+        rows = jnp.argsort(~outside, 1)[:, :some]
+        own, again, p, x = (take(y, rows) for y in (token, outside, log_p, noisy))
+        likelier = _first_maximum(jnp.where(_precedes(p, own), x, -jnp.inf))
+        own = jnp.where(again, likelier, own)
+        return put(token, rows, own), put(outside, rows, ~_in_nucleus(p, own, top_p))
 
     token = _first_maximum(noisy)
-    return jax.lax.while_loop(lambda state: state[1].any(), draw_again, (token, is_outside(token)))[
-        0
-    ]
+    first = token, ~_in_nucleus(log_p, token, top_p)
+    return jax.lax.while_loop(lambda state: state[1].any(), draw_again, first)[0]
 
 
 def _in_nucleus(log_p: jax.Array, token: jax.Array, top_p: float) -> jax.Array:

@@ -261,13 +261,15 @@ def test_the_nucleus_is_what_sorting_gives():
             count = 1 + int((np.cumsum(row[order]) < top_p - 1e-6).sum())
             assert np.flatnonzero(kept).tolist() == sorted(order[:count])
         noisy = log_p + jax.random.gumbel(jax.random.key(1), log_p.shape)
-        token = sampling._draw_from_nucleus(log_p, noisy, top_p)
-        np.testing.assert_array_equal(token, jnp.where(got, noisy, -jnp.inf).argmax(-1))
+        groups = [x.reshape(20, 10, 300) for x in (log_p, noisy)]
+        token = sampling._draw_from_nucleus(*groups, top_p)
+        expected = jnp.where(got, noisy, -jnp.inf).argmax(-1)
+        np.testing.assert_array_equal(token.ravel(), expected)
 
 
 def test_top_p_of_logits_that_are_not_finite_ends():
-    log_p = jnp.full((2, 5), jnp.nan)
-    assert sampling._draw_from_nucleus(log_p, log_p, 0.5).shape == (2,)
+    log_p = jnp.full((2, 3, 5), jnp.nan)
+    assert sampling._draw_from_nucleus(log_p, log_p, 0.5).shape == (2, 3)
 
 
 def test_a_row_draws_the_same_whatever_the_batch_around_it():
