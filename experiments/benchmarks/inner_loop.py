@@ -11,6 +11,9 @@ largest difference is printed. The workloads are
   decoding-33M                  4 x 4 responses of 64 tokens, with 33.6M parameters in the layers
   early-stop                    8 x 16 responses with room for 512 tokens, which all stop at 32
   straggler                     the same, but one of the 128 responses goes on to 512
+  top-p                         4 x 16 responses of 32 tokens from a vocabulary of 32,768, sampled
+                                with top_p = .95, beside the package without it, which here is the
+                                reference
 
 Times are medians of calls that take turns in one process, after a first call that compiles. The
 spread is half of the distance between quartiles. `--only=NAME` runs the workloads whose names start
@@ -71,6 +74,8 @@ QUICK = dataclasses.replace(
     vocab_size=64,
     sliding_window_size=16,
 )
+# The layers are small beside the head, as in Gemma's smallest networks.
+WIDE = dataclasses.replace(SMALL, num_layers=2, num_embed=32_768, vocab_size=32_768)
 # Tokens of the Markov chain of `follow_chain`: the last one of each prompt, one that follows itself
 # for ever, the one that stops a response, and the first of those that lead to it.
 PROMPT, FOREVER, STOP, CHAIN = 1, 2, 3, 4
@@ -181,6 +186,27 @@ def rollout(
     return Pair(package, reference, difference)
 
 
+def nucleus(config: gemma.GemmaConfig, prompts: int, n: int, tokens: int) -> Pair:
+    """Returns the workload of sampling with top-p, whose reference is sampling without it."""
+    inputs = make_inputs(config, prompts, 16)
+    arguments: Any = (*inputs[1:], jax.random.key(SEED), 1.0)
+    sizes: Any = {"n": n, "max_response": tokens, "stop_tokens": ()}
+    sample = functools.partial(sampling.sample, inputs.model, **sizes)
+    package, reference = jax.jit(functools.partial(sample, top_p=0.95)), jax.jit(sample)
+
+    def difference(package: sampling.Rollout, reference: sampling.Rollout) -> float:
+        """Returns the largest difference of log-probs of tokens that follow equal ones.
+
+        Tokens are equal up to the first one that top-p leaves out.
+        """
+        equal = np.cumprod(package.tokens == reference.tokens, -1).astype(bool)
+        if equal.all() or not equal[:, :, 0].mean() > 0.5:
+            raise ValueError(f"Of the first tokens {equal[:, :, 0].mean():.0%} are equal.")
+        return float(abs(package.log_probs - reference.log_probs)[equal].max())
+
+    return Pair(lambda: package(*arguments), lambda: reference(*arguments), difference)
+
+
 def follow_chain(inputs: Inputs, steps: int, fork: float) -> Inputs:
     """Returns parameters and prompts by which responses follow a Markov chain to a stop token.
 
@@ -241,7 +267,7 @@ def early_stop(
 
 def workloads(quick: bool) -> dict[str, Callable[[], Pair]]:
     """Returns functions that set workloads up, by name."""
-    small, large = (QUICK, QUICK) if quick else (SMALL, LARGE)
+    small, large, wide = (QUICK,) * 3 if quick else (SMALL, LARGE, WIDE)
     p, n = (2, 4) if quick else (8, 16)
     at = (lambda count: count // 8) if quick else (lambda count: count)
 
@@ -259,6 +285,7 @@ def workloads(quick: bool) -> dict[str, Callable[[], Pair]]:
         "decoding-33M": lambda: decoding(large, 4, 4, at(64)),
         "early-stop": lambda: stop(0),
         "straggler": lambda: stop(1),
+        "top-p": lambda: nucleus(wide, 4, n, at(32)),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,8 +12,10 @@ from flax.typing import VariableDict
 
 from pkpo_jax.policy import gemma
 
-# Responses go on without the others once a share of 1 / _FEW is left.
+# Responses go on in a smaller batch once a share of 1 / _FEW is left.
 _FEW = 8
+# This is the scope of the loops of these batches, by which the compiled text tells them apart.
+STRAGGLERS = "stragglers"
 
 
 class Rollout(NamedTuple):
@@ -75,9 +78,11 @@ def sample(
         those of the whole distribution.
       head_rows: the head runs on so many responses to each prompt at a time, which bounds its
         arrays to [P, head_rows, V]; on all of them if None.
-      compact: whether the last eighth of the responses goes on without the others, once so few
-        are left and the cache has to grow. This is for a single device: it takes rows from
-        anywhere in the batch.
+      compact: whether the last eighth of the responses goes on without the others, and then the
+        last 64th, if `max_response` is long enough for caches to grow. Tokens stay the same, and
+        log-probs differ by rounding. Under pmap each device compacts its own responses. In one
+        program over a mesh it would not pay: responses that are left can be anywhere in the batch,
+        so that their caches and prefixes would move between devices, each of which holds few.
       rows: [P] int32, the numbers of the rows to fold into `key`; 0..P-1 if None.
 
     Returns:
@@ -91,6 +96,9 @@ def sample(
     # The loop over tokens reads single layers.
     params, prefix = (gemma.for_decoding(tree, model.config) for tree in (params, prefix))
     sizes = _cache_sizes(max_response)
+    # How many responses are few enough to leave the whole batch, and then the smaller ones.
+    batches = [p * n // _FEW**level for level in (1, 2)] if compact and len(sizes) > 1 else []
+    batches = [count for count in batches if count] + [0]
     last = jnp.broadcast_to(gemma.last_prompt_token(prompts, lengths)[:, None], (p, n))
     greedy = jnp.asarray(temperature) == 0.0
     temperature = jnp.where(greedy, 1.0, temperature)
@@ -112,9 +120,10 @@ def sample(
         """Returns the next token of each response, its log-prob, and the entropy."""
         logits: Any = model.apply({"params": params}, hidden, method="logits")
         log_p, entropy = gemma.log_probs_and_entropy(logits, temperature)
-        candidates = log_p if top_p >= 1.0 else _nucleus(log_p, top_p)
         noise = jax.vmap(jax.vmap(lambda key: jax.random.gumbel(key, log_p.shape[-1:])))(keys)
-        token = _first_maximum(jnp.where(greedy, log_p, candidates + noise))
+        noisy = jnp.where(greedy, log_p, log_p + noise)
+        draw = partial(_draw_from_nucleus, log_p, top_p=top_p) if top_p < 1.0 else _first_maximum
+        token = draw(noisy)
         return token, jnp.take_along_axis(log_p, token[..., None], -1)[..., 0], entropy
 
     def step(s: dict) -> dict:
@@ -140,40 +149,50 @@ def sample(
             "finished": s["finished"] | stopped,
         }
 
-    def grown(s: dict, size: int) -> dict:
-        return s | {"cache": gemma.grow_cache(model.config, s["cache"], size)}
+    def run(s: dict, size: int, few: int) -> dict:
+        """Samples until the cache of this size is full or no more than `few` responses go on."""
+        return jax.lax.while_loop(lambda s: (s["t"] < size) & (_left(s) > few), step, s)
 
-    def decode(s: dict, sizes: Sequence[int]) -> dict:
-        """Samples until all responses have ended, with a cache of each of these sizes in turn."""
+    def decode(s: dict, sizes: Sequence[int]) -> tuple[dict, Any]:
+        """Samples with a cache of each of these sizes in turn, until few responses go on.
 
-        def unfinished(s: dict) -> jax.Array:
-            return (s["t"] < sizes[0]) & ~s["finished"].all()
+        Returns the results so far, and the rows that go on with their state.
+        """
 
-        s = jax.lax.while_loop(unfinished, step, s)
+        def grow(s: dict) -> tuple[dict, Any]:
+            cache = gemma.grow_cache(model.config, s["cache"], sizes[1])
+            return decode(s | {"cache": cache}, sizes[1:])
+
+        def leave(s: dict) -> tuple[dict, Any]:
+            if not batches[0]:
+                return _results(s), None
+            rows, part = _unfinished(s, batches[0])
+            cache = gemma.grow_cache(model.config, part["cache"], max_response)
+            return _results(s), (rows, part | {"cache": cache})
+
+        s = run(s, sizes[0], batches[0])
         if len(sizes) == 1:
+            return leave(s)
+        return jax.lax.cond(_left(s) > batches[0], grow, leave, s)
+
+    def go_on(s: dict, level: int) -> dict:
+        """Returns the results of a smaller batch, whose cache has room for all tokens."""
+        # Each size of a cache is one more loop to compile, and matters less to a smaller batch.
+        for size in sizes[:: -(2**level)][::-1]:
+            part = run(s | {"cache": _cut(model.config, s["cache"], size)}, size, batches[level])
+            s = part | {"cache": jax.tree.map(_put_first, s["cache"], part["cache"])}
+        if not batches[level]:
             return _results(s)
-        left, few = (~s["finished"]).sum(), s["finished"].size // _FEW
-        branches = [_results, lambda s: decode(grown(s, sizes[1]), sizes[1:])]
-        branch = jnp.where(left == 0, 0, 1)
-        if compact and few:
-            branches.append(lambda s: stragglers(s, few))
-            branch = jnp.where((left > 0) & (left <= few), 2, branch)
-        return jax.lax.switch(branch, branches, s)
+        rows, part = _unfinished(s, batches[level])
+        return _put(_results(s), rows, go_on(part, level + 1))
 
-    def stragglers(s: dict, few: int) -> dict:
-        """Samples the rest of the `few` responses that have not ended, without the others."""
-        order = jnp.argsort(s["finished"].reshape(-1))[:few]
-        results = decode(grown(_rows_of(s, order), max_response), [max_response])
-
-        def put(whole: jax.Array, part: jax.Array) -> jax.Array:
-            rows = whole.reshape(-1, *whole.shape[2:]).at[order].set(part[:, 0])
-            return rows.reshape(whole.shape)
-
-        return jax.tree.map(put, _results(s), results)
-
-    s = decode(state, sizes)
-    mask = jnp.arange(max_response) < s["lengths"][..., None]
-    return Rollout(s["tokens"], s["lengths"], mask, s["log_probs"], s["entropy"], s["finished"])
+    results, rest = decode(state, sizes)
+    if rest is not None:
+        rows, part = rest
+        with jax.named_scope(STRAGGLERS):
+            results = _put(results, rows, go_on(part, 1))
+    mask = jnp.arange(max_response) < results["lengths"][..., None]
+    return Rollout(mask=mask, **results)
 
 
 def _cache_sizes(max_response: int) -> list[int]:
@@ -192,8 +211,17 @@ def _results(s: dict) -> dict:
     return {name: s[name] for name in ("tokens", "log_probs", "entropy", "lengths", "finished")}
 
 
-def _rows_of(s: dict, rows: jax.Array) -> dict:
-    """Returns the state of some responses, by their numbers in [P * n], as groups of one."""
+def _left(s: dict) -> jax.Array:
+    """Returns how many responses have not ended."""
+    return (~s["finished"]).sum()
+
+
+def _unfinished(s: dict, count: int) -> tuple[jax.Array, dict]:
+    """Returns the numbers in [P * n] of `count` responses, and their state as groups of one.
+
+    All responses that have not ended are among them if they are not more.
+    """
+    rows = jnp.argsort(s["finished"].reshape(-1))[:count]
     prompts = rows // s["finished"].shape[1]
 
     def take(x: jax.Array) -> jax.Array:
@@ -201,7 +229,29 @@ def _rows_of(s: dict, rows: jax.Array) -> dict:
 
     prefix: gemma.Prefix = jax.tree.map(lambda x: x[prompts], s["prefix"])
     shared = {"t": s["t"], "prefix": prefix}
-    return jax.tree.map(take, {k: x for k, x in s.items() if k not in shared}) | shared
+    return rows, jax.tree.map(take, {k: x for k, x in s.items() if k not in shared}) | shared
+
+
+def _put(results: dict, rows: jax.Array, part: dict) -> dict:
+    """Returns results with those of the responses `rows`, which are groups of one."""
+
+    def put(whole: jax.Array, part: jax.Array) -> jax.Array:
+        flat = whole.reshape(-1, *whole.shape[2:])
+        return flat.at[rows].set(part[:, 0]).reshape(whole.shape)
+
+    return jax.tree.map(put, results, part)
+
+
+def _cut(config: gemma.GemmaConfig, cache: gemma.Cache, length: int) -> gemma.Cache:
+    """Returns the part of a cache that has room for `length` tokens."""
+    sizes = gemma.cache_sizes(config, length)
+    cut = lambda kv, size: jax.tree.map(lambda x: x[:, :, :, :size], kv)  # noqa: E731
+    return tuple(cut(kv, size) for kv, size in zip(cache, sizes, strict=True))
+
+
+def _put_first(whole: jax.Array, part: jax.Array) -> jax.Array:
+    """Returns a cache with those of its first tokens that `part` has."""
+    return whole.at[:, :, :, : part.shape[3]].set(part)
 
 
 def _in_parts(f: Callable[..., Any], size: int, *arrays: jax.Array) -> Any:
@@ -228,34 +278,52 @@ def _first_maximum(x: jax.Array) -> jax.Array:
     return jnp.min(jnp.where(maximal, ids, x.shape[-1]), -1)
 
 
-def _nucleus(log_p: jax.Array, top_p: float) -> jax.Array:
-    """Returns `log_p` [..., V], -inf outside the smallest set of likeliest tokens of mass `top_p`.
+def _draw_from_nucleus(log_p: jax.Array, noisy: jax.Array, top_p: float) -> jax.Array:
+    """Returns the maximum of `noisy` among the smallest set of likeliest tokens of mass `top_p`.
 
-    Of equally likely tokens at the edge of the set, those with the lowest ids are kept. The least
-    probability in the set is found by bisection, because a sort of the whole vocabulary takes
-    longer than all else, and gathers it where it is split.
+    The maximum among all tokens is mostly in the set. If not, then neither are less likely tokens,
+    and the next maximum is sought among likelier ones, for some responses of each group at a time.
+    This takes few passes over the tokens, while a sort of the whole vocabulary takes longer than
+    all else, and gathers it where it is split. Of equally likely tokens at the edge of the set,
+    those with the lowest ids are in it.
+
+    Args:
+      log_p: [P, n, V] float32 log-probs.
+      noisy: [P, n, V] log-probs with Gumbel noise.
+      top_p: the probability mass.
+
+    Returns:
+      [P, n] int32 tokens.
     """
-    p = jnp.exp(log_p)
+    some = -(-log_p.shape[1] // 8)
+    take = jax.vmap(lambda x, rows: x[rows])
+    put = jax.vmap(lambda x, rows, part: x.at[rows].set(part))
+
+    def draw_again(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        token, outside = state
+        rows = jnp.argsort(~outside, 1)[:, :some]
+        own, again, p, x = (take(y, rows) for y in (token, outside, log_p, noisy))
+        likelier = _first_maximum(jnp.where(_precedes(p, own), x, -jnp.inf))
+        own = jnp.where(again, likelier, own)
+        return put(token, rows, own), put(outside, rows, ~_in_nucleus(p, own, top_p))
+
+    token = _first_maximum(noisy)
+    first = token, ~_in_nucleus(log_p, token, top_p)
+    return jax.lax.while_loop(lambda state: state[1].any(), draw_again, first)[0]
+
+
+def _in_nucleus(log_p: jax.Array, token: jax.Array, top_p: float) -> jax.Array:
+    """Returns whether `token` [...] is in the smallest set of likeliest tokens of mass `top_p`.
+
+    It is if the tokens of `log_p` [..., V] that precede it have less mass.
+    """
+    before = jnp.where(_precedes(log_p, token), jnp.exp(log_p), 0.0).sum(-1)
     # A set whose mass falls short of top_p only by the rounding of the float32 sum is large enough.
-    wanted = jnp.maximum(top_p - 1e-6, 1e-9)
+    return before < jnp.maximum(top_p - 1e-6, 1e-9)
 
-    def probability(bits: jax.Array) -> jax.Array:
-        return jax.lax.bitcast_convert_type(bits, jnp.float32)[..., None]
 
-    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = bounds
-        middle = low + (high - low) // 2
-        enough = jnp.where(p >= probability(middle), p, 0.0).sum(-1) >= wanted
-        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
-
-    # Nonnegative floats are ordered like their bits. Tokens of at least the probability `low` have
-    # enough mass, and those of at least `high` have not. 2.0 has the bits 2**30.
-    low = jnp.zeros(p.shape[:-1], jnp.int32)
-    low, _ = jax.lax.fori_loop(0, 30, halve, (low, low + 2**30))
-    least = probability(low)
-    likelier, tied = p > least, p == least
-    missing = wanted - jnp.where(likelier, p, 0.0).sum(-1, keepdims=True)
-    count = jnp.maximum(jnp.ceil(missing / least), 1)
-    surplus = (tied.sum(-1, keepdims=True) > count).any()
-    first = jax.lax.cond(surplus, lambda: tied & (jnp.cumsum(tied, -1) <= count), lambda: tied)
-    return jnp.where(likelier | first, log_p, -jnp.inf)
+def _precedes(log_p: jax.Array, token: jax.Array) -> jax.Array:
+    """Returns [..., V], whether tokens precede `token` [...] by probability, and then by id."""
+    own = jnp.take_along_axis(log_p, token[..., None], -1)
+    ids = jnp.arange(log_p.shape[-1])
+    return (log_p > own) | ((log_p == own) & (ids < token[..., None]))

@@ -122,11 +122,23 @@ class Program:
         return -(-max(bound - start, 0) // (step or 1))
 
     def _bound(self, loop: Instruction) -> int | None:
-        """Returns the largest integer in the condition of a loop and in its fusions."""
+        """Returns the largest integer in the condition of a loop and in its fusions.
+
+        Those that something has to exceed are no bounds of the counter. Decoding goes on while more
+        than so many responses are left.
+        """
         names, found = loop.called("condition"), []
         for name in names:
-            for instruction in self.computations[name].values():
-                found += [int(instruction.literal)] if _is_integer(instruction) else []
+            instructions = self.computations[name]
+            exceeded = {
+                operand
+                for i in instructions.values()
+                if i.opcode == "compare" and "direction=GT" in i.attributes
+                for operand in i.operands
+            }
+            for instruction in instructions.values():
+                if _is_integer(instruction) and instruction.name not in exceeded:
+                    found.append(int(instruction.literal))
                 names += instruction.called()
         return max(found, default=None)
 

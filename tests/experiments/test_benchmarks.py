@@ -71,3 +71,11 @@ def test_stops_are_where_the_workload_wants_them(stragglers):
     expected = [5] * (8 - stragglers) + [24] * stragglers
     assert sorted(np.asarray(reference.lengths).ravel()) == expected
     assert pair.difference(package, reference) < 1e-5
+
+
+def test_top_p_changes_tokens_outside_the_nucleus_alone():
+    pair = inner_loop.nucleus(CONFIG, 2, 8, 6)
+    package, reference = pair.package(), pair.reference()
+    assert pair.difference(package, reference) < 1e-5
+    with pytest.raises(ValueError, match="100% are equal"):
+        pair.difference(package, package)

@@ -90,12 +90,23 @@ def test_the_head_on_some_responses_at_a_time(head_rows):
 @pytest.fixture
 def small_caches(monkeypatch):
     """Makes caches grow from 2 tokens on, so that short responses exercise what long ones do."""
-    sizes = {5: [2, 4, 5], 13: [2, 4, 8, 13]}
+    sizes = {9: [2, 5, 9], 13: [2, 4, 8, 13]}
     monkeypatch.setattr(sampling, "_cache_sizes", sizes.__getitem__)
 
 
+ENDS = (1, *range(3, 16))
+
+
+def assert_same_rollouts(found, expected):
+    for name, x in found._asdict().items():
+        if x.dtype == jnp.float32:
+            np.testing.assert_allclose(x, getattr(expected, name), atol=2e-6, err_msg=name)
+        else:
+            np.testing.assert_array_equal(x, getattr(expected, name), err_msg=name)
+
+
 @pytest.mark.parametrize("compact", [False, True])
-@pytest.mark.parametrize("stop", [STOP, (1, *range(3, 16))])
+@pytest.mark.parametrize("stop", [STOP, ENDS])
 def test_caches_that_grow_and_responses_that_go_on_alone(small_caches, compact, stop):
     model, params = small.policy()
     arguments = params, *small.prompts(), jax.random.key(0), 1.0
@@ -106,9 +117,50 @@ def test_caches_that_grow_and_responses_that_go_on_alone(small_caches, compact, 
     left = [int((expected.lengths > t).sum()) for t in (2, 4, 8)]
     # Of 24 responses, three go on without the others, if any number below that is left.
     assert left == ([21, 18, 13] if stop == STOP else [6, 3, 0])
-    found = jax.jit(partial(f, compact=compact))(*arguments)
-    for name, x in found._asdict().items():
-        np.testing.assert_allclose(x, getattr(expected, name), atol=2e-6, err_msg=name)
+    assert_same_rollouts(jax.jit(partial(f, compact=compact))(*arguments), expected)
+
+
+@pytest.fixture
+def loops(monkeypatch):
+    """Runs loops and branches from Python, and lists the state of each step."""
+    states = []
+
+    def while_loop(condition, body, state):
+        body = jax.jit(body)
+        while condition(state):
+            state = body(state)
+            states.append(state)
+        return state
+
+    monkeypatch.setattr(jax.lax, "while_loop", while_loop)
+    monkeypatch.setattr(jax.lax, "cond", lambda at, f, g, *args: f(*args) if at else g(*args))
+    return states
+
+
+def test_responses_that_are_left_go_on_in_smaller_and_smaller_batches(small_caches, loops):
+    model, params = small.policy(dataclasses.replace(small.CONFIG, num_layers=2))
+    arguments = params, *small.prompts(), jax.random.key(0), 1.0
+    f = partial(sampling.sample, model, n=22, max_response=9, stop_tokens=tuple(range(3, 19)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "_cache_sizes", lambda length: [length])
+        expected = f(*arguments, compact=True)
+    # Short responses do not leave the batch.
+    assert {s["last"].shape for s in loops} == {(6, 22)}
+    loops.clear()
+    assert_same_rollouts(f(*arguments, compact=True), expected)
+    # An eighth of the 132 responses are sixteen, and a 64th are two.
+    lengths = np.asarray(expected.lengths)
+    left = [int((lengths > t).sum()) for t in range(lengths.max())]
+    shapes = [(6, 22) if count > 16 else (16, 1) if count > 2 else (2, 1) for count in left]
+    assert [s["last"].shape for s in loops] == shapes and len(set(shapes)) == 3
+    # Those that leave the whole batch belong to several prompts, and end at different times.
+    alone = lengths > shapes.index((16, 1))
+    assert alone.any(1).sum() > 2 and len(set(lengths[alone])) > 2
+    # The sixteen have two sizes of caches at most, and the two have one.
+    room = [s["cache"][1].keys.shape[3] for s in loops]
+    for t, (shape, size) in enumerate(zip(shapes, room, strict=True)):
+        sizes = {(6, 22): [2, 5, 9], (16, 1): [2, 9], (2, 1): [9]}[shape]
+        assert size == next(size for size in sizes if size > t)
 
 
 def test_samples_have_the_scored_distribution():
@@ -146,6 +198,13 @@ def test_nucleus_sampling_draws_the_likeliest_tokens_alone():
     np.testing.assert_allclose(r.log_probs.ravel(), np.log(p[tokens]), atol=1e-5)
 
 
+@partial(jax.jit, static_argnums=1)
+def nucleus(log_p, top_p):
+    """Returns which tokens are in the nucleus of [rows, V] log-probs."""
+    tokens = jnp.broadcast_to(jnp.arange(log_p.shape[-1])[:, None], log_p.shape[::-1])
+    return jax.vmap(lambda token: sampling._in_nucleus(log_p, token, top_p), out_axes=1)(tokens)
+
+
 @pytest.mark.parametrize(
     ("p", "top_p", "kept"),
     [
@@ -163,8 +222,7 @@ def test_nucleus_sampling_draws_the_likeliest_tokens_alone():
     ],
 )
 def test_the_nucleus_is_the_smallest_set_of_its_mass(p, top_p, kept):
-    got = sampling._nucleus(jnp.log(jnp.array([p, p])), top_p)
-    for row in np.isfinite(got):
+    for row in np.asarray(nucleus(jnp.log(jnp.array([p, p])), top_p)):
         assert np.flatnonzero(row).tolist() == kept
 
 
@@ -196,11 +254,22 @@ def test_the_nucleus_is_what_sorting_gives():
     )
     p = levels / levels.sum(-1, keepdims=True)
     for top_p in (0.03, 0.37, 0.9, 0.999):
-        got = np.isfinite(jax.jit(sampling._nucleus)(jnp.log(jnp.float32(p)), top_p))
+        log_p = jnp.log(jnp.float32(p))
+        got = np.asarray(nucleus(log_p, top_p))
         for row, kept in zip(p.round(9), got, strict=True):
             order = np.argsort(-row, kind="stable")
             count = 1 + int((np.cumsum(row[order]) < top_p - 1e-6).sum())
             assert np.flatnonzero(kept).tolist() == sorted(order[:count])
+        noisy = log_p + jax.random.gumbel(jax.random.key(1), log_p.shape)
+        groups = [x.reshape(20, 10, 300) for x in (log_p, noisy)]
+        token = sampling._draw_from_nucleus(*groups, top_p)
+        expected = jnp.where(got, noisy, -jnp.inf).argmax(-1)
+        np.testing.assert_array_equal(token.ravel(), expected)
+
+
+def test_top_p_of_logits_that_are_not_finite_ends():
+    log_p = jnp.full((2, 3, 5), jnp.nan)
+    assert sampling._draw_from_nucleus(log_p, log_p, 0.5).shape == (2, 3)
 
 
 def test_a_row_draws_the_same_whatever_the_batch_around_it():
@@ -220,18 +289,8 @@ def test_responses_of_a_group_differ():
     assert len({tuple(row) for row in np.asarray(r.tokens[1])}) > 3
 
 
-def test_decoding_stops_once_every_response_has_ended(monkeypatch):
-    steps = []
-
-    def while_loop(condition, body, state):
-        body = jax.jit(body)
-        while condition(state):
-            state = body(state)
-            steps.append(1)
-        return state
-
+def test_decoding_stops_once_every_response_has_ended(loops):
     model, params = small.policy()
-    monkeypatch.setattr(jax.lax, "while_loop", while_loop)
     r = sampling.sample(
         model,
         params,
@@ -242,7 +301,7 @@ def test_decoding_stops_once_every_response_has_ended(monkeypatch):
         max_response=50,
         stop_tokens=tuple(range(1, 20)),
     )
-    assert r.finished.all() and len(steps) == r.lengths.max() < 50
+    assert r.finished.all() and len(loops) == r.lengths.max() < 50
 
 
 def test_temperature_is_traced():

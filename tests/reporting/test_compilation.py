@@ -15,14 +15,15 @@ def test_topologies_that_are_none(topology):
         chips.describe(topology)
 
 
-def test_a_decoded_token_costs_its_products():
+@pytest.mark.parametrize("n", [3, 1000])
+def test_a_decoded_token_costs_its_products(n):
     config = config_lib.default()
     config.model.size = "tiny"
-    # The cache of so many tokens grows once.
+    # The cache of so many tokens grows once. An eighth of 2,000 responses may go on alone.
     config.rollout.max_prompt, config.rollout.max_response = 16, 96
     devices = parallel.Jitted(parallel.make_mesh((1, 1, 1), jax.devices()[:1]))
     built = programs.Programs(config, devices, policies.vocabulary(config))
-    work = compilation.compile_sampler(built, prompts=2, n=3).work
+    work = compilation.compile_sampler(built, prompts=2, n=n).work
     # On a chip with endless memory bandwidth that makes one operation a second.
     chip = chips.Chip(memory=1, flops=1.0, bandwidth=float("inf"), ici=1.0)
     times = roofline.phases(
@@ -31,9 +32,9 @@ def test_a_decoded_token_costs_its_products():
     c = built.model.config
     heads = c.num_heads + c.num_kv_heads
     layer = 2 * heads * c.head_dim * c.embed_dim + 3 * c.embed_dim * c.hidden_dim
-    products = 6 * 2 * (c.num_layers * layer + c.num_embed * c.embed_dim)
+    products = 2 * n * 2 * (c.num_layers * layer + c.num_embed * c.embed_dim)
     # The keys and values of the prompt and of all tokens are read at most.
-    attention = 6 * 4 * c.num_layers * c.num_heads * c.head_dim * (16 + 96)
+    attention = 2 * n * 4 * c.num_layers * c.num_heads * c.head_dim * (16 + 96)
     token, prefill = times["a decoded token"], times["prefill"]
     assert products < token.products <= products + attention
     # A prompt is computed once for its responses, and without the head.
