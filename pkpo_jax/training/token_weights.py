@@ -55,14 +55,14 @@ def resrl(responses: Responses) -> jax.Array:
     Of the tokens of a prompt's right responses (reward of at least 1), mu is the mean of the hidden
     states, and the columns of V are the 64 directions in which these vary most. The distance of a
     token of a wrong response is d = ||(I - V V^T)(h - mu)||^2 / D: it is small where the response
-    is still like the right ones. Let lo and hi be the quantiles .2 and .8 of the distances in the
+    is still like the right ones. Let lo and hi be the quantiles .2 and .8 of these distances in a
     group. The weight of a wrong response is then multiplied at each token by
 
         .1 + .9 clip((d - lo) / (hi - lo), 0, 1)          (.55 if lo = hi),
 
     and that of a right response by .1. Groups with fewer than 4 tokens of right responses stay as
-    they are. At most 4096 tokens of right responses are used, the first ones here. Directions
-    without variance are left out.
+    they are. At most 4096 tokens of right responses are used; these are the first ones, which is
+    our choice. Directions without variance are left out.
 
     Returns:
       [P, n, T] float32, the weights times these factors.
