@@ -30,7 +30,7 @@ ROUNDING = 1e-6
 
 
 class Responses(NamedTuple):
-    """What a function knows of the responses to P prompts, without gradients.
+    """The responses to P prompts as a function of this module sees them, without gradients.
 
     Attributes:
       weights: [P, n] float32 reward weights of the estimator, in the SUM convention.

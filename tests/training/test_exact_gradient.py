@@ -105,7 +105,7 @@ def test_expected_update_of_sage_is_that_of_the_divergences_times_their_factors(
     model, params = small.table(CONFIG)
     prompt, length = jnp.array([[2, 3, 2]]), jnp.array([3])
     responses = jnp.array(RESPONSES)[None]
-    # The reference predicts the first token, and the second one after each of the tokens 2 and 3.
+    # There are reference log-probs of the first token, and of the second one after 2 and after 3.
     logits = jax.random.normal(jax.random.key(4), (3, 3))
     start, *later = jax.nn.log_softmax(logits)
     reference = jnp.array([[[start[a - 1], later[a - 3][b - 1]] for a, b in RESPONSES]])
