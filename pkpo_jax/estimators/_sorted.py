@@ -201,13 +201,15 @@ def _by_sorting(key: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the ascending `key` [..., n] and the place of each element, found by bisection.
 
     The bisection is written in batched gathers because a vmapped searchsorted does not compile for
-    explicitly sharded arrays.
+    explicitly sharded arrays. On a CPU it takes less time than the sort of the keys, whereas a sort
+    that carries indices takes several times as long. The gathers are promised to be in bounds: with
+    checks, the bisection takes up to three times as long.
     """
     ordered, n = jax.lax.sort(key, is_stable=False), key.shape[-1]
     place = jnp.zeros_like(key)
     for bit in reversed(range(n.bit_length())):
         more = place + (1 << bit)
-        last = jnp.take_along_axis(ordered, jnp.minimum(more, n) - 1, -1)
+        last = _take(ordered, jnp.minimum(more, n) - 1)
         place = jnp.where((more <= n) & (last < key), more, place)
     return ordered, place
 
@@ -230,7 +232,12 @@ def _sum_of_gaps(below: jax.Array, above: jax.Array, place: jax.Array) -> jax.Ar
     no_pad = [(0, 0)] * axis
     gained = jnp.pad(jax.lax.cumsum(below, axis), [*no_pad, (1, 0)])
     lost = jnp.pad(jax.lax.cumsum(above, axis, reverse=True), [*no_pad, (0, 1)])
-    return jnp.take_along_axis(gained + lost, place, -1)
+    return _take(gained + lost, place)
+
+
+def _take(x: jax.Array, at: jax.Array) -> jax.Array:
+    """Returns the elements of `x` [..., n] at `at` [..., n], all of which lie within 0..n-1."""
+    return jnp.take_along_axis(x, at, -1, mode="promise_in_bounds")
 
 
 def _ordered_bits(x: jax.Array) -> jax.Array:

@@ -41,12 +41,43 @@ def score(
     Returns:
       log_probs, entropy: [P, n, T] float32 each, in nats.
     """
-    variables = {"params": params}
+    hidden = hidden_states(model, params, prompts, lengths, responses)
+    return of_hidden(model, params, hidden, responses, temperature, head_chunk=head_chunk)
+
+
+def hidden_states(
+    model: gemma.Gemma,
+    params: VariableDict,
+    prompts: jax.Array,
+    lengths: jax.Array,
+    responses: jax.Array,
+) -> jax.Array:
+    """Computes the normalised hidden states, of which the head predicts each response token.
+
+    The arguments are those of `score`.
+
+    Returns:
+      [P, n, T, D] in the dtype of the model's activations.
+    """
     last = gemma.last_prompt_token(prompts, lengths)[:, None, None]
     inputs = jnp.concatenate(
         [jnp.broadcast_to(last, (*responses.shape[:2], 1)), responses[..., :-1]], -1
     )
-    hidden: Any = model.apply(variables, prompts, lengths, inputs, method="respond")
+    hidden: Any = model.apply({"params": params}, prompts, lengths, inputs, method="respond")
+    return hidden
+
+
+def of_hidden(
+    model: gemma.Gemma,
+    params: VariableDict,
+    hidden: jax.Array,
+    responses: jax.Array,
+    temperature: jax.typing.ArrayLike = 1.0,
+    *,
+    head_chunk: int = 64,
+) -> tuple[jax.Array, jax.Array]:
+    """Computes what `score` does, given the result [P, n, T, D] of `hidden_states`."""
+    variables = {"params": params}
 
     def head(chunk: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         states, tokens = chunk

@@ -15,7 +15,7 @@ from pkpo_jax.policy import checkpoints, sizes
 from pkpo_jax.tasks import code
 from pkpo_jax.tasks.code import sandbox
 from pkpo_jax.training import config as config_lib
-from pkpo_jax.training import evaluation, policies, prompts, weights
+from pkpo_jax.training import evaluation, policies, prompts, token_weights, weights
 from pkpo_jax.training.config import Config, ConfigError, get
 
 
@@ -43,6 +43,7 @@ def validate(
     _check_estimator(frozen)
     _check_grading(frozen)
     _check_loss(frozen)
+    _check_token_weights(frozen)
     _check_logs(frozen)
     _check_model(frozen, reads_weights)
     _check_prompt(frozen)
@@ -246,7 +247,18 @@ def _check_loss(config: Config) -> None:
         raise ConfigError(
             f"train.epochs={config.train.epochs}, train.minibatches={config.train.minibatches} "
             "with loss.policy='reinforce', which does not know that the policy has moved; set "
-            "loss.policy='ppo', or both to 1."
+            "loss.policy='ppo', 'gspo' or 'cispo', or both to 1."
+        )
+    if loss.policy == "gspo" and loss.aggregation == "token-mean":
+        raise ConfigError(
+            "loss.policy='gspo' with loss.aggregation='token-mean'; the ratios are of whole "
+            "responses, which token-mean does not know: set loss.aggregation='sequence-mean', as "
+            "in the paper, or 'sequence-sum'."
+        )
+    if loss.policy in ("gspo", "cispo") and loss.dual_clip:
+        raise ConfigError(
+            f"loss.dual_clip={loss.dual_clip} with loss.policy={loss.policy!r}, which has no such "
+            "bound; set loss.dual_clip=0, or loss.policy='ppo'."
         )
     if 0 < loss.dual_clip <= 1:
         raise ConfigError(f"loss.dual_clip={loss.dual_clip}; expected 0 (off) or more than 1.")
@@ -257,7 +269,7 @@ def _check_loss(config: Config) -> None:
     if loss.kl == "none" and (loss.kl_coef or loss.kl_in_reward):
         raise ConfigError(
             f"loss.kl='none' with loss.kl_coef={loss.kl_coef}, loss.kl_in_reward="
-            f"{loss.kl_in_reward}; set loss.kl to k1, k2 or k3."
+            f"{loss.kl_in_reward}; set loss.kl to k1, k2, k3 or sage."
         )
     if loss.kl_in_reward and loss.kl != "k1":
         raise ConfigError(
@@ -282,6 +294,29 @@ def _check_loss(config: Config) -> None:
         raise ConfigError(
             "rollout.ahead with loss.importance_cap=0; responses are one update old then: set "
             "loss.importance_cap, for example to 2.0, or estimator.name='off_policy'."
+        )
+
+
+def _check_token_weights(config: Config) -> None:
+    name, n, estimator = config.loss.token_weights, config.rollout.n, config.estimator
+    try:
+        token_weights.check(name, n)
+    except ValueError as e:
+        raise ConfigError(f"loss.token_weights={name!r}: {e}") from None
+    if name != "resrl":
+        return
+    if n < 2:
+        raise ConfigError(
+            f"loss.token_weights='resrl' with rollout.n={n}; it compares wrong responses to a "
+            "prompt with right ones: set rollout.n to 2 or more, or loss.token_weights=''."
+        )
+    later = any(k != 1 for k in config_lib.k_by_step(config.k).values())
+    plain = estimator.name == "pkpo" and estimator.baseline == "loo_minus_one" and later
+    if plain or estimator.name == "tang":
+        raise ConfigError(
+            f"loss.token_weights='resrl' with estimator.name={estimator.name!r}, which gives the "
+            "worst responses the weight 0; set estimator.name='pkpo' and "
+            "estimator.baseline='centered', or another estimator with negative weights."
         )
 
 

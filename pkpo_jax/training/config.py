@@ -24,9 +24,9 @@ from pkpo_jax.policy import lora, sizes
 Dtype = Literal["float32", "bfloat16"]
 Returns = Literal["weights", "advantages"]
 Base = Literal["grpo", "dr_grpo", "rloo", "maxrl", "passk_training", "pkpo"]
-Policy = Literal["reinforce", "ppo"]
+Policy = Literal["reinforce", "ppo", "gspo", "cispo"]
 Aggregation = Literal["sequence-sum", "sequence-mean", "token-mean", "constant-length"]
-Divergence = Literal["none", "k1", "k2", "k3"]
+Divergence = Literal["none", "k1", "k2", "k3", "sage"]
 
 
 class ConfigError(ValueError):
@@ -193,10 +193,12 @@ class Estimator:
 class Loss:
     """The loss that an update minimises, given the reward weights of the responses."""
 
-    # The objective is that of REINFORCE, or that of PPO with clipped importance ratios, which
-    # several updates on one batch need.
+    # The objective is that of REINFORCE, or that of PPO, GSPO or CISPO with clipped importance
+    # ratios, which several updates on one batch need; see losses.policy_loss.
     policy: Policy = "reinforce"
-    # PPO keeps ratios within 1 - clip_low and 1 + clip_high.
+    # Ratios are kept within 1 - clip_low and 1 + clip_high. These defaults are PPO's: the ratios of
+    # GSPO, which are of whole responses, need a range of about 3e-4 and 4e-4, and CISPO has no
+    # lower bound (clip_low=1).
     clip_low: float = key(0.2, at_least=0, at_most=1)
     clip_high: float = key(0.2, at_least=0)
     # For a negative reward weight, PPO keeps the product of weight and ratio above dual_clip times
@@ -206,18 +208,25 @@ class Loss:
     aggregation: Aggregation = "sequence-sum"
     # This estimator of the KL divergence from the policy before RL (see losses.divergence) is
     # measured, multiplied by kl_coef and added to the loss. As a term of the loss, k1 has a
-    # gradient of zero mean and does not regularise; k2 and k3 do.
+    # gradient of zero mean and does not regularise; k2, k3 and sage do.
     kl: Divergence = "none"
     # With 0 the divergence is only measured.
     kl_coef: float = key(0.0, at_least=0)
     # If True, the divergence (k1) is subtracted from the rewards and not added to the loss.
     kl_in_reward: bool = False
+    # The reference of sage is multiplied by 1 + guide_strength * max(entropy - guide_entropy, 0),
+    # within losses.GUIDE_RANGE. The entropy is that of the policy at the token, in nats.
+    guide_strength: float = key(0.3)
+    guide_entropy: float = key(1.2, at_least=0)
     # The policy's entropy is multiplied by this and subtracted from the loss.
     entropy_coef: float = 0.0
     # The loss of a token is multiplied by its importance ratio, at most this: its probability
     # before the batch's first update, divided by that at which it was sampled. With 0 the loss is
     # not corrected.
     importance_cap: float = key(0.0, at_least=0)
+    # If this is empty, each token has the reward weight of its response. Otherwise the weights of
+    # tokens are those of "resrl", or of your function as module:function; see token_weights.make.
+    token_weights: str = ""
     # If True, zero-variance groups, whose rewards are all equal, are left out of the loss and of
     # the counts that it is divided by.
     drop_equal_groups: bool = False

@@ -23,6 +23,8 @@ LARGEST_LOG_RATIO = 20.0
 # Two programs agree on a float32 log-prob up to this many nats. A smaller difference between a
 # policy and its reference counts as none: Adam would scale up a gradient that is only rounding.
 ROUNDING = 1e-5
+# The factors of the reference in SAGE lie within this range.
+GUIDE_RANGE = (0.6, 1.4)
 
 
 class Tokens(NamedTuple):
@@ -34,7 +36,7 @@ class Tokens(NamedTuple):
       sampled: [P, n, T] log-probs under the policy that sampled the tokens, from its sampler.
       reference: [P, n, T] log-probs under the reference policy, or None.
       mask: [P, n, T] bool, the tokens that count.
-      weights: [P, n] reward weights of the estimator.
+      weights: [P, n] reward weights of the estimator, or [P, n, T] if those of the tokens differ.
       sizes: [P, 1], how many responses of each group are valid.
     """
 
@@ -53,6 +55,20 @@ def policy_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the loss of these tokens, and sums over the tokens for metrics.
 
+    Let u be the reward weight of a token, r = pi / pi_old its importance ratio, and sg a constant
+    without gradient. Its policy objective, which the aggregation adds up, is
+
+      "reinforce"  u log pi
+      "ppo"        min(r u, clip(r) u)                            (arXiv 1707.06347, equation 7)
+      "gspo"       min(s u, clip(s) u), s = sg(exp(mean of log r over the response)) pi / sg(pi)
+                   (GSPO-token, arXiv 2507.18071, equations 13-14)
+      "cispo"      sg(clip(r)) u log pi                           (arXiv 2506.13585, equations 4-5)
+
+    where clip keeps ratios within 1 - clip_low and 1 + clip_high. With the aggregation
+    "sequence-mean" and a weight for each response, the value and the gradient of "gspo" are those
+    of GSPO's objective for whole responses (equation 5 there). Where no ratio is clipped and
+    pi = pi_old, the gradients of all four are the same.
+
     Args:
       options: the section `loss` of a config.
       tokens: those of a batch or of a part of it. The losses of the parts add up to that of the
@@ -68,7 +84,7 @@ def policy_loss(
         t = t._replace(reference=jnp.where(t.mask, t.reference, log_probs))
     scale = token_scale(options.aggregation, t.mask, t.sizes, prompts, count)
     objective, clipped = _objective(options, t)
-    clamped = _out_of_range(t.log_probs - t.old)
+    clamped = _out_of_range(_log_ratios(options, t))
     if options.importance_cap:
         clamped |= _out_of_range(t.old - t.sampled)
         objective *= jnp.minimum(_ratio(t.old, t.sampled), options.importance_cap)
@@ -76,10 +92,13 @@ def policy_loss(
     sums = {"clipped": clipped, "entropy": t.entropy}
     sums["moved"] = divergence("k3", t.old, log_probs)
     if t.reference is not None:
-        clamped |= (options.kl == "k3") & _out_of_range(t.log_probs - t.reference)
         sums["kl"] = t.log_probs - t.reference
+        anchor = t.reference
+        if options.kl == "sage":
+            anchor += jnp.log(guide(options, t.entropy))
+        clamped |= (options.kl in ("k3", "sage")) & _out_of_range(t.log_probs - anchor)
         if options.kl_coef and not options.kl_in_reward:
-            for_all -= options.kl_coef * divergence(options.kl, t.log_probs, t.reference)
+            for_all -= options.kl_coef * divergence(options.kl, t.log_probs, anchor)
     sums["clamped"] = clamped
     total = jnp.where(t.mask, scale * (objective + for_all / t.sizes[..., None]), 0.0)
     sums = {name: jnp.where(t.mask, x, 0.0).sum() for name, x in sums.items()}
@@ -98,12 +117,19 @@ class PolicyLoss(Loss):
 
 
 def _objective(options: Loss, t: Tokens) -> tuple[jax.Array, jax.Array]:
-    """Returns each token's weighted objective, and whether clipping removed its gradient."""
-    weights = jax.lax.stop_gradient(t.weights)[..., None]
+    """Returns each token's weighted objective, and whether its ratio was clipped.
+
+    Clipping removes the gradient of a token, except in CISPO.
+    """
+    weights = jax.lax.stop_gradient(t.weights)
+    weights = weights if weights.ndim == 3 else weights[..., None]
     if options.policy == "reinforce":
         return weights * t.log_probs, jnp.zeros(t.mask.shape, bool)
-    ratio = _ratio(t.log_probs, t.old)
+    ratio = jnp.exp(_clamp(_log_ratios(options, t)))
     low, high = 1.0 - options.clip_low, 1.0 + options.clip_high
+    if options.policy == "cispo":
+        bound = jax.lax.stop_gradient(jnp.clip(ratio, low, high))
+        return bound * weights * t.log_probs, (ratio < low) | (ratio > high)
     # This is the minimum of the two products, but without its halved gradient at a tie.
     clipped = ((weights > 0.0) & (ratio > high)) | ((weights < 0.0) & (ratio < low))
     bound = jnp.clip(ratio, low, high)
@@ -111,6 +137,30 @@ def _objective(options: Loss, t: Tokens) -> tuple[jax.Array, jax.Array]:
         too_large = (weights < 0.0) & (ratio > options.dual_clip)
         clipped, bound = clipped | too_large, jnp.where(too_large, options.dual_clip, bound)
     return jnp.where(clipped, jax.lax.stop_gradient(bound), ratio) * weights, clipped
+
+
+def _log_ratios(options: Loss, t: Tokens) -> jax.Array:
+    """Returns the log-ratios [P, n, T] of the policies; for GSPO, their mean over each response.
+
+    In both cases, the gradient is that of the token's own log-prob.
+    """
+    log_ratios = t.log_probs - t.old
+    if options.policy != "gspo":
+        return log_ratios
+    constant = jax.lax.stop_gradient(log_ratios)
+    lengths = jnp.maximum(t.mask.sum(-1, keepdims=True), 1)
+    mean = jnp.where(t.mask, constant, 0.0).sum(-1, keepdims=True) / lengths
+    return mean + (log_ratios - constant)
+
+
+def guide(options: Loss, entropy: jax.Array) -> jax.Array:
+    """Returns SAGE's factors [P, n, T] of the reference, without gradient (arXiv 2605.18864).
+
+    They are above 1 at tokens where the policy branches, that is, where its entropy [P, n, T] is
+    above `guide_entropy` nats, if `guide_strength` is positive.
+    """
+    excess = jax.nn.relu(jax.lax.stop_gradient(entropy) - options.guide_entropy)
+    return jnp.clip(1.0 + options.guide_strength * excess, *GUIDE_RANGE)
 
 
 def response_ratios(old: jax.Array, sampled: jax.Array, mask: jax.Array) -> jax.Array:
@@ -185,6 +235,10 @@ def divergence(kind: Divergence, log_probs: jax.Array, reference: jax.Array) -> 
     Each estimates the divergence of the next token given the previous ones. "k2" and "k3" are 0, as
     are their gradients, if |d| is at most `ROUNDING`. For "k3", d is clamped to
     `LARGEST_LOG_RATIO`.
+
+    "sage" is "k3" of a reference that is multiplied by the factors q of `guide` before (SAGE, arXiv
+    2605.18864). Its gradient is q times that of KL(reference || pi): q does not depend on the
+    token, and the mean of grad log pi is 0.
     """
     d = log_probs - reference
     if kind == "k1":

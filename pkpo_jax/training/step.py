@@ -17,7 +17,7 @@ from pkpo_jax import parallel
 from pkpo_jax.estimators import Mixture, max_at_k, pass_at_k_curve
 from pkpo_jax.policy import gemma, sampling, scoring
 from pkpo_jax.training import config as config_lib
-from pkpo_jax.training import losses
+from pkpo_jax.training import losses, token_weights
 from pkpo_jax.training import weights as weights_lib
 from pkpo_jax.training.state import TrainState, apply_gradients
 
@@ -254,15 +254,20 @@ class _Update:
     def _score(self, params: Any, batch: Batch, temperature: jax.Array) -> losses.Tokens:
         """Scores a weighed batch, and returns the values from which its loss is computed."""
         rollout, valid = batch.rollout, batch.valid
-        assert batch.weights is not None and valid is not None
-        log_probs, entropy = scoring.score(
+        assert batch.weights is not None and valid is not None and batch.rewards is not None
+        hidden = scoring.hidden_states(
+            self.model, params, batch.prompts, batch.lengths, rollout.tokens
+        )
+        log_probs, entropy = scoring.of_hidden(
             self.model,
             params,
-            batch.prompts,
-            batch.lengths,
+            hidden,
             rollout.tokens,
             temperature,
             head_chunk=_head_chunk(self.model, self.devices, rollout.tokens.shape),
+        )
+        responses = token_weights.Responses(
+            batch.weights, batch.rewards, valid, rollout.mask, log_probs, entropy, hidden
         )
         return losses.Tokens(
             log_probs=log_probs,
@@ -271,7 +276,7 @@ class _Update:
             sampled=rollout.log_probs,
             reference=batch.reference,
             mask=rollout.mask,
-            weights=batch.weights,
+            weights=token_weights.apply(self.recipe.loss.token_weights, responses),
             sizes=jnp.maximum(valid.sum(-1, keepdims=True), 1).astype(jnp.float32),
         )
 

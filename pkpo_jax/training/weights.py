@@ -166,7 +166,7 @@ def make(estimator: Estimator) -> Weigh:
       ValueError: there is no such estimator, or the function cannot be imported.
     """
     name = estimator.name
-    custom = None if name in NAMES else _import_function(name)
+    custom = None if name in NAMES else import_function(name, NAMES)
 
     def weigh(
         rewards: jax.Array,
@@ -219,10 +219,15 @@ def answer_classes(answers: Sequence[Sequence[str | None]]) -> np.ndarray:
     return np.array([[group.index(answer) for answer in group] for group in answers], np.int32)
 
 
-def _import_function(name: str) -> Callable[..., jax.Array]:
+def import_function(name: str, known: Sequence[str]) -> Callable[..., jax.Array]:
+    """Returns the user's function that "module:function" names; `known` are the other names.
+
+    Raises:
+      ValueError: the name has another form, or the function cannot be imported.
+    """
     module, _, function = name.partition(":")
     if not module or not function:
-        raise ValueError(f"expected one of {', '.join(NAMES)}, or your own as module:function.")
+        raise ValueError(f"expected one of {', '.join(known)}, or your own as module:function.")
     try:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as e:

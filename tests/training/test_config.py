@@ -48,6 +48,10 @@ class French(Empty):
 PMAP = dict(parallel__mode="pmap", parallel__mesh=(-1, 1, 1))
 
 
+def of_responses(responses):
+    return responses.weights
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -150,6 +154,32 @@ PMAP = dict(parallel__mode="pmap", parallel__mesh=(-1, 1, 1))
         (
             dict(train__minibatches=3, loss__policy="ppo"),
             "train.prompts=16 does not split into train.minibatches=3 of train.micro_batches=1",
+        ),
+        (
+            dict(loss__policy="gspo", loss__aggregation="token-mean"),
+            "'gspo' with loss.aggregation='token-mean'; .* set loss.aggregation='sequence-mean'",
+        ),
+        (
+            dict(loss__policy="cispo", loss__dual_clip=3.0),
+            "loss.dual_clip=3.0 with loss.policy='cispo', .* set loss.dual_clip=0",
+        ),
+        (dict(loss__kl="sage", loss__kl_in_reward=True), "is its KL divergence for k1 alone"),
+        (dict(loss__token_weights="resrk"), "'resrk': expected one of resrl, or your own as mod"),
+        (
+            dict(loss__token_weights="operator:abs"),
+            "'operator:abs': it fails on .2, 16, 3. tokens: TypeError",
+        ),
+        (
+            dict(loss__token_weights="tests.training.test_config:of_responses"),
+            r"it fails on .2, 16, 3. tokens: ValueError: it gives .2, 16.; expected .2, 16, 3.",
+        ),
+        (
+            dict(loss__token_weights="resrl", rollout__n=1, k=1, estimator__baseline="none"),
+            "loss.token_weights='resrl' with rollout.n=1; .* set rollout.n to 2 or more",
+        ),
+        (
+            dict(loss__token_weights="resrl", k="linear(8, 1, 100)"),
+            "'resrl' with estimator.name='pkpo', .* estimator.baseline='centered'",
         ),
         (dict(loss__dual_clip=0.5), "loss.dual_clip=0.5; expected 0 .off. or more than 1"),
         (dict(loss__clip_low=1.5), "loss.clip_low=1.5; expected a number at least 0 and at most 1"),

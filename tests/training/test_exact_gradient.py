@@ -13,6 +13,7 @@ import pytest
 from pkpo_jax import parallel
 from pkpo_jax.policy import gemma, sampling, scoring
 from pkpo_jax.training import step
+from pkpo_jax.training.config import Loss
 from pkpo_jax.training.state import TrainState
 from tests.policy import small
 
@@ -45,19 +46,19 @@ def max_at_k(p, rewards, k):
 
 
 @pytest.mark.parametrize(
-    ("policy", "n", "ks", "baseline"),
+    ("policy", "n", "ks", "baseline", "loss"),
     [
-        (small.table, 2, [1], "loo_minus_one"),
-        (small.policy, 3, [1, 2, 3], "loo_minus_one"),
-        (small.table, 3, [2], "none"),
-        (small.table, 3, [2], "loo"),
-        (small.table, 3, [2], "centered"),
+        (small.table, 2, [1], "loo_minus_one", "gspo"),
+        (small.policy, 3, [1, 2, 3], "loo_minus_one", "reinforce"),
+        (small.table, 3, [2], "none", "cispo"),
+        (small.table, 3, [2], "loo", "ppo"),
+        (small.table, 3, [2], "centered", "reinforce"),
     ],
 )
-def test_expected_update_is_the_gradient_of_max_at_k(policy, n, ks, baseline):
+def test_expected_update_is_the_gradient_of_max_at_k(policy, n, ks, baseline, loss):
     model, params = policy(CONFIG)
     prompt, length = jnp.array([[2, 3, 2]]), jnp.array([3])
-    recipe = step.Recipe(small.weigh(baseline=baseline))
+    recipe = step.Recipe(small.weigh(baseline=baseline), Loss(loss))
     update = step.make_update(model, optax.identity(), DEVICES, recipe)
     state = TrainState.create(params, optax.identity())
     responses, rewards = np.array(RESPONSES), np.array(REWARDS)
@@ -97,6 +98,56 @@ def test_expected_update_is_the_gradient_of_max_at_k(policy, n, ks, baseline):
         assert scale > 1e-3
         for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(exact), strict=True):
             np.testing.assert_allclose(a, b, atol=2e-5 * scale)
+
+
+def test_expected_update_of_sage_is_that_of_the_divergences_times_their_factors():
+    """Sums over all responses, with no other loss, and over all tokens after each of them."""
+    model, params = small.table(CONFIG)
+    prompt, length = jnp.array([[2, 3, 2]]), jnp.array([3])
+    responses = jnp.array(RESPONSES)[None]
+    # There are reference log-probs of the first token, and of the second one after 2 and after 3.
+    logits = jax.random.normal(jax.random.key(4), (3, 3))
+    start, *later = jax.nn.log_softmax(logits)
+    reference = jnp.array([[[start[a - 1], later[a - 3][b - 1]] for a, b in RESPONSES]])
+    # These responses begin with all tokens, and those of each group continue one of them.
+    first, groups = jnp.array([0, 1, 4]), (slice(1, 4), slice(4, 7))
+    loss = Loss(kl="sage", kl_coef=0.7, guide_entropy=0.0)
+    update = step.make_update(
+        model, optax.identity(), DEVICES, step.Recipe(small.weigh(baseline="none"), loss)
+    )
+    mask = responses > 0
+    log_p, entropy = scoring.score(model, params, prompt, length, responses)
+    chances = jnp.exp(jnp.where(mask, log_p, 0.0).sum(-1))[0]
+    total = jax.tree.map(jnp.zeros_like, params)
+    for i, chance in enumerate(chances):
+        one = lambda x, i=i: x[:, i : i + 1]  # noqa: E731
+        nothing = jnp.zeros((1, 1, 2))
+        rollout = sampling.Rollout(
+            *(one(responses), one(mask).sum(-1), one(mask), nothing, nothing),
+            jnp.ones((1, 1), bool),
+        )
+        batch = step.Batch(
+            prompt, length, jnp.arange(1), rollout, jnp.zeros((1, 1)), jnp.ones((1, 1), bool)
+        )
+        state = TrainState.create(jax.tree.map(jnp.copy, params), optax.identity())
+        batch = batch._replace(reference=one(reference))
+        after, _ = update(state, batch, (1, jax.random.key(0), 1.0, 1.0))
+        total = jax.tree.map(lambda t, a, b, c=chance: t + c * (a - b), total, after.params, params)
+
+    factor = 1.0 + 0.3 * entropy[0]
+    assert 1.05 < factor.min() < factor.max() < 1.4
+
+    def divergences(params):
+        """Returns the sum of KL(reference || policy) after each prefix, as it is weighted."""
+        log_p, _ = scoring.score(model, params, prompt, length, responses)
+        kl = lambda at: -(jnp.exp(reference[0][at]) * log_p[0][at]).sum()  # noqa: E731
+        after = (chances[rows].sum() * factor[rows.start, 1] * kl((rows, 1)) for rows in groups)
+        return factor[0, 0] * kl((first, 0)) + sum(after)
+
+    exact = jax.grad(lambda p: -0.7 * divergences(p))(params)
+    for a, b in zip(jax.tree.leaves(total), jax.tree.leaves(exact), strict=True):
+        assert jnp.abs(b).max() > 1e-3
+        np.testing.assert_allclose(a, b, atol=2e-5)
 
 
 def test_invalid_responses_and_empty_groups_change_nothing():

@@ -134,6 +134,70 @@ def test_ppo_clips_as_the_papers_write_it(ratio, weight, low, high, dual):
         assert bool(clipped) == (expected_slope == 0.0)
 
 
+def near(t, scale=0.3):
+    """Returns tokens whose policy is near that before the update, so that some ratios are kept."""
+    change = scale * jax.random.normal(jax.random.key(1), t.old.shape)
+    return t._replace(old=t.log_probs + change)
+
+
+def test_gspo_is_the_papers_objective_of_whole_responses():
+    """Compares values and gradients with equation 5 of arXiv 2507.18071."""
+    t = near(tokens())
+    loss = Loss("gspo", clip_low=0.1, clip_high=0.05, aggregation="sequence-mean")
+
+    def ours(log_probs):
+        value, sums = losses.policy_loss(loss, t._replace(log_probs=log_probs), P, t.mask.sum())
+        return value, sums["clipped"]
+
+    def paper(log_probs):
+        lengths = jnp.maximum(t.mask.sum(-1), 1)
+        ratio = jnp.exp(jnp.where(t.mask, log_probs - t.old, 0.0).sum(-1) / lengths)
+        bound = jnp.clip(ratio, 0.9, 1.05)
+        objective = jnp.minimum(ratio * t.weights, bound * t.weights)
+        cut = (objective < ratio * t.weights) & t.mask.any(-1)
+        return -objective.sum() / P, jnp.where(cut, t.mask.sum(-1), 0).sum()
+
+    value, slope = jax.value_and_grad(ours, has_aux=True)(t.log_probs)
+    expected, expected_slope = jax.value_and_grad(paper, has_aux=True)(t.log_probs)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(slope, expected_slope, rtol=1e-4, atol=1e-6)
+    assert 0 < value[1] < t.mask.sum()
+
+
+def test_cispo_weighs_log_probs_with_the_clipped_ratio():
+    """Compares values and gradients with equations 4 and 5 of arXiv 2506.13585."""
+    t = near(tokens(), 1.0)
+    loss = Loss("cispo", clip_low=1.0, clip_high=0.5, aggregation="token-mean")
+    ratio = np.minimum(np.exp(np.asarray(t.log_probs - t.old, np.float64)), 1.5)
+    factor = ratio * np.asarray(t.weights * t.sizes, np.float64)[..., None]
+
+    def ours(log_probs):
+        return losses.policy_loss(loss, t._replace(log_probs=log_probs), P, t.mask.sum())
+
+    (value, sums), slope = jax.value_and_grad(ours, has_aux=True)(t.log_probs)
+    per_token = lambda p, i, j: factor[p, i, j] * float(t.log_probs[p, i, j])  # noqa: E731
+    np.testing.assert_allclose(value, by_hand(t, "token-mean", per_token), rtol=1e-5)
+    mask = np.asarray(t.mask)
+    np.testing.assert_allclose(slope, np.where(mask, -factor / mask.sum(), 0.0), rtol=1e-4)
+    assert sums["clipped"] == (ratio == 1.5)[mask].sum() > 0
+
+
+@pytest.mark.parametrize("aggregation", get_args(Aggregation))
+def test_all_policy_losses_have_one_gradient_before_the_policy_moves(aggregation):
+    t = tokens()._replace(old=tokens().log_probs)
+
+    def slope(policy):
+        loss = Loss(policy, aggregation=aggregation)
+        return jax.grad(
+            lambda x: losses.policy_loss(loss, t._replace(log_probs=x), P, t.mask.sum())[0]
+        )(t.log_probs)
+
+    reinforce = slope("reinforce")
+    assert (reinforce != 0).any()
+    for policy in get_args(Policy):
+        np.testing.assert_allclose(slope(policy), reinforce, rtol=1e-6, err_msg=policy)
+
+
 LOGITS, REFERENCE = jnp.array([0.3, -1.0, 0.8, 0.1]), jnp.array([-0.5, 0.2, 0.4, 1.5])
 
 
@@ -162,6 +226,45 @@ def expected_gradient(kind):
 )
 def test_what_the_gradient_of_each_divergence_is(kind, gradient):
     np.testing.assert_allclose(expected_gradient(kind), gradient, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "factor"),
+    [
+        (dict(guide_strength=0.0), 1.0),
+        (dict(guide_strength=0.3, guide_entropy=0.5), None),
+        (dict(guide_strength=9.0, guide_entropy=0.5), 1.4),
+        (dict(guide_strength=-9.0, guide_entropy=0.5), 0.6),
+        (dict(guide_strength=0.3, guide_entropy=5.0), 1.0),
+    ],
+)
+def test_sage_has_a_multiple_of_the_gradient_of_the_forward_divergence(options, factor):
+    """Takes the mean of the loss's gradient over one-token responses of the policy."""
+    loss = Loss(kl="sage", kl_coef=0.7, **options)
+    reference = jax.nn.log_softmax(REFERENCE)
+
+    def value(logits, token):
+        log_p, one = jax.nn.log_softmax(logits), jnp.ones((1, 1, 1))
+        entropy = -(jnp.exp(log_p) * log_p).sum()
+        t = losses.Tokens(
+            log_probs=log_p[token] * one,
+            entropy=entropy * one,
+            old=log_p[token] * one,
+            sampled=log_p[token] * one,
+            reference=reference[token] * one,
+            mask=one > 0,
+            weights=jnp.zeros((1, 1)),
+            sizes=jnp.ones((1, 1)),
+        )
+        return losses.policy_loss(loss, t, 1, 1)[0]
+
+    p = jax.nn.softmax(LOGITS)
+    mean = p @ jax.vmap(jax.grad(value), (None, 0))(LOGITS, jnp.arange(4))
+    if factor is None:
+        factor = 1 + 0.3 * (-(p * jnp.log(p)).sum() - 0.5)
+        assert factor > 1.1
+    forward = jax.grad(kl, argnums=1)(REFERENCE, LOGITS)
+    np.testing.assert_allclose(mean, 0.7 * factor * forward, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["k1", "k3"])

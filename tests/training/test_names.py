@@ -1,13 +1,17 @@
-"""Trains every estimator of the field on the maze task, in one compiled program."""
+"""Trains every estimator of the field on the maze task in one compiled program, and every loss."""
+
+import dataclasses
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import pkpo_jax as pkpo
 from pkpo_jax.reporting import inspection
-from pkpo_jax.training import loop, metrics, programs, weights
-from pkpo_jax.training.config import Estimator
+from pkpo_jax.training import loop, metrics, programs, token_weights, weights
+from pkpo_jax.training.config import Divergence, Estimator, Loss, Policy
 from pkpo_jax.training.trainer import Trainer
 from tests import pages
 from tests.training.test_run import small_config
@@ -97,6 +101,44 @@ def test_every_name_trains_on_mazes(tmp_path, monkeypatch):
     assert len(ends) == len(after), [sorted(ends.values()), sorted(after)]
 
 
+LOSSES = (
+    Loss("gspo", 3e-4, 4e-4, aggregation="sequence-mean", kl="sage", kl_coef=0.05),
+    Loss("cispo", 1.0, 0.28, kl="k3", kl_coef=0.05, token_weights="resrl"),
+)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.policy)
+def test_every_loss_trains_on_mazes(loss, tmp_path):
+    """Takes real steps of a trainer, each with two updates, and counts what was clipped."""
+    config = small_config()
+    config.rollout.n, config.warm_start.steps, config.warm_start.batch = 8, 80, 16
+    config.warm_start.warmup_steps, config.train.warmup_steps = 5, 0
+    config.loss.update(dataclasses.asdict(loss))
+    config.estimator.baseline, config.k, config.train.epochs = "centered", 4, 2
+    trainer = Trainer(config)
+    state = trainer.start(tmp_path)
+    trainer.read_reference(tmp_path)
+    before = np.concatenate([np.ravel(x) for x in jax.tree.leaves(state.params)])
+    clipped = kl = 0.0
+    for step in range(STEPS):
+        state, metrics, _ = trainer.step(state, step)
+        assert not metrics["train/skipped"]
+        clipped += metrics["train/clip_fraction"]
+        kl = metrics["train/kl"]
+    trainer.close()
+    after = np.concatenate([np.ravel(x) for x in jax.tree.leaves(state.params)])
+    assert np.isfinite(after).all() and np.abs(after - before).max() > 1e-5
+    assert clipped > 0 and np.isfinite(kl) and kl != 0
+
+
+def test_every_choice_of_a_loss_is_trained():
+    """Checks that the losses above, and those of the other tests of runs, are all there are."""
+    trained = {loss.policy for loss in LOSSES} | {"reinforce", "ppo"}
+    assert trained == set(get_args(Policy))
+    assert {loss.kl for loss in LOSSES} | {"none", "k1", "k2"} == set(get_args(Divergence))
+    assert {loss.token_weights for loss in LOSSES} == {"", *token_weights.NAMES}
+
+
 def own(rewards, k, where, classes):
     """Gives each answer the weight of its first response, for any k or mixture."""
     weights = pkpo.pkpo_weights(rewards, k, where=where)
@@ -123,7 +165,10 @@ def test_a_run_with_a_mixture_and_an_own_function_of_answers(tmp_path, capsys):
 
 
 def test_every_name_is_documented():
-    """Checks the page for choosing an estimator, and the first screen of help(pkpo)."""
+    """Checks the pages for choosing an estimator or a loss, and the first screen of help(pkpo)."""
+    losses = (pages.ROOT / "docs" / "training.md").read_text()
+    names = {*get_args(Policy), *get_args(Divergence), *token_weights.NAMES} - {"none"}
+    assert not [name for name in names if f"`{name}`" not in losses]
     page = (pages.ROOT / "docs" / "estimators.md").read_text()
     missing = [name for name in weights.NAMES if f"`{name}`" not in page]
     assert not missing
