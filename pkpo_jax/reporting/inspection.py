@@ -143,7 +143,7 @@ def sample(
             total, tokens = result.terms["entropy"]
             entropy = total / np.maximum(tokens, 1)
             by_k = {
-                k: trainer.weights(policy.step, result.rewards, entropy, k, result.answers)
+                k: trainer.weights(policy.step, result.rewards, entropy, k, result.classes)
                 for k in ks
             }
             print(f"{workdir}, step {policy.step}: {config.rollout.n} responses to each problem")
@@ -308,6 +308,7 @@ def problem_lines(result: Evaluation) -> list[dict[str, Any]]:
                 "majority_answers": most,
                 "majority_right": right if graded else None,
                 "distinct_answers": len({a for a in answers if a is not None}),
+                "modes": result.modes[i],
                 "responses": result.responses[i],
             }
         )
@@ -315,16 +316,15 @@ def problem_lines(result: Evaluation) -> list[dict[str, Any]]:
 
 
 def _plot(path: pathlib.Path, results: Mapping[str, Evaluation], split: str) -> list[str]:
-    """Draws pass@k, pass^k, and max@k where it differs from pass@k, in a file each.
+    """Draws pass@k, pass^k, and what else exists for every k and differs from pass@k.
+
+    Each has a file of its own.
 
     Returns:
       The paths of the files.
     """
-    binary = all(evaluation.is_binary(one.rewards) for one in results.values())
     targets = {}
-    for kind in evaluation.AT_K:
-        if kind == "max_at" and binary:
-            continue
+    for kind in evaluation.informative_kinds(list(results.values())):
         stem = path.stem.replace("pass_at_k", f"{kind}_k")
         beside = kind != "pass_at" and stem == path.stem
         targets[kind] = path.with_stem(f"{stem}_{kind}_k" if beside else stem)

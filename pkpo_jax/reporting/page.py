@@ -284,8 +284,10 @@ def _rows(summary: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     ks = {name: k for name in summary if (k := k_of(name))}
     reported = reported_ks(max(ks.values(), default=1))
     for name, value in summary.items():
-        # Where rewards are 0 and 1, max@k equals pass@k and is not repeated.
-        again = name.startswith("max_at_") and value == summary.get(f"pass{name[3:]}")
+        # Where rewards are 0 and 1, max@k equals pass@k and is not repeated. Nor is distinct
+        # correct@k where no problem has right samples of two modes.
+        passed = summary.get(f"pass_at_{ks.get(name)}")
+        again = name.startswith(("max_at_", "distinct_correct_")) and value == passed
         if again or (name in ks and ks[name] not in reported):
             continue
         if isinstance(value, dict) and "value" in value:

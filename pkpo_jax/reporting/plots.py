@@ -51,6 +51,10 @@ def panels(
         "held-out problems": [key for key in _keys(lines) if key.startswith("eval/pass_at_")],
         "held-out problems, max@k": [k for k in _keys(lines) if k.startswith("eval/max_at_")],
         "held-out problems, pass^k": [k for k in _keys(lines) if k.startswith("eval/pass_hat_")],
+        "held-out problems, distinct correct@k": [
+            key for key in _keys(lines) if key.startswith("eval/distinct_correct_")
+        ],
+        "held-out problems, share of the modes found": ["eval/mode_coverage"],
         "entropy per token, nats": ["train/entropy", "eval/entropy"],
         "k": ["train/k"],
         "groups without gradient, truncated": ["train/dead_groups", "train/truncated"],

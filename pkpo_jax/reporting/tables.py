@@ -20,6 +20,7 @@ from pkpo_jax.training.evaluation import Evaluation
 _NAMES = {
     "reward_mean": "mean reward",
     "majority": "majority vote",
+    "mode_coverage": "share of the modes found",
     "distinct_answers": "distinct answers",
     "distinct_wrong": "distinct wrong answers",
     "entropy": "entropy per token, nats",
@@ -62,8 +63,9 @@ def figures(results: Mapping[str, Evaluation], split: str) -> None:
             }
         )
     ks = sorted({k for column in columns for name in column if (k := evaluation.k_of(name))})
-    at_k = evaluation.AT_K.items()
-    names = {f"{kind}_{k}": f"{shown[:-1]}{k}" for kind, shown in at_k for k in ks} | _NAMES
+    kinds = {x: evaluation.AT_K[x] for x in evaluation.informative_kinds(list(results.values()))}
+    names = {f"{x}_{k}": f"{notation[:-1]}{k}" for x, notation in kinds.items() for k in ks}
+    names |= _NAMES
     for name, shown_as in names.items():
         if any(name in column for column in columns):
             table.add_row(shown_as, *(Text(column.get(name, "-")) for column in columns))

@@ -121,6 +121,10 @@ class Arc(Task):
             return None
         return "\n".join(reversed(rows))
 
+    def mode_count(self, problem: Problem) -> int:
+        """Returns 1, for a problem has one answer."""
+        return 1
+
     def draw(
         self, axes: Any, problem: Problem, responses: Sequence[str], rewards: Sequence[float]
     ) -> None:

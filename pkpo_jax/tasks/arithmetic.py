@@ -104,6 +104,10 @@ class Arithmetic(Task):
         text = (boxed(response) or "").replace(",", "") if self.instruct else response
         return text if _INTEGER.fullmatch(text) else None
 
+    def mode_count(self, problem: Problem) -> int:
+        """Returns 1, for a problem has one answer."""
+        return 1
+
     def demonstration(self, problem: Problem, rng: random.Random) -> str:
         """Returns the answer with some of its digits replaced at random."""
         noise = rng.choice(self.demonstration_noise)

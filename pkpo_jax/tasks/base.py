@@ -78,6 +78,23 @@ class Task(Protocol):
         """
         return response.strip() or None
 
+    def mode_of(self, problem: Problem, response: str) -> str | None:
+        """Names the mode of a right response: which of the problem's solutions it is.
+
+        Right responses with equal modes count as one solution in `eval/distinct_correct_<k>`, and
+        as equal answers for the estimators that look at which answers are equal. The default is
+        `answer`. The run's own process calls this for right responses alone, so it has to be quick.
+        """
+        return self.answer(response)
+
+    def mode_count(self, problem: Problem) -> int | None:
+        """Counts the modes of all right responses to a problem, or returns None if it is unknown.
+
+        The number has to be exact, for `eval/mode_coverage` divides by it. The default is None. The
+        run's own process calls this for each held-out problem at each evaluation.
+        """
+        return None
+
     def demonstration(self, problem: Problem, rng: random.Random) -> str:
         """Returns a response for the SFT warm start; by default the problem's "answer".
 

@@ -102,6 +102,14 @@ class Math(Task):
             return answer or None
         return math_answers.canonical(answer)
 
+    def mode_of(self, problem: Problem, response: str) -> str:
+        """Returns the problem's own answer, which every right answer equals in some form."""
+        return problem["answer"]
+
+    def mode_count(self, problem: Problem) -> int:
+        """Returns 1, for a problem has one answer."""
+        return 1
+
     def demonstration(self, problem: Problem, rng: random.Random) -> str:
         """Returns the problem's own solution, which ends with its boxed answer, or only that."""
         return problem["solution"]

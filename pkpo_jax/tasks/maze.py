@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import itertools
 import math
 import os
 import random
@@ -20,12 +21,16 @@ from typing import Any
 
 import numpy as np
 
+from pkpo_jax.tasks import paths
 from pkpo_jax.tasks.base import Problem, Task, require
 from pkpo_jax.tasks.boxed import boxed
 
-START, GOAL, WALL, FREE, HIDDEN = "SE*.?"
+START, GOAL, FREE, HIDDEN = "SE.?"
+WALL = paths.WALL
 MOVES = {"L": (0, -1), "R": (0, 1), "U": (-1, 0), "D": (1, 0)}
 SPLITS = ("train", "test")
+# The modes of a maze are counted if a search for all simple paths enters at most this many cells.
+SEARCHED = 20_000
 INSTRUCTION = r"""Find a walk from S to E in this maze. * is a wall, . is free and ? may be either.
 A step goes one cell left, right, up or down: write L, R, U or D for it. End your answer with the
 letters of the whole walk in \boxed{}, as in \boxed{RRDL}.
@@ -51,6 +56,8 @@ class Maze(Task):
       demonstration_noise: probabilities, of which one is sampled for each demonstration. The
         demonstration is a shortest path, with each letter replaced by a random letter with this
         probability.
+      modes: what tells right walks apart, once their loops are erased. "path" is each simple path,
+        and "homotopy" each homotopy class of simple paths: the sides on which it passes obstacles.
       instruct: whether the prompt explains the task and asks for the walk in \\boxed{}, as language
         models need it.
       data_dir: the directory that stores the mazes, by default TFDS's (~/tensorflow_datasets).
@@ -67,6 +74,7 @@ class Maze(Task):
     test_problems: int = 512
     seed: int = 0
     demonstration_noise: tuple[float, ...] = (0.0, 0.3, 1.0)
+    modes: str = "path"
     instruct: bool = False
     data_dir: str = ""
 
@@ -82,6 +90,7 @@ class Maze(Task):
         )
         require(self, 0 <= self.fog <= 1, "fog", "0 <= fog <= 1")
         require(self, self.reward in ("solved", "progress"), "reward", "solved or progress")
+        require(self, self.modes in ("path", "homotopy"), "modes", "path or homotopy")
         require(self, self.train_problems >= 1, "train_problems", "at least 1")
         require(self, self.test_problems >= 1, "test_problems", "at least 1")
         require(
@@ -123,6 +132,21 @@ class Maze(Task):
         """Returns the response, or its last box with `instruct`, if it is a walk; else None."""
         moves = self._moves(response)
         return moves if moves is not None and set(moves) <= MOVES.keys() else None
+
+    def mode_of(self, problem: Problem, response: str) -> str | None:
+        """Names the simple path that a walk takes, or its homotopy class; see `modes`.
+
+        Loops are erased first, as a detour that comes back is no other solution.
+        """
+        path = paths.without_loops(_cells(problem["grid"], self.answer(response) or ""))
+        return _mode(problem["grid"], path, self.modes)
+
+    def mode_count(self, problem: Problem) -> int | None:
+        """Counts the simple paths from S to E of any length, or their homotopy classes.
+
+        Returns None for large mazes, where the search enters more than `SEARCHED` cells.
+        """
+        return _mode_count(problem["grid"], self.modes)
 
     def _moves(self, response: str) -> str | None:
         return boxed(response) if self.instruct else response
@@ -229,6 +253,20 @@ def _cells(grid: str, moves: str) -> list[int]:
             break
         cells.append(cells[-1] + offsets[move])
     return cells
+
+
+def _mode(grid: str, path: Sequence[int], kind: str) -> str:
+    if kind == "homotopy":
+        return paths.homotopy_class(grid, path)
+    letters = {offset: move for move, offset in _offsets(grid).items()}
+    return "".join(letters[to - at] for at, to in itertools.pairwise(path))
+
+
+@functools.lru_cache(maxsize=4096)
+def _mode_count(grid: str, kind: str) -> int | None:
+    graph = {c: [n for _, n in _neighbours(grid, c)] for c in distances(grid)}
+    found = paths.simple_paths(graph, grid.index(START), grid.index(GOAL), SEARCHED)
+    return None if found is None else len({_mode(grid, path, kind) for path in found})
 
 
 def generate(task: Maze, split: str) -> Iterator[dict[str, Any]]:

@@ -32,7 +32,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from pkpo_jax.tasks import drawing
+from pkpo_jax.tasks import drawing, expressions
 from pkpo_jax.tasks.base import Grade, Problem, Status, Task, require
 
 INSTRUCTION = "Reason step by step, and give your final answer within <answer> and </answer>."
@@ -81,6 +81,10 @@ _READABLE = {
     "rubiks_cube": r"(?:\D|\d(?!\d\d))*",  # R999999999 would exhaust the memory.
     "simple_integration": _ALGEBRA,
 }
+
+
+# These ask for an expression of given numbers, each used once, whose value is the target.
+_EXPRESSIONS = {"countdown", "puzzle24"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,10 +171,29 @@ class Puzzles(Task):
         start = response.rfind(OPEN, 0, max(end, 0))
         return response[start + len(OPEN) : end].strip() or None if start >= 0 else None
 
+    def mode_of(self, problem: Problem, response: str) -> str | None:
+        """Names a right answer: an expression by its canonical form, any other by its text."""
+        answer = self.answer(response)
+        if self.puzzle in _EXPRESSIONS and answer is not None:
+            return expressions.canonical(answer) or answer
+        return answer
+
+    def mode_count(self, problem: Problem) -> int | None:
+        """Counts the forms that solve a puzzle of up to 4 numbers; None for other puzzles."""
+        if self.puzzle not in _EXPRESSIONS:
+            return None
+        given = problem["entry"]["metadata"]
+        found = expressions.solutions(tuple(sorted(given["numbers"])), given.get("target", 24))
+        # The puzzle's own answer is right even where its target is rounded.
+        return None if found is None else len(found | {self.mode_of(problem, self._own(problem))})
+
+    def _own(self, problem: Problem) -> str:
+        return f"{OPEN}{problem['answer']}{CLOSE}" if self.instruct else problem["answer"]
+
     def demonstration(self, problem: Problem, rng: random.Random) -> str:
         """Returns the puzzle's own answer; raises ValueError if it has none."""
-        answer = super().demonstration(problem, rng)
-        return f"{OPEN}{answer}{CLOSE}" if self.instruct else answer
+        super().demonstration(problem, rng)
+        return self._own(problem)
 
     def draw(
         self, axes: Any, problem: Problem, responses: Sequence[str], rewards: Sequence[float]

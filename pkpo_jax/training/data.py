@@ -150,6 +150,12 @@ def check_lengths(
         raise ValueError(
             f"the task {config.task.name}: answer('') gave {answer!r}; expected a string, or None."
         )
+    count = task.mode_count(held_out[0])
+    if not (count is None or (isinstance(count, int) and count >= 0)):
+        raise ValueError(
+            f"the task {config.task.name}: mode_count() of the held-out problem "
+            f"{held_out[0]['id']!r} is {count!r}; expected a number from 0, or None if unknown."
+        )
     prompts = [problem["prompt"] for problem in [*train, *held_out]]
     encode_prompts(tokenizer, prompts, config.rollout.max_prompt)
     if config.warm_start.steps:

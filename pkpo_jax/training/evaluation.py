@@ -17,11 +17,16 @@ from pkpo_jax.estimators import max_at_k, pass_at_k_curve, pass_hat_k_curve
 from pkpo_jax.policy.sampling import Rollout
 from pkpo_jax.tasks import Problem, Status, Task
 from pkpo_jax.tasks.grading import Grades
-from pkpo_jax.training import data
+from pkpo_jax.training import data, weights
 
 REPLICATES, CONFIDENCE = 2000, 0.95
 # This maps the prefix of each metric that exists for every k to the metric's usual notation.
-AT_K = {"pass_at": "pass@k", "max_at": "max@k", "pass_hat": "pass^k"}
+AT_K = {
+    "pass_at": "pass@k",
+    "max_at": "max@k",
+    "pass_hat": "pass^k",
+    "distinct_correct": "distinct correct@k",
+}
 
 # Each metric has a numerator and a denominator for every problem, [N] each, and is the ratio of
 # their sums.
@@ -36,6 +41,7 @@ class Evaluation(NamedTuple):
       metrics: metrics by name, with pass@k and pass^k for the k of `reported_ks`, and with max@k
         unless all rewards are 0 or 1.
       answers: the answer that each response gives, or None if it gives none.
+      modes: the mode of each right response (`Task.mode_of`), and None for the others.
       terms: the numerators and denominators of all metrics, for every k; `figures` and
         `intervals` take them.
     """
@@ -45,7 +51,13 @@ class Evaluation(NamedTuple):
     rewards: np.ndarray
     metrics: dict[str, float]
     answers: list[list[str | None]]
+    modes: list[list[str | None]]
     terms: Terms
+
+    @property
+    def classes(self) -> np.ndarray:
+        """[N, n] int32, equal for equal answers to a problem, as estimators see them."""
+        return weights.answer_classes(self.answers, self.modes)
 
 
 def evaluate(
@@ -69,7 +81,7 @@ def evaluate(
       sample: maps prompts [batch, max_prompt], lengths [batch] and row numbers [batch], all placed
         on `devices`, to a Rollout.
       devices: where `sample` runs.
-      task: extracts the answers from responses.
+      task: extracts the answers from responses, and names and counts the modes of right ones.
       grade: maps P problems and n responses to each to `Grades`. Responses whose reward is not
         finite are left out of the metrics and counted as invalid.
       tokenizer: encodes prompts and decodes responses.
@@ -117,10 +129,13 @@ def evaluate(
     bar.close()
     rewards, statuses = np.concatenate(rewards), np.concatenate(statuses)
     answers = [[task.answer(response) for response in group] for group in responses]
+    groups = zip(problems, responses, rewards, strict=True)
+    modes = [weights.right_modes(task, *group) for group in groups]
     entropy, tokens, finished = np.concatenate(counts, -1)
     n = np.full(len(problems), rewards.shape[1], np.float64)
     terms = {
         **_reward_terms(rewards, answers),
+        **_mode_terms(rewards, answers, modes, [task.mode_count(p) for p in problems]),
         "entropy": (entropy, tokens),
         "truncated": (n - finished, n),
         "response_length": (tokens, n),
@@ -136,7 +151,7 @@ def evaluate(
         for name, value in figures(terms).items()
         if k_of(name) in (None, *ks) and not (name.startswith("max_at_") and is_binary(rewards))
     }
-    return Evaluation(problems, responses, rewards, metrics, answers, terms)
+    return Evaluation(problems, responses, rewards, metrics, answers, modes, terms)
 
 
 def _one_ahead(items: Iterator[Any]) -> Iterator[Any]:
@@ -183,6 +198,36 @@ def _reward_terms(rewards: np.ndarray, answers: Sequence[Sequence[str | None]]) 
     }
 
 
+def _mode_terms(
+    rewards: np.ndarray,
+    answers: Sequence[Sequence[str | None]],
+    modes: Sequence[Sequence[str | None]],
+    counts: Sequence[int | None],
+) -> Terms:
+    """Returns the terms of the metrics that depend on the modes of right responses.
+
+    The estimate of distinct correct@k is the sum over modes of their pass@k, which is
+    1 - C(n - c_m, k) / C(n, k) for a mode that c_m of n samples have (arXiv 2107.03374), and so it
+    is unbiased. mode_coverage exists if the number of modes of some problem is known.
+
+    Args:
+      rewards: [N, n], as for `_reward_terms`.
+      answers, modes: those of an `Evaluation`.
+      counts: the number of modes of each problem, or None where it is unknown.
+    """
+    valid = np.isfinite(rewards)
+    solvable = np.asarray(valid.any(-1), np.float64)
+    classes = weights.answer_classes(answers, modes)
+    found = np.asarray(_distinct_curve((rewards >= 1.0) & valid, classes, valid), np.float64)
+    ks = range(1, rewards.shape[1] + 1)
+    terms = {f"distinct_correct_{k}": (found[:, k - 1] * solvable, solvable) for k in ks}
+    total = np.array([count or 0 for count in counts], np.float64)
+    known = solvable * (total > 0)
+    if known.any():
+        terms["mode_coverage"] = (found[:, -1] * known / np.maximum(total, 1.0), known)
+    return terms
+
+
 def _distinct(groups: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
     """Returns the number of distinct answers of each group, and of all its answers, [N] each."""
     distinct = np.array([len(set(group)) for group in groups], np.float64)
@@ -200,6 +245,18 @@ def _max_curve(rewards: jax.Array, valid: jax.Array) -> jax.Array:
     return jax.lax.map(lambda k: max_at_k(rewards, k, valid), ks).T
 
 
+@jax.jit
+def _distinct_curve(correct: jax.Array, classes: jax.Array, valid: jax.Array) -> jax.Array:
+    """Returns the expected number of classes of right samples among k, for k = 1..n, [N, n]."""
+
+    def add(total: jax.Array, one: jax.Array) -> tuple[jax.Array, None]:
+        return total + pass_at_k_curve(correct & (classes == one), valid), None
+
+    # A class is the index of a sample, so no other numbers occur.
+    total, _ = jax.lax.scan(add, jnp.zeros(correct.shape), jnp.arange(correct.shape[1]))
+    return total
+
+
 def left_out(rewards: np.ndarray) -> int:
     """Counts the problems without any response that could be graded."""
     return int((~np.isfinite(rewards).any(-1)).sum())
@@ -208,6 +265,23 @@ def left_out(rewards: np.ndarray) -> int:
 def is_binary(rewards: np.ndarray) -> bool:
     """Returns whether every finite reward is 0 or 1."""
     return bool(np.isin(rewards[np.isfinite(rewards)], (0.0, 1.0)).all())
+
+
+def informative_kinds(results: Sequence[Evaluation]) -> list[str]:
+    """Returns the kinds of `AT_K` that say something, for a table or plots of these evaluations.
+
+    If all rewards are 0 or 1, max@k is pass@k. So is distinct correct@k if no problem has right
+    samples of two modes.
+    """
+
+    def repeats(kind: str, one: Evaluation) -> bool:
+        if kind not in ("max_at", "distinct_correct"):
+            return False
+        ks = range(1, one.rewards.shape[1] + 1)
+        pairs = [(one.terms[f"{kind}_{k}"][0], one.terms[f"pass_at_{k}"][0]) for k in ks]
+        return all(np.array_equal(ours, passed) for ours, passed in pairs)
+
+    return [kind for kind in AT_K if not all(repeats(kind, one) for one in results)]
 
 
 def majority(answers: Sequence[str | None], rewards: np.ndarray) -> tuple[list[str], float]:
@@ -286,12 +360,12 @@ def reported_ks(n: int) -> list[int]:
 
 
 def k_of(name: str) -> int | None:
-    """Returns the k of a metric such as pass@k, pass^k or max@k, or None for any other metric.
+    """Returns the k of a metric such as pass@k or distinct correct@k, or None for any other.
 
-    >>> k_of("pass_at_8"), k_of("pass_hat_4"), k_of("entropy")
-    (8, 4, None)
+    >>> k_of("pass_at_8"), k_of("pass_hat_4"), k_of("distinct_correct_2"), k_of("entropy")
+    (8, 4, 2, None)
     """
-    found = re.search(r"_h?at_(\d+)$", name)
+    found = re.search(r"_(?:h?at|correct)_(\d+)$", name)
     return int(found[1]) if found else None
 
 

@@ -14,12 +14,14 @@ from typing import Any
 import jax
 import numpy as np
 import tqdm
+from absl import logging
 from jax.experimental import multihost_utils
 from ml_collections import config_dict
 
 from pkpo_jax import parallel
 from pkpo_jax.training import evaluation, files, metrics, provenance, run_directory, samples
 from pkpo_jax.training.checkpoints import Checkpoints
+from pkpo_jax.training.entropy_watch import EntropyWatch
 from pkpo_jax.training.trainer import Graded, Trainer
 
 
@@ -107,6 +109,7 @@ class Run:
         # This describes the best evaluation so far: {"metric": name, "value": ..., "step": ...}.
         self._best: dict[str, Any] = {}
         self._skipped_in_row, self._saving_s = 0, 0.0
+        self._watch = EntropyWatch()
         self._writer: metrics.MetricWriter | metrics.NullWriter = metrics.NullWriter()
         self._compilations = metrics.CompilationCounter()
         # The bar is shown after the SFT warm start, which has a bar of its own.
@@ -134,6 +137,9 @@ class Run:
                 restored.state, progress, self.done, restored.in_flight
             )
             if parallel.is_first_process():
+                # These steps were warned of when they were taken.
+                for line in metrics.read(self.workdir):
+                    self._watch.add(line["step"], line)
                 finished = self.done >= self.config.train.steps
                 what = "is finished, with" if finished else "goes on after"
                 print(f"{self.workdir} {what} step {self.done}.", flush=True)
@@ -171,6 +177,8 @@ class Run:
         values |= metrics.memory()
         values["compilations"] = self._compilations.count
         self._record(values)
+        if (warning := self._watch.add(self.done, values)) and parallel.is_first_process():
+            logging.warning("%s", warning)
         self._check_skipped(graded)
         every = self.config.checkpoint.every
         due = self.done == self.steps or (every and self.done % every == 0)

@@ -183,7 +183,7 @@ class Trainer:
         responses = data.decode_responses(self.tokenizer, tokens[rows], lengths[rows])
         ids, grades = self._grade(rows, owned, responses)
         done_grading = time.perf_counter()
-        batch = self._classify(self._reward(batch, grades), rows, responses)
+        batch = self._classify(self._reward(batch, grades), rows, owned, responses, grades)
         k, rate = self.schedule(step), learning_rate(config.train, step)
         scalars = (k, _fold_in(self.keys[_WEIGH], step), config.rollout.temperature, rate)
         state, metrics = self.programs.update(state, batch, scalars)
@@ -257,13 +257,22 @@ class Trainer:
         rewards, valid = self.devices.put((fed, np.isfinite(fed)), count)
         return batch._replace(rewards=rewards, valid=valid)
 
-    def _classify(self, batch: Batch, rows: np.ndarray, responses: list[list[str]]) -> Batch:
+    def _classify(
+        self,
+        batch: Batch,
+        rows: np.ndarray,
+        problems: list[tasks.Problem],
+        responses: list[list[str]],
+        grades: grading.Grades,
+    ) -> Batch:
         """Adds to the batch which responses gave equal answers, if the estimator needs it."""
         if not self.programs.needs_classes:
             return batch
         count, n = self.config.train.prompts, self.config.rollout.n
         answers = [[self.task.answer(response) for response in group] for group in responses]
-        own = weights_lib.answer_classes(answers).reshape(-1, n)
+        groups = zip(problems, responses, grades.rewards[rows], strict=True)
+        modes = [weights_lib.right_modes(self.task, *group) for group in groups]
+        own = weights_lib.answer_classes(answers, modes).reshape(-1, n)
         whole = parallel.gather(rows, own, (count, n))
         return batch._replace(classes=self.devices.put(whole[self.devices.rows(count)], count))
 
@@ -290,12 +299,12 @@ class Trainer:
         )
 
     def weights(
-        self, step: int, rewards: np.ndarray, entropy: np.ndarray, k: int, answers: Any
+        self, step: int, rewards: np.ndarray, entropy: np.ndarray, k: int, classes: np.ndarray
     ) -> np.ndarray:
         """Returns the reward weights [P, n] that the estimator gives these rewards for k.
 
-        `entropy` [P] is the mean entropy of the tokens of each prompt's responses, and `answers`
-        [P][n] what the task extracted from them. The KL divergence that `loss.kl_in_reward`
+        `entropy` [P] is the mean entropy of the tokens of each prompt's responses, and `classes`
+        [P, n] says which of them gave equal answers. The KL divergence that `loss.kl_in_reward`
         subtracts from the rewards is left out.
         """
         weigh, valid = jax.jit(self.programs.recipe.weigh), np.isfinite(rewards)
@@ -303,7 +312,7 @@ class Trainer:
         given = jnp.where(valid, rewards, 0.0)
         options = dict(rows=jnp.arange(len(rewards)), key=key, entropy=jnp.asarray(entropy))
         if self.programs.needs_classes:
-            options["classes"] = jnp.asarray(weights_lib.answer_classes(answers))
+            options["classes"] = jnp.asarray(classes)
         return np.asarray(weigh(given, jnp.int32(k), valid, **options))
 
     def state_dict(self) -> dict[str, Any]:

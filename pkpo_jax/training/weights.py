@@ -19,6 +19,7 @@ import numpy as np
 
 from pkpo_jax import estimators
 from pkpo_jax.estimators import Mixture, passk_training, subset_scores
+from pkpo_jax.tasks import Problem, Task
 from pkpo_jax.training.config import Estimator
 
 # This is the type of the function that `make` returns.
@@ -205,18 +206,37 @@ def needs_classes(estimator: Estimator) -> bool:
     return estimator.name in CLASSED or (estimator.name not in NAMES and estimator.classes)
 
 
-def answer_classes(answers: Sequence[Sequence[str | None]]) -> np.ndarray:
-    """Returns [P, n] int32, the first response of each group with the answer of each response.
+def right_modes(
+    task: Task, problem: Problem, responses: Sequence[str], rewards: np.ndarray
+) -> list[str | None]:
+    """Returns the mode of each right response to a problem, and None for the others."""
+    pairs = zip(responses, rewards, strict=True)
+    return [task.mode_of(problem, response) if r >= 1.0 else None for response, r in pairs]
 
+
+def answer_classes(
+    answers: Sequence[Sequence[str | None]], modes: Sequence[Sequence[str | None]] | None = None
+) -> np.ndarray:
+    """Returns [P, n] int32, the first response of each group that is equal to each response.
+
+    Responses are equal if they have one mode, or if both have none and their answers are equal.
     Responses without an answer (None) count as equal.
 
     Args:
       answers: what `Task.answer` extracts from each response, for groups of one size.
+      modes: what `right_modes` returns for each group; None if there are no modes.
 
     >>> answer_classes([["7", "8", "7", None]])
     array([[0, 1, 0, 3]], dtype=int32)
+    >>> answer_classes([["1+2", "2+1", "1+3", "1+3"]], [["1+2", "1+2", None, None]])
+    array([[0, 0, 2, 2]], dtype=int32)
     """
-    return np.array([[group.index(answer) for answer in group] for group in answers], np.int32)
+    modes = modes or [[None] * len(group) for group in answers]
+    keys = [
+        [(mode, answer if mode is None else None) for answer, mode in zip(*group, strict=True)]
+        for group in zip(answers, modes, strict=True)
+    ]
+    return np.array([[group.index(key) for key in group] for group in keys], np.int32)
 
 
 def import_function(name: str, known: Sequence[str]) -> Callable[..., jax.Array]:

@@ -289,7 +289,7 @@ def test_what_a_policy_writes_does_not_break_the_table(capsys, monkeypatch):
     responses = ["[bold]a[/bold]", "\x1b[31mred\a", "a\nb", "word " * 60, "", "z" * 300]
     rewards = np.array([[1.0, 0.5, float("nan"), -2.0, 0.0, 0.25]], np.float32)
     problem = {"id": 3, "prompt": "[red]What?[/red]\x1b[2J\nNow."}
-    found = Evaluation([problem], [responses], rewards, {}, [responses], {})
+    found = Evaluation([problem], [responses], rewards, {}, [responses], [], {})
     weights = {k: np.arange(6.0)[None] / 100 for k in (1, 2, 4, 16)}
     tables.samples(found, [problem["prompt"]], weights, "train")
     shown = capsys.readouterr().out

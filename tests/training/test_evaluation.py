@@ -15,7 +15,21 @@ from tests import reference
 
 # A letter stands for each reward. The letter "x" cannot be graded, and a response without a letter
 # has no answer.
-REWARDS = {"r": 1.0, "R": 1.0, "h": 0.5, "w": 0.0, "v": 0.0, "x": math.nan, "": 0.0}
+REWARDS = {
+    "r": 1.0,
+    "R": 1.0,
+    "T": 1.0,
+    "t": 1.0,
+    "h": 0.5,
+    "w": 0.0,
+    "v": 0.0,
+    "x": math.nan,
+    "": 0.0,
+}
+
+REWARD_AND_MODE = {
+    letter: (reward, "t" if letter in "Tt" else letter) for letter, reward in REWARDS.items()
+}
 
 
 class Letters:
@@ -27,12 +41,19 @@ class Letters:
     alphabet = "p" + "".join(REWARDS)
 
     def __init__(self, *responses):
-        self.responses = responses
+        self.responses, self.modes = responses, {}
+        self.counts = [None] * len(responses)
         self.problems = [{"id": i, "prompt": "p"} for i in range(len(responses))]
         self.events = []
 
     def answer(self, response):
         return response[:1] or None
+
+    def mode_of(self, problem, response):
+        return self.modes.get(response[:1], response[:1])
+
+    def mode_count(self, problem):
+        return self.counts[problem["id"]]
 
     def grade(self, problems, responses):
         self.events.append(("grade", [problem["id"] for problem in problems]))
@@ -87,6 +108,10 @@ def test_figures_by_hand():
             "reward_mean": 3 / 10,
             # In the first problem r and w are tied, in the second v is wrong, and in the third x
             # could not be graded.
+            # No problem has right responses of two modes.
+            "distinct_correct_1": (1 / 2 + 0 + 1 / 2) / 3,
+            "distinct_correct_2": (5 / 6 + 0 + 1) / 3,
+            "distinct_correct_4": (1 + 0 + 1) / 3,
             "majority": (0.5 + 0 + 0) / 3,
             "invalid": 2 / 12,
             "distinct_answers": (2 + 2 + 2) / (4 + 3 + 3),
@@ -124,6 +149,38 @@ def test_every_k_is_the_mean_over_all_subsets(letters):
     # If all rewards are 0 or 1, max@k equals pass@k and is not among the metrics.
     shown = [f"max_at_{k}" for k in (1, 2, 4, 6) if "h" in letters]
     assert [name for name in found.metrics if name.startswith("max_at_")] == shown
+
+
+@pytest.mark.parametrize("letters", ["rRw", "rRTwx", "rRTthvwx"])
+def test_distinct_correct_is_the_mean_over_all_subsets(letters):
+    rng = np.random.default_rng(1)
+    task = Letters(*rng.choice(list(letters), (8, 6)).tolist(), ["x"] * 6)
+    # Two of the right letters have one mode.
+    task.modes = {"T": "t"}
+    task.counts = [4] * 7 + [None, 4]
+    found = task.evaluate(batch=4)
+    figures = evaluation.figures(found.terms)
+    groups = [[REWARD_AND_MODE[c] for c in row if c != "x"] for row in task.responses]
+    groups = [group for group in groups if group]
+    for k in range(1, 7):
+        means = []
+        for group in groups:
+            sets = reference.subsets(len(group), min(k, len(group)))
+            counts = [len({group[i][1] for i in s if group[i][0] >= 1.0}) for s in sets]
+            means.append(np.mean(counts))
+        assert figures[f"distinct_correct_{k}"] == pytest.approx(np.mean(means), abs=1e-6)
+    shares = [len({m for r, m in group if r >= 1.0}) / 4 for group in groups[:7]]
+    assert found.metrics["mode_coverage"] == pytest.approx(np.mean(shares))
+
+
+def test_kinds_that_repeat_pass_at_k_are_not_shown():
+    shown = ["pass_at", "pass_hat"]
+    one, two = Letters(["r", "r", "w"]).evaluate(), Letters(["r", "R", "w"]).evaluate()
+    half = Letters(["r", "h", "w"]).evaluate()
+    assert evaluation.informative_kinds([one]) == shown
+    assert evaluation.informative_kinds([one, two]) == [*shown, "distinct_correct"]
+    assert evaluation.informative_kinds([half]) == ["pass_at", "max_at", "pass_hat"]
+    assert "mode_coverage" not in one.terms
 
 
 def test_a_batch_is_sampled_while_the_one_before_is_graded():

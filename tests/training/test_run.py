@@ -16,7 +16,7 @@ from pkpo_jax.configs import recipes
 from pkpo_jax.reporting import page
 from pkpo_jax.tasks import Maze
 from pkpo_jax.training import config as config_lib
-from pkpo_jax.training import loop, metrics, provenance
+from pkpo_jax.training import entropy_watch, loop, metrics, provenance
 from pkpo_jax.training.trainer import Trainer
 
 
@@ -283,3 +283,25 @@ def test_workers_grade_as_the_run_itself_does(finished, tmp_path):
     config.grading.workers = 2
     loop.train(config, tmp_path / "maze")
     assert comparable(tmp_path / "maze") == comparable(finished)
+
+
+def test_a_run_warns_once_of_its_entropy_and_goes_on_when_resumed(tmp_path, monkeypatch):
+    """Runs six steps in windows of two, with entropies given in place of the policy's."""
+    monkeypatch.setattr(entropy_watch, "WINDOW", 2)
+    given, take = [1.0, 1.0, 0.4, 0.4, 0.19, 0.19], Trainer.step
+
+    def step(self, state, number):
+        state, values, graded = take(self, state, number)
+        return state, values | {"train/entropy": given[number]}, graded
+
+    monkeypatch.setattr(Trainer, "step", step)
+    said = []
+    monkeypatch.setattr(loop.logging, "warning", lambda _, text: said.append(text))
+    config = small_config()
+    config.train.steps = 4
+    loop.train(config, tmp_path / "run")
+    assert len(said) == 1 and said[0].startswith("step 4: the policy's entropy went from 1 to 0.4")
+    config.train.steps = 6
+    loop.train(config, tmp_path / "run")
+    # The resumed run knows the entropy of the steps before it.
+    assert len(said) == 2 and "from 0.4 to 0.19 nats per token since step 4" in said[1]

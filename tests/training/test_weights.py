@@ -11,6 +11,7 @@ import pytest
 import pkpo_jax as pkpo
 from pkpo_jax.estimators.passk_training import Method
 from pkpo_jax.estimators.pkpo import Baseline
+from pkpo_jax.tasks import Maze
 from pkpo_jax.training import weights
 from pkpo_jax.training.config import Estimator
 from tests import reference
@@ -205,6 +206,25 @@ def test_groups_above_twelve_sample_the_volume_by_prompt():
     # The values add up to the volume of all: the sum over answers of log(1 + their rewards).
     total = sum(np.log1p(float(rewards[1][classes[1] == c].sum())) for c in (0, 2, 3))
     assert float(both[1].sum()) == pytest.approx(total, rel=1e-4)
+
+
+def test_right_responses_are_equal_by_mode_and_wrong_ones_by_answer():
+    """Checks that the estimator of distinct answers counts what `eval/distinct_correct_2` does."""
+    task, problem = Maze(), {"grid": "S.\n..\n.E"}
+    walks = ["DDR", "DUDDR", "RDD", "LDD", "DDR", "LDD", "DDL"]
+    rewards = np.array([task.grade(problem, walk) for walk in walks], np.float32)
+    assert rewards.tolist() == [1, 1, 1, 0, 1, 0, 0]
+    modes = weights.right_modes(task, problem, walks, rewards)
+    assert modes == ["DDR", "DDR", "RDD", None, "DDR", None, None]
+    classes = weights.answer_classes([[task.answer(walk) for walk in walks]], [modes])
+    assert classes.tolist() == [[0, 0, 2, 3, 0, 3, 6]]
+    options = dict(rows=jnp.arange(1), key=jax.random.key(0), entropy=jnp.zeros(1), classes=classes)
+    ours = weights.make(Estimator("distinct"))(rewards[None], 2, rewards[None] >= 0, **options)
+    names = [mode or walk for mode, walk in zip(modes, walks, strict=True)]
+    exact = reference.subset_weights(
+        lambda c: len({names[i] for i in c if rewards[i] >= 1.0}), len(walks), 2
+    )
+    np.testing.assert_allclose(ours[0], np.array(exact, float), atol=1e-6)
 
 
 def test_answer_classes_and_own_functions_that_take_them(monkeypatch):
