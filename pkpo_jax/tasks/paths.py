@@ -59,9 +59,8 @@ def homotopy_class(grid: str, path: Sequence[int]) -> str:
 
     Two paths have one name iff one can be bent into the other without crossing a wall. A ray goes
     up from each obstacle, and the name is the reduced word of the rays that the path crosses: the
-    number of the obstacle, with + to the right and - to the left (the h-signature of Bhattacharya,
-    Likhachev and Kumar, "Topological constraints in search-based robot path planning", 2012; it is
-    complete because the fundamental group of the plane without points is free on these letters).
+    number of the obstacle, with + to the right and - to the left. These words decide it, because
+    the fundamental group of the plane without a point in each obstacle is free on these letters.
 
     >>> grid = "S..\\n.*.\\n..E"
     >>> homotopy_class(grid, [0, 1, 2, 6, 10]), homotopy_class(grid, [0, 4, 8, 9, 10])
