@@ -13,8 +13,8 @@ steps were compiled for TPUs ahead of time (`--mode=compile --topology=...`; jax
 and the predicted seconds, where a step has its share of the evaluations:
 
     topology  mesh       GiB: sampling  update  peak   s: sampling  update  step
-    v5e:4x4   (1,4,4)    2.8            8.8     8.8    1.64         1.90    4.56
-    v5e:8x16  (8,4,4)    3.1            4.8     4.8    .95          .32     1.48
+    v5e:4x4   (1,4,4)    4.4            9.2     12.8   1.66         1.85    4.18
+    v5e:8x16  (8,4,4)    2.7            4.6     4.6    .97          .32     1.50
 
 v5e:8x16 is the paper's slice, on which it reports 14.4 seconds a step. With the mesh (8,16,1) and
 eval.prompts=16 a step was predicted to take 5.3. docs/devices.md says what these figures assume,

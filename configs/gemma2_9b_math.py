@@ -8,7 +8,7 @@ The rows of the experiment are those of gemma2_2b_math.
 A chip needs these GiB of its 16, and a step has these predicted seconds, as in gemma2_2b_math:
 
     topology   mesh       GiB: sampling  update  peak   s: sampling  update  step
-    v5e:8x16   (1,16,8)   4.7            7.1     7.1    2.48         1.26    4.33
+    v5e:8x16   (1,16,8)   4.2            6.9     7.4    2.40         1.22    4.19
 """
 
 from ml_collections import config_dict
