@@ -1,6 +1,6 @@
 """A Gaussian bandit whose policy maximises the expected best of two tries under its beliefs.
 
-python -m experiments.toy_bandit [--rounds=2000] [--seeds=200] [--arms=5]
+python -m experiments.toy_bandit [--rounds=2000] [--bandits=200] [--arms=5]
 
 The beliefs about the means of the arms are independent Normal(m_i, v_i). The retry-aware policy of
 ReMax (arXiv 2605.20854) draws arms from the p that maximises p'Qp, where Q_ij = E max(i, j) is the
@@ -26,7 +26,9 @@ from scipy import special
 import experiments
 
 _ROUNDS = flags.DEFINE_integer("rounds", 2000, "Pulls of each bandit.", lower_bound=1)
-_SEEDS = flags.DEFINE_integer("seeds", 200, "Bandits, with means from Normal(0, 1).", lower_bound=2)
+_BANDITS = flags.DEFINE_integer(
+    "bandits", 200, "Bandits, whose means are from Normal(0, 1).", lower_bound=2
+)
 _ARMS = flags.DEFINE_integer("arms", 5, "Arms of a bandit.", lower_bound=2)
 
 NOISE = 1.0
@@ -112,15 +114,15 @@ POLICIES: dict[str, Callable[[Beliefs, int, np.random.Generator], np.ndarray]] =
 }
 
 
-def regrets(policy: str, arms: int, rounds: int, seeds: int) -> np.ndarray:
-    """Returns the regret [seeds, rounds] up to each round, the same bandits for all policies."""
-    means = np.random.default_rng(0).normal(size=(seeds, arms))
-    rng, rows = np.random.default_rng(1), np.arange(seeds)
-    total, pulls = np.zeros((seeds, arms)), np.zeros((seeds, arms))
-    lost = np.empty((seeds, rounds))
+def regrets(policy: str, arms: int, rounds: int, bandits: int) -> np.ndarray:
+    """Returns the regret [bandits, rounds] up to each round, the same bandits for all policies."""
+    means = np.random.default_rng(0).normal(size=(bandits, arms))
+    rng, rows = np.random.default_rng(1), np.arange(bandits)
+    total, pulls = np.zeros((bandits, arms)), np.zeros((bandits, arms))
+    lost = np.empty((bandits, rounds))
     for t in range(rounds):
         arm = POLICIES[policy](beliefs(total, pulls), t + 1, rng)
-        total[rows, arm] += means[rows, arm] + NOISE * rng.normal(size=seeds)
+        total[rows, arm] += means[rows, arm] + NOISE * rng.normal(size=bandits)
         pulls[rows, arm] += 1
         lost[:, t] = means.max(-1) - means[rows, arm]
     return lost.cumsum(-1)
@@ -128,14 +130,14 @@ def regrets(policy: str, arms: int, rounds: int, seeds: int) -> np.ndarray:
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    arms, rounds, seeds = _ARMS.value, _ROUNDS.value, _SEEDS.value
+    arms, rounds, bandits = _ARMS.value, _ROUNDS.value, _BANDITS.value
     shown = sorted({max(rounds // 100, 1), max(rounds // 10, 1), rounds})
-    title = f"regret of {arms} arms: mean (standard error) over {seeds} bandits"
+    title = f"regret of {arms} arms: mean (standard error) over {bandits} bandits"
     table = rich.table.Table("policy", *(f"round {t}" for t in shown), "seconds", title=title)
     for policy in POLICIES:
         started = time.perf_counter()
-        found = regrets(policy, arms, rounds, seeds)
-        errors = found.std(0, ddof=1) / np.sqrt(seeds)
+        found = regrets(policy, arms, rounds, bandits)
+        errors = found.std(0, ddof=1) / np.sqrt(bandits)
         cells = (f"{found[:, t - 1].mean():.1f} ({errors[t - 1]:.1f})" for t in shown)
         table.add_row(policy, *cells, f"{time.perf_counter() - started:.0f}")
     console = rich.console.Console(width=100)

@@ -50,7 +50,7 @@ def test_improvements_are_balanced_over_the_arms_that_are_played():
 
 def test_every_policy_learns():
     for policy in toy_bandit.POLICIES:
-        found = toy_bandit.regrets(policy, arms=3, rounds=200, seeds=20)
+        found = toy_bandit.regrets(policy, arms=3, rounds=200, bandits=20)
         assert (np.diff(found, axis=-1) >= 0).all()
         # The second half costs less than the first.
         assert found[:, -1].mean() < 1.8 * found[:, 99].mean()
