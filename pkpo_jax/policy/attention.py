@@ -259,7 +259,7 @@ def _forward_block(
 def _backward(
     soft_cap: float | None, local_window: int | None, saved: Any, gradient: jax.Array
 ) -> Any:
-    queries, sources, visible, *results = saved
+    queries, sources, visible, out, log_total = saved
 
     def run(window: int | None) -> Any:
         to_queries, to_sources = [], jax.tree.map(jnp.zeros_like, sources)
@@ -267,8 +267,10 @@ def _backward(
             seen, put, visible_here = jax.vjp(
                 lambda x, block=block: block.seen(x, visible), sources, has_aux=True
             )
-            own = (block.of(x) for x in (queries, *results, gradient))
-            to_block, to_seen = _backward_block(next(own), seen, visible_here, soft_cap, *own)
+            saved_here = [block.of(x) for x in (out, log_total, gradient)]
+            to_block, to_seen = _backward_block(
+                block.of(queries), seen, visible_here, soft_cap, *saved_here
+            )
             to_queries.append(to_block)
             to_sources = jax.tree.map(jnp.add, to_sources, put(to_seen)[0])
         return jnp.concatenate(to_queries, 4), to_sources

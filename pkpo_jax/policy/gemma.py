@@ -232,7 +232,7 @@ class Gemma(nn.Module):
         ) -> Any:
             prefix = None
             if shared is not None and length is not None:
-                # Of a prefix that was cut, these are the last tokens.
+                # A prefix that was cut holds its last tokens alone.
                 prefix = shared, jnp.minimum(length, shared.keys.shape[2])
             x = self.place(x, "activations")
             return block.apply(variables, x, kind, positions, start, prefix, cache)

@@ -96,7 +96,7 @@ def sample(
     # The loop over tokens reads single layers.
     params, prefix = (gemma.for_decoding(tree, model.config) for tree in (params, prefix))
     sizes = _cache_sizes(max_response)
-    # How many responses are few enough to leave the whole batch, and then the smaller ones.
+    # Once so few responses are left, they leave the whole batch, and then the smaller one.
     batches = [p * n // _FEW**level for level in (1, 2)] if compact and len(sizes) > 1 else []
     batches = [count for count in batches if count] + [0]
     last = jnp.broadcast_to(gemma.last_prompt_token(prompts, lengths)[:, None], (p, n))

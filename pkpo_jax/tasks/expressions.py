@@ -49,7 +49,7 @@ class Form:
         ]
         up = tuple(sorted(terms))
         down = tuple(sorted((-sign, body) for sign, body in terms))
-        # Of a sum and its negative, one is the canonical body.
+        # A sum and its negative share a body, the larger one of the two.
         return Form((up > down) - (up < down), "sum", max(up, down))
 
     def __mul__(self, other: Form) -> Form:
