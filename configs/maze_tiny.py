@@ -22,6 +22,9 @@ def get_config(argument: str = "") -> config_dict.ConfigDict:
     config = config_lib.default(task="maze")
     config.k = 8
 
+    # Updates of so few and small layers take a quarter less time on CPUs without a loop.
+    config.model.unroll = True
+
     # As 60% of the cells are hidden, no single answer is always right. By construction this makes
     # the optima of pass@1 and pass@k differ.
     config.task.min_side = config.task.max_side = 4

@@ -108,12 +108,13 @@ def _run(mode: str) -> None:
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    from pkpo_jax import command_line, compilation_cache, parallel
+    from pkpo_jax import command_line, compilation_cache, host_memory, parallel
     from pkpo_jax.policy import checkpoints
     from pkpo_jax.tasks import grading
     from pkpo_jax.training import config as config_lib
 
     values, mode = flags.FLAGS, flags.FLAGS.mode
+    host_memory.keep_freed()
     try:
         if mode in ("train", "eval", "sample"):  # The mode compile measures compile times.
             compilation_cache.use(values.compilation_cache, distributed=values.distributed)
