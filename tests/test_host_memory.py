@@ -11,7 +11,8 @@ import ctypes, resource, sys
 from pkpo_jax import host_memory
 size, c = 4 * 2**20, ctypes.CDLL(None)
 c.malloc.restype, c.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-c.memset.argtypes, c.free.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t], [ctypes.c_void_p]
+pointer, number = ctypes.c_void_p, ctypes.c_size_t
+c.memset.argtypes, c.free.argtypes = [pointer, ctypes.c_int, number], [pointer]
 assert sys.argv[1] == "default" or host_memory.keep_freed()
 for _ in range(20):
     arrays = [c.malloc(size) for _ in range(12)]
