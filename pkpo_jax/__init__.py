@@ -16,8 +16,9 @@ The names below are the estimators of `pkpo_jax.estimators`, by what they are fo
   k by the step      schedules
 
 JAX is imported when the first of them is used, so that grading workers, which need only
-`pkpo_jax.tasks`, start quickly. The other packages are imported by name: `pkpo_jax.policy`,
-`pkpo_jax.tasks`, `pkpo_jax.training` and `pkpo_jax.reporting`.
+`pkpo_jax.tasks`, start quickly. `pkpo_jax.adapters` has them for NumPy, without JAX, and inside
+other trainers. The other packages are imported by name: `pkpo_jax.policy`, `pkpo_jax.tasks`,
+`pkpo_jax.training` and `pkpo_jax.reporting`.
 """
 
 from __future__ import annotations
@@ -73,7 +74,11 @@ def __getattr__(name: str) -> Any:
     """Imports an estimator on first use (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module("pkpo_jax.estimators"), name)
+    if name == "schedules":
+        return importlib.import_module("pkpo_jax.schedules")
+    # Schedules and mixtures need no JAX.
+    module = "pkpo_jax.mixtures" if name == "Mixture" else "pkpo_jax.estimators"
+    value = getattr(importlib.import_module(module), name)
     globals()[name] = value
     return value
 

@@ -8,9 +8,8 @@ import re
 import numpy as np
 import pytest
 
-from pkpo_jax import configs
+from pkpo_jax import configs, schedules
 from pkpo_jax.configs import recipes
-from pkpo_jax.estimators import schedules
 from pkpo_jax.training import checks, loop, metrics
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training.trainer import Trainer

@@ -6,8 +6,8 @@ The script prints the time of the recommended reward weights (loo_minus_one, k =
 numbers and sizes of groups. The kernel is jitted and takes k as an argument. It is compared with
 
   listing   the product form of arXiv 2505.15201 in NumPy, which handles a group at a time
-  tables    vectorised NumPy in float64, with the coefficients of one n and one k in a table that is
-            made beforehand
+  NumPy     `pkpo_jax.adapters.numpy` in float64, which keeps the coefficients of one n and one k
+            in a table
 
 A second table gives the time of a mixture of k, and of a group with a mask, as a multiple of that
 of one k. Calls alternate within the same process, and each time is that of the fastest one, since
@@ -16,7 +16,6 @@ other processes can only slow a call down.
 
 from __future__ import annotations
 
-import math
 import pathlib
 import statistics
 import tempfile
@@ -32,6 +31,7 @@ from absl import app, logging
 
 import experiments
 import pkpo_jax as pkpo
+from pkpo_jax.adapters import numpy as on_numpy
 from pkpo_jax.configs import maze_tiny
 from pkpo_jax.training.trainer import Trainer
 
@@ -80,22 +80,6 @@ def listing_weights(rewards: np.ndarray, k: int) -> np.ndarray:
     return weights
 
 
-def table(n: int, k: int) -> np.ndarray:
-    """Returns [n-1], the coefficients of the gaps of one n and one k >= 2 in float64."""
-    return np.array([k * math.comb(j, k - 1) / (n * math.comb(n - 1, k - 1)) for j in range(1, n)])
-
-
-def table_weights(rewards: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
-    """Returns the reward weights [groups, n] from the coefficients of the gaps."""
-    order = np.argsort(rewards, -1)
-    gaps = np.diff(np.take_along_axis(rewards, order, -1), axis=-1)
-    ordered = np.zeros_like(rewards)
-    np.cumsum(gaps * coefficients, -1, out=ordered[:, 1:])
-    weights = np.empty_like(rewards)
-    np.put_along_axis(weights, order, ordered, -1)
-    return weights
-
-
 def seconds(*calls: Callable[[], object], repeats: int = 301) -> list[float]:
     """Returns the time of the fastest of each call. The calls take turns, after a first round."""
     times: list[list[float]] = [[] for _ in calls]
@@ -121,25 +105,24 @@ def kernel(
 
 def compare(console: rich.console.Console) -> None:
     output = rich.table.Table(
-        "groups x n", "listing, ms", "tables, ms", "kernel, ms", "kernel / tables", "largest error"
+        "groups x n", "listing, ms", "NumPy, ms", "kernel, ms", "NumPy / kernel", "largest error"
     )
     for groups, n in SIZES:
         rewards, k = np.random.default_rng(0).random((groups, n)).astype(np.float32), n // 2
         listed = np.stack([listing_weights(g.astype(float), k) for g in rewards])
         ours = np.asarray(pkpo.pkpo_weights(rewards, k))
         error = np.abs(ours - listed).max() / np.abs(listed).max()
-        wide, coefficients = rewards.astype(np.float64), table(n, k)
-        np.testing.assert_allclose(table_weights(wide, coefficients), listed, atol=1e-9)
+        np.testing.assert_allclose(on_numpy.pkpo_weights(rewards, k), listed, atol=1e-9)
         (slow,) = seconds(lambda r=rewards, k=k: [listing_weights(g, k) for g in r], repeats=3)
-        tables, ours = seconds(
-            lambda w=wide, c=coefficients: table_weights(w, c), kernel(groups, n, k)
+        numpy, ours = seconds(
+            lambda r=rewards, k=k: on_numpy.pkpo_weights(r, k), kernel(groups, n, k)
         )
         output.add_row(
             f"{groups} x {n}",
             f"{1e3 * slow:.2f}",
-            f"{1e3 * tables:.3f}",
+            f"{1e3 * numpy:.3f}",
             f"{1e3 * ours:.3f}",
-            f"{ours / tables:.2f}",
+            f"{numpy / ours:.2f}",
             f"{error:.1e}",
         )
     console.print(output)

@@ -33,8 +33,7 @@ from absl import app, flags, logging
 from ml_collections import config_dict, config_flags
 
 from experiments.study import design, results, variance
-from pkpo_jax import command_line
-from pkpo_jax.estimators import schedules
+from pkpo_jax import command_line, schedules
 from pkpo_jax.policy import checkpoints
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import metrics, step

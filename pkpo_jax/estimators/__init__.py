@@ -4,7 +4,7 @@ Every function takes groups of rewards or of correctness [..., n], with the n sa
 in the last dimension. Nothing here knows a model or a config, or imports more than jax and numpy.
 """
 
-from pkpo_jax.estimators import schedules
+from pkpo_jax import schedules
 from pkpo_jax.estimators.baselines import (
     dr_grpo_advantages,
     grpo_advantages,
@@ -21,7 +21,6 @@ from pkpo_jax.estimators.l_statistics import (
     top_mean_weights,
     trimmed_mean_weights,
 )
-from pkpo_jax.estimators.mixtures import Mixture
 from pkpo_jax.estimators.off_policy import off_policy_weights
 from pkpo_jax.estimators.pacevolve import pacevolve_advantages
 from pkpo_jax.estimators.pass_at_k import (
@@ -41,6 +40,7 @@ from pkpo_jax.estimators.shapley import (
     tailrl_advantages,
 )
 from pkpo_jax.estimators.subset_scores import distinct_weights, poly_epo_weights, subset_weights
+from pkpo_jax.mixtures import Mixture
 
 __all__ = [
     "Mixture",

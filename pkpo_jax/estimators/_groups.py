@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pkpo_jax.estimators.mixtures import Mixture
+from pkpo_jax.mixtures import Mixture
 
 # Rewards are scaled down before they are subtracted, so that the gap of two finite float32 values
 # stays finite.

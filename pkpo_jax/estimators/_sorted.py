@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pkpo_jax.estimators import _groups
-from pkpo_jax.estimators.mixtures import Mixture
+from pkpo_jax.mixtures import Mixture
 
 # Up to this size, comparing all pairs of a group is faster on a CPU than sorting it.
 _SMALL = 32

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from pkpo_jax.estimators import _sorted
 from pkpo_jax.estimators._sorted import Coefficients, Ranks
-from pkpo_jax.estimators.mixtures import Mixture
+from pkpo_jax.mixtures import Mixture
 
 # The product of a share and an integer k is an integer up to this much.
 _ROUNDING = 1e-4

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from pkpo_jax.estimators import _groups, _sorted, pkpo
 from pkpo_jax.estimators._sorted import Coefficients, Ranks
-from pkpo_jax.estimators.mixtures import Mixture
+from pkpo_jax.mixtures import Mixture
 
 # Importance ratios are clipped to this value, far above any useful one, to keep their products
 # finite.

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from pkpo_jax.estimators import _groups
-from pkpo_jax.estimators.mixtures import Mixture
 from pkpo_jax.estimators.pkpo import pkpo_weights
+from pkpo_jax.mixtures import Mixture
 
 
 def pacevolve_advantages(

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 
 from pkpo_jax.estimators import _groups, _sorted
 from pkpo_jax.estimators._sorted import Coefficients, Ranks
-from pkpo_jax.estimators.mixtures import Mixture
+from pkpo_jax.mixtures import Mixture
 
 Baseline = Literal["none", "loo", "loo_minus_one", "centered"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 
 from pkpo_jax.estimators import _groups
-from pkpo_jax.estimators.mixtures import Mixture
 from pkpo_jax.estimators.pkpo import Baseline, pkpo_weights
+from pkpo_jax.mixtures import Mixture
 
 
 def pass_hat_k_weights(

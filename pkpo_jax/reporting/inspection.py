@@ -14,8 +14,7 @@ import jax
 import numpy as np
 from ml_collections import config_dict
 
-from pkpo_jax import parallel
-from pkpo_jax.estimators import mixtures, schedules
+from pkpo_jax import mixtures, parallel, schedules
 from pkpo_jax.reporting import plots, tables
 from pkpo_jax.tasks import Problem
 from pkpo_jax.training import checkpoints, checks, evaluation, files, saved_run, weights

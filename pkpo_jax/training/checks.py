@@ -9,8 +9,7 @@ from typing import Any
 from absl import logging
 from ml_collections import config_dict
 
-from pkpo_jax import parallel
-from pkpo_jax.estimators import mixtures, schedules
+from pkpo_jax import mixtures, parallel, schedules
 from pkpo_jax.policy import checkpoints, sizes
 from pkpo_jax.tasks import code
 from pkpo_jax.tasks.code import sandbox

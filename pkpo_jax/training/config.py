@@ -17,8 +17,8 @@ from typing import Any, Literal, NamedTuple
 
 from ml_collections import config_dict
 
-from pkpo_jax import tasks
-from pkpo_jax.estimators import passk_training, pkpo, schedules
+from pkpo_jax import schedules, tasks
+from pkpo_jax.estimators import passk_training, pkpo
 from pkpo_jax.policy import lora, sizes
 
 Dtype = Literal["float32", "bfloat16"]

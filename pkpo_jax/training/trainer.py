@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import config_dict
 
-from pkpo_jax import parallel, tasks
-from pkpo_jax.estimators import mixtures, schedules
+from pkpo_jax import mixtures, parallel, schedules, tasks
 from pkpo_jax.policy import checkpoints, sampling
 from pkpo_jax.tasks import grading
 from pkpo_jax.training import checkpoints as run_checkpoints

@@ -11,11 +11,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from pkpo_jax.estimators.mixtures import Mixture
+from pkpo_jax.mixtures import Mixture
 
 Schedule = Callable[[Any], Any]
 
@@ -58,11 +56,11 @@ def step(ks: Mapping[int, int | Mixture]) -> Schedule:
     stacked = _stack([_check_k(ks[s], f"k at step {s}") for s in steps])
 
     def schedule(at_step: Any) -> Any:
-        xp = jnp if isinstance(at_step, jax.Array) else np
+        xp = _namespace(at_step)
         index = xp.searchsorted(xp.asarray(steps), at_step, side="right") - 1
         if isinstance(stacked, Mixture):
             return Mixture(*(xp.asarray(x)[index] for x in stacked))
-        return _k(xp.asarray(stacked)[index])
+        return _k(xp, xp.asarray(stacked)[index])
 
     return schedule
 
@@ -128,7 +126,7 @@ def blend(k0: int | Mixture, k1: int | Mixture, steps: int) -> Schedule:
     ks = np.array([*ks0, *ks1], np.int32)
 
     def schedule(at_step: Any) -> Any:
-        xp = jnp if isinstance(at_step, jax.Array) else np
+        xp = _namespace(at_step)
         done = xp.clip(xp.asarray(at_step) / steps, 0.0, 1.0)[..., None]
         first, last = (xp.asarray(w, np.float32) for w in (weights0, weights1))
         weights = xp.concatenate([(1.0 - done) * first, done * last], -1).astype(np.float32)
@@ -228,18 +226,23 @@ def near_inverse_pass_rate(smallest: int, largest: int) -> Schedule:
         raise ValueError(f"smallest={smallest} is above largest={largest}.")
 
     def schedule(pass_rate: Any) -> Any:
-        xp = jnp if isinstance(pass_rate, jax.Array) else np
+        xp = _namespace(pass_rate)
         rate = xp.clip(xp.nan_to_num(pass_rate), 1.0 / largest, 1.0 / smallest)
         return _nearest(xp, 1.0 / rate)
 
     return schedule
 
 
+def _namespace(x: Any) -> Any:
+    """Returns `jax.numpy` for a JAX array and `numpy` for others, without an import of JAX."""
+    return x.__array_namespace__() if hasattr(x, "__array_namespace__") else np
+
+
 def _interpolate(k0: int, k1: int, steps: int, shape: Callable) -> Schedule:
     _check(k0, "k0"), _check(k1, "k1"), _check(steps, "steps")
 
     def schedule(at_step: Any) -> Any:
-        xp = jnp if isinstance(at_step, jax.Array) else np
+        xp = _namespace(at_step)
         done = shape(xp, xp.clip(at_step / steps, 0.0, 1.0))
         return _nearest(xp, k0 + (k1 - k0) * done)
 
@@ -248,11 +251,11 @@ def _interpolate(k0: int, k1: int, steps: int, shape: Callable) -> Schedule:
 
 def _nearest(xp: Any, value: Any) -> Any:
     # Adding slightly more than a half makes ties round up in float32 and float64 alike.
-    return _k(xp.floor(value + 0.5001))
+    return _k(xp, xp.floor(value + 0.5001))
 
 
-def _k(value: Any) -> Any:
-    if isinstance(value, jax.Array) or np.ndim(value):
+def _k(xp: Any, value: Any) -> Any:
+    if xp is not np or np.ndim(value):
         return value.astype(np.int32)
     return int(value)
 
