@@ -24,11 +24,13 @@ def make(estimator: Estimator = "pkpo_weights", k: Any = None, **options: Any) -
 
     Trainers average over samples, so that the weights of estimators named `*_weights`, which are to
     be added up, are multiplied by n. Without this factor the steps are n times too small, and their
-    size jumps when k is annealed to 1.
+    size jumps when k is annealed to 1. Rewards that are NaN are left out of their groups, and their
+    advantages are 0.
 
     Args:
       estimator: the name of an estimator of `pkpo_jax` that needs nothing but rewards and k; or a
-        function of your own, (rewards [P, n], k) -> advantages [P, n], or (rewards) if k is None.
+        function of your own, (rewards [P, n], k) -> advantages [P, n], or (rewards) if k is None,
+        with a keyword `where` [P, n] bool if rewards may be missing.
       k: int, `Mixture`, or a schedule of `pkpo_jax.schedules`, which is called with the training
         step; None for estimators without k.
       options: further keyword arguments of the estimator, such as `baseline`.
@@ -48,7 +50,9 @@ def make(estimator: Estimator = "pkpo_weights", k: Any = None, **options: Any) -
 
     def advantages(rewards: np.ndarray, step: int = 0) -> np.ndarray:
         at = () if k is None else (k(step) if callable(k) else k,)
-        result = np.asarray(function(rewards, *at, **options), np.float64)
+        missing = np.isnan(rewards)
+        where = {"where": ~missing} if missing.any() else {}
+        result = np.asarray(function(rewards, *at, **where, **options), np.float64)
         if result.shape != rewards.shape:
             raise ValueError(f"the estimator gives {result.shape}; expected {rewards.shape}.")
         return result * rewards.shape[-1] if added_up else result
