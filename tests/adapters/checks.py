@@ -1,4 +1,4 @@
-"""What the runs against real trainers share: exact advantages, and a tokenizer without a download."""
+"""Exact advantages, a tiny model and its tokenizer, for the runs with real trainers."""
 
 import importlib.metadata
 from fractions import Fraction
@@ -31,6 +31,25 @@ def word_tokenizer(size):
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=model, pad_token=marks[0], bos_token=marks[1], eos_token=marks[2]
     )
+
+
+def tiny_model(size):
+    """Returns a random language model of `transformers` for the words of `word_tokenizer`."""
+    import transformers
+
+    config = transformers.Qwen2Config(
+        vocab_size=size,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    return transformers.Qwen2ForCausalLM(config)
 
 
 def versions(*packages):

@@ -222,12 +222,12 @@ def test_a_mask_makes_groups_of_their_own_size():
 def test_random_groups_and_orders_have_the_expected_mean():
     """Compares draws with what they converge to, since JAX draws other numbers."""
     correct, k = np.array([1, 0, 0, 1, 0, 0, 0, 0]), 3
-    many = np.broadcast_to(correct, (40_000, 8))
+    many = np.broadcast_to(correct, (10_000, 8))
     drawn = on_numpy.passk_training_advantages(many, k, method="bootstrap", key=0)
     theirs = pkpo.passk_training_advantages(
-        many[:8_000], k, method="bootstrap", key=jax.random.key(0)
+        many[:4_000], k, method="bootstrap", key=jax.random.key(0)
     )
-    np.testing.assert_allclose(drawn.mean(0), np.asarray(theirs).mean(0), atol=0.06)
+    np.testing.assert_allclose(drawn.mean(0), np.asarray(theirs).mean(0), atol=0.1)
     rewards, directions = np.array([1.0, 0.5, 2.0]), np.array([[1.0, 0.0], [1.0, 0.2], [0.3, 1.0]])
     all_orders = on_numpy.volume_weights(rewards, directions)
     some = on_numpy.volume_weights(

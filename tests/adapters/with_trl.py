@@ -15,26 +15,13 @@ PROMPTS, N, TOKENS, K = 2, 4, 6, {0: 4, 1: 2}
 def main():
     import datasets
     import torch
-    import transformers
     import trl
 
     from pkpo_jax import schedules
     from pkpo_jax.adapters import trl as adapter
 
     torch.manual_seed(0)
-    config = transformers.Qwen2Config(
-        vocab_size=32,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
-    model = transformers.Qwen2ForCausalLM(config)
+    model = checks.tiny_model(32)
     before = {name: x.detach().clone() for name, x in model.named_parameters()}
     scored, used = [], []
 
