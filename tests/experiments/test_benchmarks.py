@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmarks import handwritten, inner_loop
+from experiments.benchmarks import handwritten, inner_loop, refilling
 from pkpo_jax.policy import gemma, sampling, scoring
 
 CONFIG = inner_loop.QUICK
@@ -79,3 +79,30 @@ def test_top_p_changes_tokens_outside_the_nucleus_alone():
     assert pair.difference(package, reference) < 1e-5
     with pytest.raises(ValueError, match="100% are equal"):
         pair.difference(package, package)
+
+
+def test_counts_of_batches_by_hand():
+    lengths = np.full((32, 8), 10)
+    lengths[3, 5] = 100
+    # One response goes on in a batch of two, whose cache has room for all tokens.
+    expected = 110, 20 * 128 + 90 * 2, 20 * 128 * 64 + 90 * 2 * 128
+    assert refilling.batches(lengths, 16, 128) == expected
+    # Short responses do not leave their batch.
+    assert refilling.batches(np.minimum(lengths, 30), 16, 30) == (40, 40 * 128, 40 * 128 * 30)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "width", "steps"),
+    [
+        # One slot takes as long as the longest response of each group.
+        (1, 2, 3 + 2 + 4),
+        # Two slots take the sums of the first two groups at once, and then one that of the third.
+        (1, 1, 4 + 1 + 4),
+        # The second of two slots ends first, and is given to the third group.
+        (2, 2, 2 + 4),
+    ],
+)
+def test_counts_of_refilling_by_hand(prompts, width, steps):
+    lengths = np.array([[3, 1], [2, 2], [1, 4]])
+    rows = steps * prompts * 2
+    assert refilling.refilled(lengths, prompts, 9, width=width) == (steps, rows, 9 * rows)
