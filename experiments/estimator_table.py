@@ -54,7 +54,8 @@ Value = Callable[[np.ndarray], float]
 class Row(NamedTuple):
     """An estimator of the table: its section of a config, its k, and the value it is for.
 
-    `beyond` is True if the value is that of more than n samples.
+    `beyond` is True if the value is that of more than n samples, and `visits` is the number of
+    earlier visits, of n samples each, that the estimator looks back on.
     """
 
     estimator: Estimator
@@ -62,6 +63,7 @@ class Row(NamedTuple):
     objective: str
     value: Value
     beyond: bool
+    visits: int = 0
 
 
 def expected(score: Callable[[Sequence[int]], float], k: int) -> Value:
@@ -139,12 +141,16 @@ def rows() -> dict[str, Row]:
         "mahdavi": (dict(), K, f"pass@{K}", passed),
         "mahdavi, k=64": (dict(), BEYOND, f"pass@{BEYOND}", max_at(BEYOND, right)),
         "bbg, k=64": (dict(), BEYOND, f"pass@{BEYOND}", max_at(BEYOND, right)),
+        "posterior, k=64": (dict(), BEYOND, f"pass@{BEYOND}", max_at(BEYOND, right)),
         "pkpo, k=16 for k=64": (dict(), N, f"max@{BEYOND}", max_at(BEYOND)),
     }  # fmt: skip
-    return {
+
+    made = {
         label: Row(Estimator(label.split(",")[0], **keys), k, objective, value, "=64" in label)
         for label, (keys, k, objective, value) in table.items()
     }
+    made["posterior, k=64, visit 5"] = made["posterior, k=64"]._replace(visits=4)
+    return made
 
 
 def true_gradient(value: Value, p: np.ndarray) -> np.ndarray:
@@ -165,9 +171,12 @@ def estimates(row: Row, p: np.ndarray, replicates: int) -> tuple[np.ndarray, np.
 
     @jax.jit
     def sums(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        chosen = jax.random.choice(key, len(p), (batch, N), p=jnp.asarray(p))
+        drawn = (batch, (row.visits + 1) * N)
+        chosen = jax.random.choice(key, len(p), drawn, p=jnp.asarray(p))
+        past = jnp.asarray(REWARDS)[chosen[:, N:]] >= 1.0
+        earlier, chosen = (past.sum(-1), (~past).sum(-1)), chosen[:, :N]
         first = (chosen[..., :, None] == chosen[..., None, :]).argmax(-1)
-        options = dict(rows=jnp.arange(batch), key=key, entropy=jnp.zeros(batch))
+        options = dict(rows=jnp.arange(batch), key=key, entropy=jnp.zeros(batch), earlier=earlier)
         valid = jnp.ones((batch, N), bool)
         u = weigh(jnp.asarray(REWARDS)[chosen], row.k, valid, classes=first, **options)
         score = jax.nn.one_hot(chosen, len(p)) - jnp.asarray(p)

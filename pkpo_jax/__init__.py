@@ -12,7 +12,7 @@ The names below are the estimators of `pkpo_jax.estimators`, by what they are fo
   different answers  distinct_weights, distinct_shapley_weights, poly_epo_weights, volume_weights,
                      edas_advantages, rarity_advantages
   any score of sets  subset_weights
-  k beyond n         bbg_advantages, tail_extrapolated_weights
+  k beyond n         posterior_advantages, bbg_advantages, tail_extrapolated_weights
   k by the step      schedules
 
 JAX is imported when the first of them is used, so that grading workers, which need only
@@ -54,6 +54,7 @@ __all__ = [  # noqa: F405
     "passk_training_advantages",
     "pkpo_weights",
     "poly_epo_weights",
+    "posterior_advantages",
     "quantile_baseline_advantages",
     "quantile_weights",
     "rarity_advantages",

@@ -31,6 +31,7 @@ from pkpo_jax.estimators.pass_at_k import (
 )
 from pkpo_jax.estimators.passk_training import passk_training_advantages
 from pkpo_jax.estimators.pkpo import max_at_k, pkpo_weights
+from pkpo_jax.estimators.posterior import posterior_advantages
 from pkpo_jax.estimators.quantile_baseline import quantile_baseline_advantages
 from pkpo_jax.estimators.rarity import rarity_advantages
 from pkpo_jax.estimators.reliability import pass_hat_k_weights
@@ -64,6 +65,7 @@ __all__ = [
     "passk_training_advantages",
     "pkpo_weights",
     "poly_epo_weights",
+    "posterior_advantages",
     "quantile_baseline_advantages",
     "quantile_weights",
     "rarity_advantages",

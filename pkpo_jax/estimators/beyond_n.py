@@ -1,4 +1,4 @@
-"""Estimators for k beyond the number of samples n. Both are biased: no unbiased one exists.
+"""Estimators for k beyond n from one group of n samples. Both are biased: no unbiased one exists.
 
 PKPO needs n >= k samples, since no function of n samples estimates max@k without bias for a larger
 k. These two assume a form of the distribution instead: a Beta posterior of the pass rate of binary
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from pkpo_jax.estimators import _answers, _groups
 from pkpo_jax.estimators.baselines import rloo_advantages
+from pkpo_jax.estimators.posterior import mean_factor
 
 
 def bbg_advantages(
@@ -38,7 +39,8 @@ def bbg_advantages(
     is that of the same samples, so that the advantages are biased. They are far too small for rare
     right answers: at n = 16, k = 64 and p = 0.01 the factor of the gradient is .34, and the mean of
     u times RLOO .024. Groups without a right answer give 0. A `prior` from earlier visits of the
-    prompt moves u towards the truth.
+    prompt moves u towards the truth; `posterior_advantages` takes such counts, and leaves each
+    sample out of its own u.
 
     Args:
       correct: [..., n] 0 or 1 (or bool), n samples of one prompt in the last dimension.
@@ -67,13 +69,7 @@ def bbg_advantages(
     right = correct.sum(-1, dtype=jnp.float32)
     count = valid.sum(-1, dtype=jnp.float32)
     a, b = (jnp.asarray(x, jnp.float32) for x in prior)
-    a, b = a + right, b + count - right
-
-    def multiply(j: int, product: jax.Array) -> jax.Array:
-        return jnp.where(j < k - 1, product * (b + j) / (a + b + j), product)
-
-    product = jax.lax.fori_loop(0, jnp.max(k) - 1, multiply, jnp.ones_like(b))
-    u = k * product
+    u = mean_factor(a + right, b + count - right, k)
     u = jnp.where(u >= threshold * (count + 1), u, 0.0)
     return u[..., None] * rloo_advantages(correct, where)
 

@@ -242,6 +242,7 @@ def update_arguments(built: programs.Programs) -> tuple[TrainState, step.Batch, 
         scored if built.needs_old else None,
         scored if built.needs_reference else None,
         classes=_array(built, (p, n), jnp.int32) if built.needs_classes else None,
+        earlier=(_array(built, (p,), jnp.float32),) * 2 if built.needs_earlier else None,
     )
     return built.abstract_state(), batch, (1, _key(), 1.0, 1e-6)
 

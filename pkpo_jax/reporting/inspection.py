@@ -119,7 +119,8 @@ def sample(
       request: the policy and the problems that the command line asks for.
       count: number of problems.
       ks: the k to show weights for. If empty, these are 1 and the k that the run ends with, as far
-        as the estimator serves them.
+        as the estimator serves them. Weights that need hidden states are not shown, and
+        posterior counts no earlier visits.
 
     Returns:
       The evaluation that holds the problems and responses.
@@ -134,7 +135,7 @@ def sample(
         # training.
         config.eval.n, config.eval.prompts = config.rollout.n, config.train.prompts
     with contextlib.closing(Trainer(config)) as trainer:
-        ks = checked_ks(config, ks)
+        ks = [] if trainer.programs.recipe.embeds else checked_ks(config, ks)
         problems = trainer.held_out if request.split == "test" else trainer.problems
         chosen = random.Random(config.seed).sample(range(len(problems)), min(count, len(problems)))
         result = _run(policy, trainer, [problems[i] for i in sorted(chosen)], progress=False)

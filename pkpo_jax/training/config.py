@@ -172,8 +172,11 @@ class Estimator:
     # Your function returns "weights", whose SUM over the group estimates the gradient, or
     # "advantages", whose mean over the group does and which are divided by its size here.
     returns: Returns = "weights"
-    # If True, your function is given the answer classes of the responses as a fourth argument.
+    # If True, your function is given the answer classes of the responses as a further argument.
     classes: bool = False
+    # If True, your function is given the mean hidden states of the responses as its last argument,
+    # and volume takes them for directions in place of answers. They cost a pass over the network.
+    embeddings: bool = False
     # Only pkpo and pass_hat_k have a baseline; see pkpo_jax.pkpo_weights.
     baseline: pkpo.Baseline = "loo_minus_one"
     # Only passk_training has methods; see pkpo_jax.passk_training_advantages.
@@ -187,6 +190,12 @@ class Estimator:
     top: int = key(2, at_least=1)
     # trimmed_mean leaves out this share of the best of k samples and of the worst ones.
     trim: float = key(0.25, at_least=0, at_most=0.49)
+    # posterior multiplies what it has counted of a problem by this at each visit to it, as the
+    # policy moves: 1 forgets nothing, and 0 looks at the current group alone.
+    discount: float = key(0.7, at_least=0, at_most=1)
+    # posterior starts from so many right and so many wrong responses to each problem: 1 takes all
+    # pass rates for equally likely, and 0.5 (Jeffreys) is less biased for those near 0.
+    prior: float = key(1.0, above=0)
 
 
 @dataclasses.dataclass(frozen=True)

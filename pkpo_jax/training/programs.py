@@ -44,7 +44,10 @@ class Programs:
         self.model = gemma.Gemma(size, remat, options.unroll, devices.place)
         self.optimizer = state.make_optimizer(self.config.train)
         self.recipe = step.Recipe(
-            weights.make(self.config.estimator), self.config.loss, self.config.train
+            weights.make(self.config.estimator),
+            self.config.loss,
+            self.config.train,
+            weights.needs_embeddings(self.config.estimator),
         )
         self.update = step.make_update(self.model, self.optimizer, devices, self.recipe)
         self.supervised_update = step.make_supervised_update(
@@ -68,6 +71,11 @@ class Programs:
     def needs_classes(self) -> bool:
         """Whether the estimator looks at which responses of a group gave equal answers."""
         return weights.needs_classes(self.config.estimator)
+
+    @property
+    def needs_earlier(self) -> bool:
+        """Whether the estimator looks at what earlier visits to a problem have shown."""
+        return weights.needs_earlier(self.config.estimator)
 
     @property
     def needs_reference(self) -> bool:

@@ -37,6 +37,8 @@ class Batch(NamedTuple):
       weights: [P, n] reward weights of the estimator. None until an update has computed them; it
         then also removes from the rollout's mask the tokens that do not enter the loss.
       classes: [P, n] int32, equal for equal answers of a group, if the estimator needs them.
+      earlier: two arrays [P] float32, how many responses were right and wrong at earlier visits to
+        each problem, if the estimator needs them.
     """
 
     prompts: jax.Array
@@ -49,6 +51,7 @@ class Batch(NamedTuple):
     reference: jax.Array | None = None
     weights: jax.Array | None = None
     classes: jax.Array | None = None
+    earlier: tuple[jax.Array, jax.Array] | None = None
 
 
 def make_sampler(
@@ -112,11 +115,15 @@ def make_scorer(model: gemma.Gemma, devices: parallel.Devices) -> Callable[..., 
 
 
 class Recipe(NamedTuple):
-    """The options of an update: the estimator (see weights.py) and two sections of a config."""
+    """The options of an update: the estimator (see weights.py) and two sections of a config.
+
+    `embeds` says whether the estimator is given the mean hidden states of responses.
+    """
 
     weigh: weights_lib.Weigh
     loss: config_lib.Loss = config_lib.Loss()
     train: config_lib.Train = config_lib.Train()
+    embeds: bool = False
 
 
 def make_update(
@@ -148,7 +155,8 @@ class _Update:
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         """Weighs the rewards of a batch, and makes the updates that the recipe asks for."""
         k, key, temperature, learning_rate = scalars
-        batch, metrics = self._weigh(batch, k, key)
+        embeddings = self._embed(state.policy, batch) if self.recipe.embeds else None
+        batch, metrics = self._weigh(batch, k, key, embeddings)
 
         def once(state: TrainState, part: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
             return self._once(state, part, temperature, learning_rate)
@@ -163,8 +171,25 @@ class _Update:
         figures = {name: x.mean() for name, x in figures.items()}
         return state, {**metrics, **figures, "log_prob_gap_max": gap, "skipped": skipped}
 
+    def _embed(self, params: Any, batch: Batch) -> jax.Array:
+        """Returns [P, n, D] float32, the mean hidden state of the tokens of each response."""
+
+        def embed(part: Batch) -> jax.Array:
+            hidden = scoring.hidden_states(
+                self.model, params, part.prompts, part.lengths, part.rollout.tokens
+            )
+            mask = part.rollout.mask[..., None]
+            total = jnp.where(mask, hidden, 0.0).sum(2, dtype=jnp.float32)
+            return total / jnp.maximum(mask.sum(2), 1)
+
+        parts = self.recipe.train.minibatches * self.recipe.train.micro_batches
+        if parts == 1:
+            return embed(batch)
+        embeddings = jax.lax.map(embed, _split(batch, parts))
+        return embeddings.swapaxes(0, 1).reshape(-1, *embeddings.shape[2:])
+
     def _weigh(
-        self, batch: Batch, k: jax.Array | Mixture, key: jax.Array
+        self, batch: Batch, k: jax.Array | Mixture, key: jax.Array, embeddings: jax.Array | None
     ) -> tuple[Batch, dict[str, jax.Array]]:
         """Returns the batch with its reward weights, and the metrics that no update changes."""
         recipe, rollout, valid = self.recipe, batch.rollout, batch.valid
@@ -189,6 +214,8 @@ class _Update:
                 else losses.response_ratios(batch.old, rollout.log_probs, tokens)
             ),
             classes=batch.classes,
+            embeddings=embeddings,
+            earlier=batch.earlier,
         )
         counted = valid
         if recipe.loss.drop_equal_groups:

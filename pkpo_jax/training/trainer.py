@@ -23,6 +23,7 @@ from pkpo_jax.training import weights as weights_lib
 from pkpo_jax.training.files import first_line
 from pkpo_jax.training.state import TrainState, learning_rate, split
 from pkpo_jax.training.step import Batch
+from pkpo_jax.training.visits import Visits
 from pkpo_jax.training.warm_start import warm_start
 
 # Each use of randomness has its own stream, which is split from the run's seed.
@@ -86,6 +87,9 @@ class Trainer:
         self.schedule = schedules.step(config_lib.k_by_step(config.k))
         self.devices = make_devices(config)
         self.programs = programs.Programs(config, self.devices, self.tokenizer)
+        self._visits: Visits | None = None
+        if self.programs.needs_earlier:
+            self._visits = Visits(len(train), config.estimator.discount)
         self._checkpoint = self._find_checkpoint()
         self._reference: Any = None
         # The checksum of the parameters that the adapters belong to, if there are adapters.
@@ -183,6 +187,7 @@ class Trainer:
         ids, grades = self._grade(rows, owned, responses)
         done_grading = time.perf_counter()
         batch = self._classify(self._reward(batch, grades), rows, owned, responses, grades)
+        batch = self._count(batch, ids, grades)
         k, rate = self.schedule(step), learning_rate(config.train, step)
         scalars = (k, _fold_in(self.keys[_WEIGH], step), config.rollout.temperature, rate)
         state, metrics = self.programs.update(state, batch, scalars)
@@ -275,6 +280,15 @@ class Trainer:
         whole = parallel.gather(rows, own, (count, n))
         return batch._replace(classes=self.devices.put(whole[self.devices.rows(count)], count))
 
+    def _count(self, batch: Batch, ids: np.ndarray, grades: grading.Grades) -> Batch:
+        """Adds to the batch what earlier visits have shown, if needed, and counts this visit."""
+        if self._visits is None:
+            return batch
+        count = self.config.train.prompts
+        earlier = self._visits.earlier(ids[self.devices.rows(count)])
+        self._visits.add(ids, grades.rewards)
+        return batch._replace(earlier=self.devices.put(earlier, count))
+
     def _sample(
         self,
         params: Any,
@@ -316,8 +330,12 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the part of the trainer that a checkpoint holds, as JSON values."""
-        base = {} if self._base is None else {"base": self._base}
-        return {"keys": [jax.random.key_data(key).tolist() for key in self.keys], **base}
+        state: dict[str, Any] = {"keys": [jax.random.key_data(key).tolist() for key in self.keys]}
+        if self._base is not None:
+            state["base"] = self._base
+        if self._visits is not None:
+            state["visits"] = self._visits.to_json()
+        return state
 
     def in_flight(self) -> sampling.Rollout | None:
         """Returns the rollout that was sampled ahead, as host arrays, or None if there is none.
@@ -357,6 +375,8 @@ class Trainer:
         if self.config.model.lora.rank:
             state = TrainState(state.params, state.opt_state, self._read_params(progress["base"]))
         self.keys = list(jax.random.wrap_key_data(jnp.asarray(progress["keys"], jnp.uint32)))
+        if self._visits is not None:
+            self._visits.restore(progress["visits"])
         if in_flight is not None:
             count = self.config.train.prompts
             rows = self.devices.rows(count)

@@ -37,6 +37,8 @@ class Inputs(NamedTuple):
     entropy: jax.Array
     ratios: jax.Array | None
     classes: Any
+    embeddings: Any
+    earlier: Any
 
     @property
     def correct(self) -> jax.Array:
@@ -50,13 +52,24 @@ def _off_policy(e: Estimator, g: Inputs) -> jax.Array:
 
 
 def _volume(e: Estimator, g: Inputs) -> jax.Array:
-    """Takes answers for directions: equal answers share one, and different ones are orthogonal."""
+    """Takes answers for directions, of which different ones are orthogonal, or embeddings."""
     n = g.rewards.shape[-1]
-    directions = jax.nn.one_hot(g.classes, n, dtype=jnp.float32)
+    if e.embeddings:
+        lengths = jnp.linalg.norm(g.embeddings, axis=-1, keepdims=True)
+        directions = g.embeddings / jnp.maximum(lengths, jnp.finfo(jnp.float32).tiny)
+    else:
+        directions = jax.nn.one_hot(g.classes, n, dtype=jnp.float32)
     if n <= subset_scores.LARGEST_ENUMERATED:
         return estimators.volume_weights(g.rewards, directions, g.valid)
     one = lambda r, d, v, key: estimators.volume_weights(r, d, v, key=key)  # noqa: E731
     return jax.vmap(one)(g.rewards, directions, g.valid, _keys(g))
+
+
+def _posterior(e: Estimator, g: Inputs) -> jax.Array:
+    right, wrong = (0.0, 0.0) if g.earlier is None else g.earlier
+    return estimators.posterior_advantages(
+        g.correct, g.k, right, wrong, g.valid, prior=(e.prior, e.prior)
+    )
 
 
 def _passk_training(e: Estimator, g: Inputs) -> jax.Array:
@@ -118,6 +131,7 @@ _ADVANTAGES: dict[str, Callable[[Estimator, Inputs], jax.Array]] = {
     "edas": lambda e, g: estimators.edas_advantages(_base(e, g), g.correct, g.classes, g.valid),
     "rarity": lambda e, g: estimators.rarity_advantages(_base(e, g), g.correct, g.classes, g.valid),
     "bbg": lambda e, g: estimators.bbg_advantages(g.correct, g.k, g.valid),
+    "posterior": _posterior,
 }
 NAMES = (*_WEIGHTS, *_ADVANTAGES)
 WITHOUT_K = (
@@ -127,7 +141,10 @@ WITHOUT_K = (
 # These take a mixture of several k; the others need one k at a time.
 MIXED = ("pkpo", "off_policy", "quantile", "top_mean", "trimmed_mean", "pass_hat_k", "pacevolve")
 # These read a reward as right (at least 1) or wrong.
-BINARY = ("passk_training", "maxrl", "mahdavi", "pass_hat_k", "distinct", "distinct_shapley", "bbg")
+BINARY = (
+    *("passk_training", "maxrl", "mahdavi", "pass_hat_k", "distinct", "distinct_shapley", "bbg"),
+    "posterior",
+)
 # These reshape the advantages of estimator.base, for right and for wrong answers separately.
 SHAPED = ("edas", "rarity")
 # These look at which responses of a group gave equal answers.
@@ -137,9 +154,9 @@ _NEED_REST = ("quantile", "top_mean", "trimmed_mean", "distinct", "poly_epo")
 
 
 def make(estimator: Estimator) -> Weigh:
-    """Returns a function (rewards, k, valid, *, rows, key, entropy, ratios, classes) -> weights.
+    """Returns a function of a graded batch that computes its reward weights.
 
-    The arguments of that function are:
+    The arguments of that function are rewards, k and valid, and by keyword the others:
       rewards: [P, n] float32.
       k: an int, or [P] integers; for the estimators in MIXED, also a `Mixture` of them.
       valid: [P, n] bool, True for responses that could be graded.
@@ -152,6 +169,11 @@ def make(estimator: Estimator) -> Weigh:
         "off_policy" uses them.
       classes: [P, n] int32, equal for equal answers of a group, as `answer_classes` returns. Only
         those for which `needs_classes` is true use them; for the others it may be None.
+      embeddings: [P, n, D] float32, the mean hidden state of each response, or None. Only those for
+        which `needs_embeddings` is true use them.
+      earlier: two arrays [P] float32, how many responses to each prompt were right and wrong at
+        earlier visits, as `Visits.earlier` returns; or None, which is a first visit. Only those for
+        which `needs_earlier` is true use them.
 
     It returns [P, n] float32, in the SUM convention.
 
@@ -159,9 +181,10 @@ def make(estimator: Estimator) -> Weigh:
       estimator: the section of a config. Its `name` is one of NAMES, with `baseline` for "pkpo" and
         "pass_hat_k", `method` for "passk_training", `base` for "edas" and "rarity", `quantile`,
         `top` and `trim`. Or it is "module:function", which names a user's function
-        (rewards [P, n], k, where [P, n] bool) -> [P, n], to which `classes` are given as a fourth
-        argument if the key `classes` is True. Its result is what `returns` says: "weights" in the
-        SUM convention, or "advantages", which are then divided by the size of their group.
+        (rewards [P, n], k, where [P, n] bool, *others) -> [P, n]. The others are `classes` if the
+        key `classes` is True, and then `embeddings` if the key `embeddings` is. Its result is what
+        `returns` says: "weights" in the SUM convention, or "advantages", which are then divided by
+        the size of their group.
 
     Raises:
       ValueError: there is no such estimator, or the function cannot be imported.
@@ -179,16 +202,19 @@ def make(estimator: Estimator) -> Weigh:
         entropy: jax.Array,
         ratios: jax.Array | None = None,
         classes: jax.Array | None = None,
+        embeddings: jax.Array | None = None,
+        earlier: tuple[jax.Array, jax.Array] | None = None,
     ) -> jax.Array:
         if custom:
-            answers = (classes,) if estimator.classes else ()
-            weights = jnp.asarray(custom(rewards, k, valid, *answers), jnp.float32)
+            others = (classes,) if estimator.classes else ()
+            others += (embeddings,) if estimator.embeddings else ()
+            weights = jnp.asarray(custom(rewards, k, valid, *others), jnp.float32)
             if weights.shape != rewards.shape:
                 raise ValueError(f"it gives {weights.shape}; expected {rewards.shape}.")
             if estimator.returns == "advantages":
                 weights = weights / _sizes(valid)
             return jnp.where(valid, weights, 0.0)
-        given = Inputs(rewards, k, valid, rows, key, entropy, ratios, classes)
+        given = Inputs(rewards, k, valid, rows, key, entropy, ratios, classes, embeddings, earlier)
         if name in _WEIGHTS:
             return _WEIGHTS[name](estimator, given)
         return _ADVANTAGES[name](estimator, given) / _sizes(valid)
@@ -203,7 +229,19 @@ def _sizes(valid: jax.Array) -> jax.Array:
 
 def needs_classes(estimator: Estimator) -> bool:
     """Returns whether the estimator looks at which responses of a group gave equal answers."""
+    if estimator.name == "volume":
+        return not estimator.embeddings
     return estimator.name in CLASSED or (estimator.name not in NAMES and estimator.classes)
+
+
+def needs_embeddings(estimator: Estimator) -> bool:
+    """Returns whether the estimator looks at the hidden states of responses."""
+    return estimator.embeddings and (estimator.name == "volume" or estimator.name not in NAMES)
+
+
+def needs_earlier(estimator: Estimator) -> bool:
+    """Returns whether the estimator looks at what earlier visits to a problem have shown."""
+    return estimator.name == "posterior"
 
 
 def right_modes(
@@ -293,15 +331,17 @@ def _check_custom(weigh: Weigh, n: int) -> None:
     key = jax.eval_shape(lambda: jax.random.key(0))
     entropy = jax.ShapeDtypeStruct((2,), jnp.float32)
     classes = jax.ShapeDtypeStruct((2, n), jnp.int32)
+    embeddings = jax.ShapeDtypeStruct((2, n, 4), jnp.float32)
     try:
         jax.eval_shape(
-            lambda r, k, v, rows, key, e, c: weigh(
-                r, k, v, rows=rows, key=key, entropy=e, classes=c
+            lambda r, k, v, rows, key, e, c, h: weigh(
+                r, k, v, rows=rows, key=key, entropy=e, classes=c, embeddings=h
             ),
             *arrays,
             key,
             entropy,
             classes,
+            embeddings,
         )
     except Exception as e:  # The user's function may raise any error.
         raise ValueError(f"it fails on [2, {n}] rewards: {type(e).__name__}: {e}") from None
@@ -310,7 +350,7 @@ def _check_custom(weigh: Weigh, n: int) -> None:
 def largest_k(estimator: Estimator, n: int) -> float:
     """Returns the largest k that a group of n serves."""
     name = estimator.base if estimator.name in SHAPED else estimator.name
-    if name in ("mahdavi", "bbg", "tail_extrapolated") or name not in NAMES:
+    if name in ("mahdavi", "bbg", "posterior", "tail_extrapolated") or name not in NAMES:
         return np.inf
     baseline = name in ("pkpo", "pass_hat_k") and estimator.baseline in ("loo", "centered")
     return n - 1 if baseline or name in _NEED_REST else n

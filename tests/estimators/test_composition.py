@@ -42,6 +42,7 @@ ESTIMATORS = {
     "distinct_shapley": lambda r, k: pkpo.distinct_shapley_weights(r > 0, classes_of(r)),
     "volume": lambda r, k: pkpo.volume_weights(r, jnp.stack([r, r * r], -1)),
     "bbg": lambda r, k: pkpo.bbg_advantages(r > 0, 3 * k),
+    "posterior": lambda r, k: pkpo.posterior_advantages(r > 0, 3 * k, k, 0.5 * k, r < 1.0),
     "tail": lambda r, k: pkpo.tail_extrapolated_weights(r, 8 * k),
     "tang": lambda r, k: pkpo.tang_weights(r),
     "rloo": lambda r, k: pkpo.rloo_advantages(r, where=r < 1.0),

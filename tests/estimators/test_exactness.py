@@ -141,6 +141,7 @@ BIASED = {
     "quantile_baseline": (1, pkpo.quantile_baseline_advantages),
     "pacevolve": (2, lambda r: pkpo.pacevolve_advantages(r, 2)),
     "bbg": (16, lambda r: pkpo.bbg_advantages(r, 16)),
+    "posterior": (16, lambda r: pkpo.posterior_advantages(r, 16)),
     "mahdavi": (2, lambda r: pkpo.mahdavi_advantages(r, 2)),
     "full": (2, lambda r: pkpo.passk_training_advantages(r, 2, method="full")),
     "analytical": (2, lambda r: pkpo.passk_training_advantages(r, 2)),

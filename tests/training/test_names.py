@@ -35,6 +35,7 @@ TRAINED = {
     "distinct_shapley": 1,
     "volume": 1,
     "bbg": 16,
+    "posterior": 16,
     "tail_extrapolated": 16,
     "mixture": 4,
 }
@@ -72,6 +73,7 @@ def test_every_name_trains_on_mazes(tmp_path, monkeypatch):
     weigh = any_of(names)
     monkeypatch.setattr(programs.weights, "make", lambda estimator: weigh)
     monkeypatch.setattr(programs.weights, "needs_classes", lambda estimator: True)
+    monkeypatch.setattr(programs.weights, "needs_earlier", lambda estimator: True)
     # Other tests must not share this program, which they would for an equal config.
     config.estimator.quantile = 0.123
     trainer = Trainer(config)

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+import pkpo_jax as pkpo
 from pkpo_jax import parallel
 from pkpo_jax.policy import gemma, sampling, scoring, tokenizers
 from pkpo_jax.reporting import compilation
@@ -21,6 +22,7 @@ from tests.policy import small
 
 DEVICES = parallel.Jitted(parallel.make_mesh((1, 1, 1)))
 P, N, T = 8, 4, 6
+PPO = Loss("ppo", clip_low=0.1, clip_high=0.3, aggregation="token-mean")
 
 
 def batch():
@@ -103,6 +105,26 @@ def test_a_frozen_embedding_stays_and_the_rest_moves_as_before():
     assert_same_params(after, whole.replace(params=expected))
 
 
+@pytest.mark.parametrize("train", [dict(), dict(micro_batches=2, epochs=2, minibatches=2)])
+def test_volume_is_given_the_mean_hidden_states_of_the_policy_before_the_update(train):
+    graded, (model, params) = batch(), small.table()
+    graded = graded._replace(old=graded.rollout.log_probs)
+    hidden = scoring.hidden_states(
+        model, params, graded.prompts, graded.lengths, graded.rollout.tokens
+    )
+    expected = np.zeros((P, N), np.float32)
+    for row in range(P):
+        means = [hidden[row, i, : graded.rollout.lengths[row, i]].mean(0) for i in range(N)]
+        units = jnp.stack([x / jnp.linalg.norm(x) for x in means])
+        expected[row] = pkpo.volume_weights(graded.rewards[row], units, graded.valid[row])
+    recipe = step.Recipe(small.weigh(name="volume", embeddings=True), PPO, Train(**train), True)
+    update = step.make_update(model, optax.identity(), DEVICES, recipe)
+    start = state.TrainState.create(params, optax.identity())
+    _, metrics = update(start, graded, (1, jax.random.key(7), 0.9, 0.1))
+    np.testing.assert_allclose(metrics["weights"], expected, atol=1e-5)
+    assert metrics["weights"].max() > 0.1
+
+
 def rows(graded, chosen):
     return jax.tree.map(lambda x: x[chosen], graded)
 
@@ -110,9 +132,6 @@ def rows(graded, chosen):
 def assert_same_params(a, b, scale=1.0):
     for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True):
         np.testing.assert_allclose(x, y, atol=2e-5 * scale)
-
-
-PPO = Loss("ppo", clip_low=0.1, clip_high=0.3, aggregation="token-mean")
 
 
 def test_off_policy_weighs_responses_by_their_ratios_to_the_sampler():

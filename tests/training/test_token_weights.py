@@ -132,7 +132,12 @@ graded = graded._replace(
     old=graded.rollout.log_probs,
     reference=graded.rollout.log_probs - 0.5,
     rewards=np.round(np.clip(graded.rewards, 0, 1)),
+    earlier=(np.arange(8.0), np.arange(8.0)[::-1] ** 2),
 )
+names = dict(name="rloo"), dict(name="volume", embeddings=True), dict(name="posterior")
+calls = [small.weigh(**name) for name in names]
+def weigh(*given, **options):
+    return sum(call(*given, **options) for call in calls)
 loss = Loss(
     "gspo", aggregation="sequence-mean", kl="sage", kl_coef=0.1, token_weights="resrl",
     clip_low=0.9, guide_entropy=0.5,
@@ -144,7 +149,7 @@ for devices, parts in (
     (parallel.Pmapped(), 1),
 ):
     model, params = small.table()
-    recipe = step.Recipe(small.weigh(name="rloo"), loss, Train(micro_batches=parts))
+    recipe = step.Recipe(weigh, loss, Train(micro_batches=parts), embeds=True)
     update = step.make_update(model, optax.identity(), devices, recipe)
     start = state.TrainState.create(params, optax.identity())
     start = jax.device_put(start, parallel.placements(start, devices.mesh))
@@ -158,7 +163,10 @@ print(json.dumps([norms, errors]))
 
 
 def test_micro_batches_and_meshes_give_the_gradient_of_one_device():
-    """Trains with responses as units, a guided reference and hidden states of whole groups."""
+    """Trains with responses as units, a guided reference and hidden states of whole groups.
+
+    The weights are sums of those of estimators that need what others do not.
+    """
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     run = subprocess.run(
         [sys.executable, "-c", MESHES],

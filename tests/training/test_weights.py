@@ -21,12 +21,15 @@ REWARDS = jnp.array([[1.0, 0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 1.0, 0.0, 0.0]])
 VALID = jnp.array([[True, True, True, False, True], [True] * 5])
 CLASSES = jnp.array([[0, 1, 2, 0, 1], [0, 0, 2, 3, 0]])
 ROWS, ENTROPY = jnp.array([6, 2]), jnp.array([0.5, 0.9])
+EARLIER = jnp.array([3.0, 0.0]), jnp.array([1.0, 24.0])
+EMBEDDINGS = jax.random.normal(jax.random.key(5), (2, 5, 3))
 
 
 def weigh(k=2, rewards=REWARDS, valid=VALID, rows=ROWS, key=3, **estimator):
     key = jax.random.key(key)
     call = small.weigh(**estimator)
     options = dict(rows=rows, key=key, entropy=ENTROPY, classes=CLASSES[: len(rows)])
+    options |= dict(embeddings=EMBEDDINGS[: len(rows)], earlier=EARLIER)
     return np.asarray(call(rewards, k, valid, **options))
 
 
@@ -170,13 +173,17 @@ DIRECT = {
     "quantile_baseline": (1, lambda: pkpo.quantile_baseline_advantages(REWARDS, 0.75, VALID)),
     "pacevolve": (3, lambda: pkpo.pacevolve_advantages(REWARDS, 3, VALID)),
     "bbg": (32, lambda: pkpo.bbg_advantages(REWARDS, 32, VALID)),
+    "posterior": (
+        32,
+        lambda: pkpo.posterior_advantages(REWARDS, 32, *EARLIER, VALID, prior=(0.5, 0.5)),
+    ),
 }
 
 
 @pytest.mark.parametrize("name", DIRECT)
 def test_names_give_their_functions_in_the_convention_of_weights(name):
     k, call = DIRECT[name]
-    ours = weigh(name=name, k=k, quantile=0.75, top=1, trim=0.4)
+    ours = weigh(name=name, k=k, quantile=0.75, top=1, trim=0.4, prior=0.5)
     expected = np.asarray(call())
     if getattr(pkpo, f"{name}_advantages", None):
         expected = expected / np.asarray(VALID).sum(-1, keepdims=True)
@@ -240,6 +247,33 @@ def test_answer_classes_and_own_functions_that_take_them(monkeypatch):
     assert not weights.needs_classes(Estimator("pkpo", classes=True))
 
 
+def test_embeddings_are_directions_of_volume_or_given_to_own_functions(monkeypatch):
+    lengths = jnp.linalg.norm(EMBEDDINGS, axis=-1, keepdims=True)
+    expected = pkpo.volume_weights(REWARDS, EMBEDDINGS / lengths, VALID)
+    np.testing.assert_allclose(weigh(name="volume", k=1, embeddings=True), expected, atol=1e-6)
+    module = types.ModuleType("my_states")
+    module.last = lambda rewards, k, where, states: states.sum(-1)
+    module.both = lambda rewards, k, where, classes, states: classes * states.sum(-1)
+    monkeypatch.setitem(__import__("sys").modules, "my_states", module)
+    total = np.where(VALID, EMBEDDINGS.sum(-1), 0.0)
+    for name, classes, factor in (("last", False, 1), ("both", True, CLASSES)):
+        own = dict(name=f"my_states:{name}", classes=classes, embeddings=True)
+        weights.check(Estimator(**own), 5, [1])
+        np.testing.assert_allclose(weigh(**own), factor * total, rtol=1e-6)
+        assert weights.needs_embeddings(Estimator(**own))
+    assert weights.needs_classes(Estimator("volume"))
+    assert not weights.needs_classes(Estimator("volume", embeddings=True))
+    assert not weights.needs_embeddings(Estimator("pkpo", embeddings=True))
+
+
+def test_without_earlier_visits_there_are_no_counts():
+    call, options = small.weigh(name="posterior"), dict(rows=ROWS, key=None, entropy=ENTROPY)
+    none = call(REWARDS, 32, VALID, **options)
+    zeros = call(REWARDS, 32, VALID, earlier=(jnp.zeros(2), jnp.zeros(2)), **options)
+    np.testing.assert_array_equal(none, zeros)
+    assert np.abs(none - weigh(name="posterior", k=32)).max() > 0.1
+
+
 @pytest.mark.parametrize(
     ("estimator", "ks", "message"),
     [
@@ -255,6 +289,11 @@ def test_what_an_estimator_cannot_serve_is_refused(estimator, ks, message):
 
 
 def test_the_largest_k():
-    for name, largest in (("quantile", 7), ("pass_hat_k", 8), ("pacevolve", 8), ("bbg", np.inf)):
+    for name, largest in (
+        ("quantile", 7),
+        ("pass_hat_k", 8),
+        ("pacevolve", 8),
+        ("posterior", np.inf),
+    ):
         assert weights.largest_k(Estimator(name), 8) == largest
     assert weights.largest_k(Estimator("edas", base="pkpo", baseline="centered"), 8) == 7
