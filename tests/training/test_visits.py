@@ -92,4 +92,6 @@ def test_an_interrupted_run_remembers_its_visits(tmp_path, monkeypatch):
         first.append(pkpo.posterior_advantages(rewards, 8) / rewards.shape[1])
         visits.add(graded.ids, rewards)
     assert len(seen) == 5
-    assert any(np.abs(graded.weights - x).max() > 0.05 for graded, x in zip(seen, first, strict=True))
+    assert any(
+        np.abs(graded.weights - x).max() > 0.05 for graded, x in zip(seen, first, strict=True)
+    )
