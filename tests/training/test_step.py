@@ -109,14 +109,12 @@ def test_a_frozen_embedding_stays_and_the_rest_moves_as_before():
 def test_volume_is_given_the_mean_hidden_states_of_the_policy_before_the_update(train):
     graded, (model, params) = batch(), small.table()
     graded = graded._replace(old=graded.rollout.log_probs)
-    hidden = scoring.hidden_states(
-        model, params, graded.prompts, graded.lengths, graded.rollout.tokens
-    )
-    expected = np.zeros((P, N), np.float32)
-    for row in range(P):
-        means = [hidden[row, i, : graded.rollout.lengths[row, i]].mean(0) for i in range(N)]
-        units = jnp.stack([x / jnp.linalg.norm(x) for x in means])
-        expected[row] = pkpo.volume_weights(graded.rewards[row], units, graded.valid[row])
+    responses = graded.prompts, graded.lengths, graded.rollout.tokens
+    hidden = np.asarray(jax.jit(scoring.hidden_states, static_argnums=0)(model, params, *responses))
+    lengths = np.asarray(graded.rollout.lengths)
+    means = [[hidden[p, i, : lengths[p, i]].mean(0) for i in range(N)] for p in range(P)]
+    units = means / np.linalg.norm(means, axis=-1, keepdims=True)
+    expected = jax.jit(pkpo.volume_weights)(graded.rewards, units, graded.valid)
     recipe = step.Recipe(small.weigh(name="volume", embeddings=True), PPO, Train(**train), True)
     update = step.make_update(model, optax.identity(), DEVICES, recipe)
     start = state.TrainState.create(params, optax.identity())
