@@ -72,6 +72,9 @@ CALLS = {
     "bbg_advantages": lambda of, g: of.bbg_advantages(
         g.correct, 3 * g.k, g.where, prior=(1.5, 2.0), threshold=0.02
     ),
+    "posterior_advantages": lambda of, g: of.posterior_advantages(
+        g.correct, 3 * g.k, g.ks[:, 0], 7 * g.less, g.where, prior=(0.5, 2.0)
+    ),
     **{
         method: lambda of, g, m=method: of.passk_training_advantages(
             g.correct, g.k, method=m, entropy=g.ratios[:, 0], where=g.where

@@ -31,6 +31,7 @@ from pkpo_jax.adapters.numpy.binary import (
     pass_hat_k,
     pass_hat_k_curve,
     passk_training_advantages,
+    posterior_advantages,
 )
 from pkpo_jax.adapters.numpy.ranks import (
     max_at_k,
@@ -79,6 +80,7 @@ __all__ = [
     "passk_training_advantages",
     "pkpo_weights",
     "poly_epo_weights",
+    "posterior_advantages",
     "quantile_baseline_advantages",
     "quantile_weights",
     "rarity_advantages",

@@ -61,11 +61,34 @@ def bbg_advantages(
     k = _groups.check_k(k, correct.shape[:-1], correct.shape[-1], largest=None)
     right, count = correct.sum(-1), valid.sum(-1)
     a, b = np.asarray(prior[0]) + right, np.asarray(prior[1]) + count - right
-    u = k.astype(np.float64)
-    for j in range(int(k.max(initial=1)) - 1):
-        u = np.where(j < k - 1, u * (b + j) / (a + b + j), u)
+    u = _mean_factor(a, b, k)
     u = np.where(u >= threshold * (count + 1), u, 0.0)
     return u[..., None] * rloo_advantages(correct, where)
+
+
+def posterior_advantages(
+    correct: ArrayLike,
+    k: ArrayLike,
+    right: ArrayLike = 0.0,
+    wrong: ArrayLike = 0.0,
+    where: ArrayLike | None = None,
+    *,
+    prior: tuple[float, float] = (1.0, 1.0),
+) -> np.ndarray:
+    """Computes pass@1 scaled by all visits' posterior, as `pkpo_jax.posterior_advantages`."""
+    if not min(prior) > 0.0:
+        raise ValueError(f"prior={prior}; expected two numbers above 0.")
+    correct, valid = _groups.as_correct(correct, where)
+    batch = correct.shape[:-1]
+    k = _groups.check_k(k, batch, correct.shape[-1], largest=None)
+
+    def count(earlier: ArrayLike, counted: np.ndarray) -> np.ndarray:
+        """Counts samples of earlier visits, and the others of the group, [..., n]."""
+        earlier = np.broadcast_to(np.asarray(earlier, np.float64), batch)[..., None]
+        return earlier + counted.sum(-1, keepdims=True) - counted
+
+    a, b = prior[0] + count(right, correct), prior[1] + count(wrong, valid & ~correct)
+    return _mean_factor(a, b, k[..., None]) * rloo_advantages(correct, where)
 
 
 def passk_training_advantages(
@@ -103,6 +126,14 @@ def passk_training_advantages(
         rate = right / count[..., None]
         return rate * advantages + (1.0 - rate) * _analytical(correct, np.ones_like(k), valid)
     return advantages
+
+
+def _mean_factor(a: np.ndarray, b: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """Returns the mean of k (1-p)^(k-1) for p with the distribution Beta(a, b)."""
+    u = np.ones_like(b)
+    for j in range(int(k.max(initial=1)) - 1):
+        u = np.where(j < k - 1, u * (b + j) / (a + b + j), u)
+    return k * u
 
 
 def _miss_ratios(correct: np.ndarray, valid: np.ndarray) -> np.ndarray:
