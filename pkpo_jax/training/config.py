@@ -261,7 +261,7 @@ class WarmStart:
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """The RL steps and their optimiser, which is Adam with decoupled weight decay."""
+    """The RL steps and their optimiser."""
 
     # The run ends after this many steps. A run, finished or not, can be resumed with more steps
     # than it was started with, or with fewer, down to the number it has done. If decay_fraction is
@@ -283,6 +283,9 @@ class Train:
     warmup_steps: int = key(10, at_least=0)
     # Over this last share of the steps the learning rate decreases linearly to 0.
     decay_fraction: float = key(0.0, at_least=0, at_most=1)
+    # "adam" is Adam, and "sgd" gradient descent with momentum b1, whose steps shrink with the
+    # gradient. Both have decoupled weight decay. The SFT warm start has the same optimiser.
+    optimizer: Literal["adam", "sgd"] = "adam"
     # These are Adam's decay rates for its averages of the gradient and of the squared gradient.
     b1: float = key(0.9, at_least=0, at_most=1)
     b2: float = key(0.95, at_least=0, at_most=1)

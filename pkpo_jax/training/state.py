@@ -59,13 +59,19 @@ def split(policy: dict[str, Any], frozen: Collection[str]) -> tuple[dict, dict]:
 
 
 def make_optimizer(options: Train) -> optax.GradientTransformation:
-    """Returns AdamW with clipped gradients, but without the learning rate.
+    """Returns AdamW or SGD with clipped gradients, but without the learning rate.
 
     The learning rate is an argument of the compiled step.
     """
+    if options.optimizer == "sgd":
+        # The schedule counts the steps, by which parameters in bfloat16 are rounded.
+        count = optax.scale_by_schedule(lambda step: 1.0)
+        scale = optax.chain(optax.trace(options.b1), count)
+    else:
+        scale = _scale_by_adam(options.b1, options.b2)
     return optax.chain(
         optax.clip_by_global_norm(options.clip_norm),
-        _scale_by_adam(options.b1, options.b2),
+        scale,
         optax.add_decayed_weights(options.weight_decay),
     )
 

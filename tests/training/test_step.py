@@ -342,6 +342,17 @@ def test_the_second_moment_of_bfloat16_parameters_decays(b2):
     np.testing.assert_allclose(moments("bfloat16"), moments("float32"), rtol=0.03)
 
 
+def test_sgd_steps_along_the_clipped_gradient_with_momentum():
+    optimizer = state.make_optimizer(Train(optimizer="sgd", b1=0.5, clip_norm=1.0))
+    current = state.TrainState.create({"w": jnp.zeros(2)}, optimizer)
+    for grad, expected in (((3.0, 4.0), (-0.06, -0.08)), ((0.0, 0.5), (-0.09, -0.17))):
+        grads = {"w": jnp.array(grad)}
+        current, _ = state.apply_gradients(current, optimizer, DEVICES, 0.0, 1, grads, 0.1)
+        np.testing.assert_allclose(current.params["w"], expected, rtol=1e-6)
+    # The rounding of bfloat16 parameters depends on the number of steps.
+    assert optax.tree.get(current.opt_state, "count") == 2
+
+
 def test_no_array_of_all_tokens_and_the_vocabulary():
     """Checks that no array in the update of Gemma-2 2B has both 512 tokens and 256128 rows."""
     c = config(**{"model.size": "2b", "rollout.max_response": 512, "model.remat": True})
