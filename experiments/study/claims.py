@@ -11,11 +11,20 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from experiments.study import design
-from experiments.study.design import KS, PKPO, label
+from experiments.study.base import (
+    KS,
+    NOT,
+    PARTLY,
+    REPRODUCED,
+    UNTESTED,
+    Finding,
+    judged,
+)
+from experiments.study.design import PKPO, label
 from experiments.study.measures import (
     all_sets,
     best_bonus,
@@ -28,9 +37,6 @@ from experiments.study.measures import (
     unseen,
 )
 
-REPRODUCED, PARTLY, NOT = "reproduced", "partly reproduced", "not reproduced"
-# A single seed has no interval.
-UNTESTED = "not tested: one seed"
 PAPER_B = ("b_full", "b_bootstrap", "b_analytical", "b_combination", "b_adaptive")
 ANNEALED = ("anneal_third", "anneal_two_thirds")
 OTHER_ESTIMATORS = ("centered", "loo", "none", "disjoint", "k16")
@@ -49,35 +55,6 @@ COMPARED = {
     "h": [("per_prompt", method) for method in (*FIXED_OR_ANNEALED, "maxrl")],
 }
 PAIRS = tuple(dict.fromkeys(itertools.chain(*COMPARED.values())))
-
-
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """A claim and its outcome.
-
-    Attributes:
-      letter: of the claim on the page.
-      claim: what the papers say.
-      rule: the conditions under which it counts as reproduced.
-      met: whether each condition is met.
-      verdict: how it came out.
-      reasons: the numbers behind the verdict.
-    """
-
-    letter: str
-    claim: str
-    rule: str
-    met: Sequence[bool]
-    verdict: str
-    reasons: str
-
-
-def _judged(
-    letter: str, claim: str, rule: str, met: Sequence[bool], reasons: Sequence[str]
-) -> Finding:
-    """Returns the outcome of a rule that is met in part if any of its conditions is met."""
-    verdict = REPRODUCED if all(met) else PARTLY if any(met) else NOT
-    return Finding(letter, claim, rule, met, verdict, "; ".join(reasons) + ".")
 
 
 def findings(results: Mapping[str, Any]) -> list[Finding]:
@@ -122,7 +99,7 @@ def diagonal(results: Mapping[str, Any]) -> Finding:
             f"k_opt = k_eval is higher than k_opt = 1 at {sum(beats)} of k_eval 4, 8, 16; "
             f"pass@1 for k_opt {listed(KS)} is {listed(map(number, at_1))}"
         )
-    return _judged(
+    return judged(
         "a",
         "The best k_opt for each k_eval is k_eval itself or its neighbour; pass@1 falls a little "
         "as k_opt grows.",
@@ -148,7 +125,7 @@ def throughout(results: Mapping[str, Any]) -> Finding:
             f"{measure.title}: k_opt = 8 above 1 at {sum(higher)} of 4 quarters, "
             f"{' < '.join(m[1:] for m in ordered)} at {sum(in_order)}"
         )
-    return _judged(
+    return judged(
         "b",
         "Higher k_opt keeps entropy, answer diversity and cumulative solve rate higher throughout.",
         "On fogged mazes, at the tuned rates and (added) with all k_opt at one rate, and for the "
@@ -191,7 +168,7 @@ def hard_set(results: Mapping[str, Any]) -> Finding:
         above = [paired(read(method), read("k1")).above for method in ("k4", "k8")]
         met.append(all(above))
         reasons.append(f"{measure}: k_opt 4, 8 higher than 1 at {sum(above)} of 2")
-    return _judged(
+    return judged(
         "d",
         "There is a hard set where k_opt = 1 stalls and k_opt 4 and 8 learn, pass@1 included.",
         f"On the hard set, after {problems.last_step} steps, k_opt 4 and 8 are higher than 1: in "
@@ -215,7 +192,7 @@ def estimators(results: Mapping[str, Any]) -> Finding:
         more = [name for name, ratio in ratios.items() if ratio.above]
         met.append(len(more) == len(ratios))
         reasons.append(f"more variance {policy}: {listed(more) or 'none'}")
-    return _judged(
+    return judged(
         "e",
         "loo_minus_one has the least variance of the estimators of max@k, and trains best.",
         "Of the estimators of grad pass@4, all others have more variance than loo_minus_one (by "
@@ -249,7 +226,7 @@ def against_paper_b(results: Mapping[str, Any]) -> Finding:
         "B: combination or adaptive higher at pass@1 than analytical, within .02 of its pass@4 or "
         "above": any(both),
     }
-    return _judged(
+    return judged(
         "f",
         "Paper A against paper B, GRPO, RLOO, an entropy bonus and MaxRL, by pass@1 and pass@k, "
         "steps and wall-clock.",
@@ -267,7 +244,7 @@ def exploring(results: Mapping[str, Any]) -> Finding:
     problems = all_sets(results)["fog"]
     at_1 = problems.difference("explore", "k1", 1)
     at_8 = problems.difference("explore", "k8", 8)
-    return _judged(
+    return judged(
         "g",
         "pass@1, then pass@k, then pass@1 again (paper B's schedule) beats each alone.",
         "On fogged mazes: k = 1, 8, 1 is higher than k = 1 throughout at pass@1, and than k = 8 "
@@ -285,7 +262,7 @@ def one_k_a_prompt(results: Mapping[str, Any]) -> Finding:
         above, below = any(d.above for d in differences), any(d.below for d in differences)
         better += [method] if above and not below else []
         worse += [method] if below and not above else []
-    return _judged(
+    return judged(
         "h",
         "One k a prompt, near 1/p for its measured pass rate p, against fixed and annealed k.",
         "No paper claims it. Reproduced here means that it is higher at some pass@k and lower at "
@@ -307,7 +284,7 @@ def cost(results: Mapping[str, Any]) -> Finding:
     ]
     near = [low >= 0.98 and high <= 1.02 for low, high in intervals]
     share = max(row["weights"]["seconds"] / row["step"]["seconds"] for row in variants.values())
-    return _judged(
+    return judged(
         "i",
         "The transform costs nothing in wall-clock, for k = 1 to 16.",
         "For every k the 95% interval of the ratio of an update's time to that at k = 1 lies "

@@ -32,7 +32,8 @@ import tqdm
 from absl import app, flags, logging
 from ml_collections import config_dict, config_flags
 
-from experiments.study import design, results, variance
+from experiments.study import results, variance
+from experiments.study.base import KS
 from pkpo_jax import command_line, schedules
 from pkpo_jax.policy import checkpoints
 from pkpo_jax.training import config as config_lib
@@ -70,7 +71,7 @@ def measure(
     """
     n = config.rollout.n
     largest = min(n, weights_lib.largest_k(config_lib.freeze(config).estimator, n))
-    ks = [k for k in design.KS if k <= largest]
+    ks = [k for k in KS if k <= largest]
     rounds = steps // (len(ks) + 1)
     if not rounds:
         raise ValueError(f"steps={steps}; expected one of each variant at least, {len(ks) + 1}.")

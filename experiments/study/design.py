@@ -5,86 +5,13 @@ A run is the shipped trainer on a shipped config with some keys changed; this fi
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
-KS = (1, 2, 4, 8, 16)
-# Every method is tuned over these learning rates of Adam. Where the best one is the first or the
-# last, the grid grows by a factor of two on that side, at most EXTENSIONS times.
-RATES = (3e-4, 6e-4, 1.2e-3)
-EXTENSIONS = 1
-# The task.seed of the problems that rates are tuned on. Tuning has its own seeds and problems, so
-# that what it chooses is reported on others.
-TUNING_PROBLEMS = 1
+from experiments.study.base import KS, Design, Method, Problems, Scope
+
 SEEDS = (0, 1, 2, 3, 4)
 # One rate at which all k of PKPO are reported too, besides their tuned rates.
 ONE_RATE = 6e-4
-
-
-@dataclasses.dataclass(frozen=True)
-class Problems:
-    """A set of problems: a config and the keys that are changed in it.
-
-    Attributes:
-      title: a few words for tables.
-      config: path of the config in the repository.
-      steps: RL steps of a run.
-      evaluate_every: steps between the evaluations of reported runs of watched methods.
-      changes: config keys that all runs share.
-      warm_start: config keys of the SFT warm start alone, before RL.
-      tuning_seeds: seeds of the runs that rates are chosen by, the same for all methods.
-      fixed: whether training repeats a few problems many times. Rates are then chosen by pass@k
-        in training, and otherwise by pass@k on held-out problems.
-      curves: training metrics whose learning curves are kept in the results.
-    """
-
-    title: str
-    config: str
-    steps: int
-    evaluate_every: int
-    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    warm_start: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    tuning_seeds: tuple[int, ...] = (100, 101)
-    fixed: bool = False
-    curves: tuple[str, ...] = ()
-
-    def base(self, seed: int) -> dict[str, Any]:
-        """Returns the config keys of the policy before RL, which all methods of a seed share."""
-        return {**self.changes, **self.warm_start, "train.steps": 0, "seed": seed, **_LEAN}
-
-    def run(
-        self, method: Method, seed: int, rate: float, start: str, steps: int = 0
-    ) -> dict[str, Any]:
-        """Returns the config keys of one RL run.
-
-        Args:
-          method: what is trained.
-          seed: of the run.
-          rate: learning rate.
-          start: checkpoint of the policy before RL.
-          steps: RL steps; 0 stands for the `steps` of these problems.
-        """
-        steps = steps or self.steps
-        return {
-            **self.changes,
-            "model.checkpoint": start,
-            "warm_start.steps": 0,
-            "train.steps": steps,
-            "train.learning_rate": rate,
-            "seed": seed,
-            **_LEAN,
-            **method.changes(steps),
-        }
-
-
-# The study needs only the metrics and the last policy of a run.
-_LEAN = {
-    "checkpoint.every": 0,
-    "checkpoint.best": "",
-    "log.samples_every": 0,
-    "log.report": False,
-}
 
 PROBLEMS = {
     "fog": Problems(
@@ -131,30 +58,6 @@ PROBLEMS = {
         curves=("cumulative_solve_rate", "entropy", "pass_at_1"),
     ),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Method:
-    """A way to train a policy.
-
-    Attributes:
-      label: its name in tables.
-      k: an int, or a schedule as {share of the steps: k}.
-      keys: further config keys.
-      watched: whether its reported runs are evaluated during training too.
-    """
-
-    label: str
-    k: int | Mapping[float, int] = 1
-    keys: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    watched: bool = False
-
-    def changes(self, steps: int) -> dict[str, Any]:
-        """Returns the config keys of a run of `steps` steps."""
-        k = self.k
-        if isinstance(k, Mapping):
-            k = {round(share * steps): value for share, value in k.items()}
-        return {"k": k, **self.keys}
 
 
 def _pkpo(baseline: str) -> dict[str, Any]:
@@ -209,35 +112,6 @@ BONUSES = tuple(method for method in METHODS if method.startswith("entropy_"))
 # The policies whose gradients are measured for claim e.
 POLICIES = ("before RL", "after RL with k = 4")
 
-
-def label(method: str) -> str:
-    """Returns the name of a method, or of the policy before RL ("base"), in tables."""
-    return "before RL" if method == "base" else METHODS[method].label
-
-
-@dataclasses.dataclass(frozen=True)
-class Scope:
-    """The part of the study that is run.
-
-    Attributes:
-      methods: {problems: methods}, at a tuned rate or at ONE_RATE.
-      seeds: of the reported runs.
-      at_rates: {problems: {rate: methods}} that are run at other rates too.
-      longer: {problems: (steps, methods)} that are run for longer too.
-      tuned: whether rates are tuned.
-      measured: whether the optimum, the variance and the cost are measured.
-    """
-
-    methods: Mapping[str, tuple[str, ...]]
-    seeds: tuple[int, ...]
-    at_rates: Mapping[str, Mapping[float, tuple[str, ...]]] = dataclasses.field(
-        default_factory=dict
-    )
-    longer: Mapping[str, tuple[int, tuple[str, ...]]] = dataclasses.field(default_factory=dict)
-    tuned: bool = True
-    measured: bool = True
-
-
 FULL = Scope(
     {"fog": tuple(METHODS), "plain": PKPO, "arithmetic": PKPO, "hard": ("k1", "k4", "k8")},
     SEEDS,
@@ -256,3 +130,15 @@ FULL = Scope(
     },
 )
 QUICK = Scope({"fog": PKPO}, (0, 1, 2), {"fog": {ONE_RATE: PKPO}}, tuned=False, measured=False)
+DESIGN = Design(
+    "experiments.study",
+    PROBLEMS,
+    METHODS,
+    FULL,
+    QUICK,
+    # The learning rates of Adam.
+    rates=(3e-4, 6e-4, 1.2e-3),
+    one_rate=ONE_RATE,
+    alternatives=BONUSES,
+)
+label = DESIGN.label

@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.study import claims, design
-from experiments.study.design import KS, PKPO, label
+from experiments.study.base import KS
+from experiments.study.design import PKPO, label
 from experiments.study.measures import (
     ONE_RATE,
     all_sets,
@@ -50,7 +51,7 @@ def _diagonal(results: Mapping[str, Any]) -> Figure:
     sets = unseen(results)
     figure = Figure(figsize=(4.4 * len(sets) + 0.6, 3.9), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(sets)))
-    for ax, (name, problems) in zip(axes, sets.items(), strict=True):
+    for ax, problems in zip(axes, sets.values(), strict=True):
         means = np.array([[problems.mean(m, k) for k in KS] for m in ("base", *PKPO)])
         behind = means - means.max(0)
         image = ax.imshow(behind, cmap="viridis", vmin=-0.15, vmax=0, aspect="auto")
@@ -61,7 +62,7 @@ def _diagonal(results: Mapping[str, Any]) -> Figure:
             ax.text(j, i, text, ha="center", va="center", color=color, weight=weight, size=8)
         ax.set_xticks(range(len(KS)), KS)
         ax.set_yticks(range(len(means)), ["before RL", *map(str, KS)])
-        ax.set(xlabel="k_eval", ylabel="k_opt", title=design.PROBLEMS[name].title)
+        ax.set(xlabel="k_eval", ylabel="k_opt", title=problems.problems.title)
     figure.colorbar(image, ax=axes, label="pass@k_eval less the best of its column")
     return figure
 

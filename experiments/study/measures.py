@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from scipy import stats
 
-from experiments.study import design
-from experiments.study.design import PKPO
+from experiments.study.base import Design, Problems
+from experiments.study.design import BONUSES, DESIGN, PKPO
 
-ONE_RATE = f"{design.ONE_RATE:g}"
+ONE_RATE = f"{DESIGN.one_rate:g}"
 
 
 class Estimate(NamedTuple):
@@ -57,8 +57,10 @@ def number(value: float) -> str:
     return text.removeprefix("0") if text.startswith("0.") else text
 
 
-def estimate(values: Sequence[float]) -> Estimate:
+def estimate(values: Sequence[float], comparisons: int = 1) -> Estimate:
     """Returns the estimate from one value a seed; a single seed has no spread.
+
+    With several comparisons the interval is wider, so that all of them hold with 95% (Bonferroni).
 
     >>> estimate([0.1, 0.2, 0.3])._asdict() == estimate([0.3, 0.2, 0.1])._asdict()
     True
@@ -69,25 +71,39 @@ def estimate(values: Sequence[float]) -> Estimate:
     if n < 2:
         return Estimate(mean, math.nan, -math.inf, math.inf)
     se = statistics.stdev(values) / math.sqrt(n)
-    half = float(stats.t.ppf(0.975, n - 1)) * se
+    half = float(stats.t.ppf(1 - 0.025 / comparisons, n - 1)) * se
     return Estimate(mean, se, mean - half, mean + half)
 
 
-def paired(a: Sequence[float], b: Sequence[float]) -> Estimate:
+def paired(a: Sequence[float], b: Sequence[float], comparisons: int = 1) -> Estimate:
     """Returns the estimate of a - b, seed by seed: both start from the same policy."""
-    return estimate([x - y for x, y in zip(a, b, strict=True)])
+    return estimate([x - y for x, y in zip(a, b, strict=True)], comparisons)
 
 
 class Set:
-    """The results on one set of problems, as results.json holds them."""
+    """The results on one set of problems, as results.json holds them.
 
-    def __init__(self, data: Mapping[str, Any]) -> None:
-        self.data = data
+    Attributes:
+      data: the results, with a value for each run: those of the first draw of problems come first.
+      design: what was run.
+      name: of the problems in the design.
+      draws: how many draws of problems there are.
+    """
+
+    def __init__(
+        self, data: Mapping[str, Any], design: Design = DESIGN, name: str = "fog", draws: int = 1
+    ) -> None:
+        self.data, self.design, self.name, self.draws = data, design, name, draws
+
+    @property
+    def problems(self) -> Problems:
+        """The design of these problems."""
+        return self.design.problems[self.name]
 
     @property
     def methods(self) -> list[str]:
         """The methods with reported runs, in the order of the design."""
-        return [m for m in design.METHODS if "eval" in self.data["methods"].get(m, {})]
+        return [m for m in self.design.methods if "eval" in self.data["methods"].get(m, {})]
 
     def has(self, *methods: str) -> bool:
         """Returns whether all of these methods have reported runs."""
@@ -110,6 +126,16 @@ class Set:
     def difference(self, a: str, b: str, k: int) -> Estimate:
         """Returns the difference of held-out pass@k of two methods, paired by seed."""
         return paired(self.pass_at(a, k), self.pass_at(b, k))
+
+    def higher(self, a: Sequence[float], b: Sequence[float], comparisons: int = 1) -> bool:
+        """Returns whether a is higher than b, given a value for each run.
+
+        The interval of the difference is above 0, and so is its mean on each draw of problems.
+        """
+        size = len(a) // self.draws
+        draws = [slice(i * size, (i + 1) * size) for i in range(self.draws)]
+        agree = all(paired(a[at], b[at]).mean > 0 for at in draws)
+        return agree and paired(a, b, comparisons).above
 
     def evaluated(self, method: str, name: str) -> tuple[list[float], list[list[float]]]:
         """Returns the steps of evaluations, from 0, and a metric there as [seed][step]."""
@@ -137,26 +163,29 @@ class Set:
 
     def at_rate(self, rate: str) -> Set:
         """Returns the runs of methods that all had this learning rate."""
-        return Set({**self.data, **self.data["at_rates"][rate]})
+        return self._with(self.data["at_rates"][rate])
 
     @property
     def longer(self) -> Set | None:
         """The runs of more steps, if there are any."""
-        return Set({**self.data, **self.data["longer"]}) if "longer" in self.data else None
+        return self._with(self.data["longer"]) if "longer" in self.data else None
 
     @property
     def last_step(self) -> int:
         """The number of steps of the runs."""
         return max(map(int, self._evaluations(self.methods[0])))
 
+    def _with(self, data: Mapping[str, Any]) -> Set:
+        return Set({**self.data, **data}, self.design, self.name, self.draws)
+
     def _evaluations(self, method: str) -> Mapping[str, Mapping[str, list[float]]]:
         return self.data["methods"][method]["eval"]
 
 
-def all_sets(results: Mapping[str, Any]) -> dict[str, Set]:
+def all_sets(results: Mapping[str, Any], design: Design = DESIGN) -> dict[str, Set]:
     """Returns the results on each set of problems that was run, in the order of the design."""
-    data = results["problems"]
-    return {name: Set(data[name]) for name in design.PROBLEMS if name in data}
+    data, draws = results["problems"], len(results.get("draws", [0]))
+    return {n: Set(data[n], design, n, draws) for n in design.problems if n in data}
 
 
 def unseen(results: Mapping[str, Any]) -> dict[str, Set]:
@@ -164,7 +193,7 @@ def unseen(results: Mapping[str, Any]) -> dict[str, Set]:
     return {
         name: problems
         for name, problems in all_sets(results).items()
-        if problems.has(*PKPO) and not design.PROBLEMS[name].fixed
+        if problems.has(*PKPO) and not problems.problems.fixed
     }
 
 
@@ -253,7 +282,7 @@ def log_ratios(measured: Mapping[str, Any]) -> dict[str, Estimate]:
 
 def best_bonus(problems: Set) -> str:
     """Returns the entropy bonus that tuning chose."""
-    return next(m for m in design.BONUSES if problems.has(m))
+    return next(m for m in BONUSES if problems.has(m))
 
 
 def listed(values: Iterable[object]) -> str:

@@ -24,7 +24,8 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 from scipy import optimize
 
-from experiments.study import design, results
+from experiments.study import results
+from experiments.study.base import KS
 from pkpo_jax import tasks
 from pkpo_jax.tasks import Maze, maze
 
@@ -270,7 +271,7 @@ def main(argv: Sequence[str]) -> None:
 if __name__ == "__main__":
     # Modules that import this one may define flags with these names.
     config_flags.DEFINE_config_file("config", "configs/maze_tiny.py")
-    flags.DEFINE_list("ks", [str(k) for k in design.KS], "Values of k, each at least 1.")
+    flags.DEFINE_list("ks", [str(k) for k in KS], "Values of k, each at least 1.")
     flags.DEFINE_integer("problems", 512, "Held-out mazes.", lower_bound=1)
     flags.DEFINE_string("output", "", "JSON file to write the numbers to; none if empty.")
     app.run(main)

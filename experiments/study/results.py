@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import experiments
-from experiments.study import design
+from experiments.study.base import KS
 from experiments.study.runs import Run
 from pkpo_jax.training import files, metrics
 
@@ -21,7 +21,7 @@ FORMAT = 2
 DIGITS = 5
 # A learning curve has this many points, each the mean over the steps since the point before.
 POINTS = 20
-_PASS = tuple(f"pass_at_{k}" for k in design.KS)
+_PASS = tuple(f"pass_at_{k}" for k in KS)
 EVALUATED = (*_PASS, "entropy", "distinct_wrong")
 # Training metrics of which the last point of the curve is always kept.
 LAST = ("dead_groups", "entropy", "equal_groups", "pass_at_1", "pass_at_16")
@@ -31,19 +31,24 @@ class FormatError(ValueError):
     """Says that a file is no results.json that this version can read."""
 
 
-def evaluations(runs: Sequence[Run]) -> dict[str, dict[str, list[float | None]]]:
+def evaluations(
+    runs: Sequence[Run], more: Sequence[str] = ()
+) -> dict[str, dict[str, list[float | None]]]:
     """Returns {step: {metric: a value for each run}} of runs that are evaluated at equal steps.
 
-    A value is None where the metric is not defined: diversity, if no answer is wrong.
+    The metrics are EVALUATED and `more`. A value is None where the metric is not defined:
+    diversity, if no answer is wrong.
     """
     logs = [[x for x in metrics.read(run.workdir) if "eval/entropy" in x] for run in runs]
     return {
-        str(lines[0]["step"]): {name: [x[f"eval/{name}"] for x in lines] for name in EVALUATED}
+        str(lines[0]["step"]): {
+            name: [x[f"eval/{name}"] for x in lines] for name in (*EVALUATED, *more)
+        }
         for lines in zip(*logs, strict=True)
     }
 
 
-def of_runs(runs: Sequence[Run], curves: Sequence[str]) -> dict[str, Any]:
+def of_runs(runs: Sequence[Run], curves: Sequence[str], more: Sequence[str] = ()) -> dict[str, Any]:
     """Returns the results of one method, with a value or a curve for each of its runs.
 
     Returns:
@@ -52,7 +57,7 @@ def of_runs(runs: Sequence[Run], curves: Sequence[str]) -> dict[str, Any]:
     """
     logs = [[line for line in metrics.read(run.workdir) if "train/entropy" in line] for run in runs]
     return {
-        "eval": {step: found for step, found in evaluations(runs).items() if step != "0"},
+        "eval": {step: found for step, found in evaluations(runs, more).items() if step != "0"},
         "last": {name: [_curve(steps, name)[-1] for steps in logs] for name in LAST},
         "train": {name: [_curve(steps, name) for steps in logs] for name in curves},
         "step_s": [_step_seconds(steps) for steps in logs],

@@ -1,4 +1,4 @@
-"""Jobs of a study, run side by side on one core each; a complete job is not repeated."""
+"""Jobs of a study, side by side on one core each or in turn on all; none is done twice."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pathlib
 import queue
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -30,11 +31,19 @@ class JobError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run of the trainer on a config with some keys changed, in its own directory."""
+    """A run of the trainer on a config with some keys changed, in its own directory.
+
+    Attributes:
+      workdir: its directory.
+      config: path of the config.
+      changes: {key: value} of the config keys that are changed.
+      keep: whether its last policy is kept.
+    """
 
     workdir: pathlib.Path
     config: str
     changes: Mapping[str, Any]
+    keep: bool = True
 
     @property
     def log(self) -> pathlib.Path:
@@ -58,11 +67,10 @@ class Run:
         Raises:
           JobError: the directory holds a run with another config.
         """
-        path = self.workdir / "config.json"
-        if not path.exists():
+        if not saved_run.is_run(self.workdir):
             return False
         wanted = _leaves(saved_run.override(_config(self.config), self.changes).to_dict())
-        there = _leaves(json.loads(path.read_text()))
+        there = _leaves(saved_run.read_config(self.workdir).to_dict())
         for key, value in wanted.items():
             # Logging, and which checkpoints are kept, change no result.
             if not key.startswith(("log.", "checkpoint.")) and there.get(key) != value:
@@ -74,9 +82,13 @@ class Run:
         return bool(lines) and lines[-1]["step"] == self.steps and self._saved()
 
     def finish(self) -> None:
-        """Does nothing: a run is complete when its program has ended well."""
+        """Deletes the policies of a run that has ended well, if they are not kept."""
+        if not self.keep:
+            shutil.rmtree(self.workdir / "checkpoints", ignore_errors=True)
 
     def _saved(self) -> bool:
+        if not self.keep:
+            return True
         if not self.steps:
             return (self.workdir / "warm_start").exists()
         return (self.workdir / "checkpoints" / str(self.steps) / "params").exists()
@@ -130,7 +142,13 @@ def _config(path: str) -> config_dict.ConfigDict:
 
 
 def run_all(
-    jobs: Sequence[Job], *, workers: int, cache: pathlib.Path, title: str, attempts: int = 2
+    jobs: Sequence[Job],
+    *,
+    workers: int,
+    cache: pathlib.Path,
+    title: str,
+    attempts: int = 2,
+    all_cores: bool = False,
 ) -> None:
     """Does the jobs that are not complete; an interrupt ends the programs that it has started.
 
@@ -140,6 +158,7 @@ def run_all(
       cache: folder of JAX's compilation cache.
       title: of the progress bar.
       attempts: how often a failing job is started.
+      all_cores: whether each job may use all cores, instead of one of its own.
 
     Raises:
       JobError: a job failed at every attempt. The others are finished first.
@@ -147,19 +166,20 @@ def run_all(
     todo = [job for job in {job.log: job for job in jobs}.values() if not job.complete()]
     if not todo:
         return
-    cores: queue.Queue[int] = queue.Queue()
+    # A job takes a set of cores from here, and puts it back.
+    cores: queue.Queue[set[int]] = queue.Queue()
     for core in (_cores() * workers)[:workers]:
-        cores.put(core)
+        cores.put(set(_cores()) if all_cores else {core})
     running, stopped = set(), threading.Event()
 
     def attempt(job: Job) -> bool:
-        core = cores.get()
+        own = cores.get()
         try:
             return any(
-                not stopped.is_set() and _done(job, core, cache, running) for _ in range(attempts)
+                not stopped.is_set() and _done(job, own, cache, running) for _ in range(attempts)
             )
         finally:
-            cores.put(core)
+            cores.put(own)
 
     failed = []
     bar = tqdm.tqdm(total=len(todo), desc=title, unit="job", dynamic_ncols=True)
@@ -195,11 +215,11 @@ def count_cores() -> int:
     return len(_cores())
 
 
-def _done(job: Job, core: int, cache: pathlib.Path, running: set[subprocess.Popen]) -> bool:
+def _done(job: Job, cores: set[int], cache: pathlib.Path, running: set[subprocess.Popen]) -> bool:
     """Runs the job's program once, and returns whether the job is complete."""
     job.log.parent.mkdir(parents=True, exist_ok=True)
     environment = {
-        # Every job has one CPU core, because jobs side by side cannot share an accelerator.
+        # Jobs have CPU cores, because jobs side by side cannot share an accelerator.
         "JAX_PLATFORMS": "cpu",
         **os.environ,
         "JAX_COMPILATION_CACHE_DIR": str(cache),
@@ -219,7 +239,7 @@ def _done(job: Job, core: int, cache: pathlib.Path, running: set[subprocess.Pope
         try:
             if hasattr(os, "sched_setaffinity"):
                 # This comes before JAX starts a thread for each core that it may use.
-                os.sched_setaffinity(process.pid, {core})
+                os.sched_setaffinity(process.pid, cores)
             if process.wait() != 0:
                 return False
         finally:

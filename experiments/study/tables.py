@@ -7,8 +7,9 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from experiments.study import claims, design
-from experiments.study.design import KS, PKPO, label
+from experiments.study import claims
+from experiments.study.base import KS
+from experiments.study.design import PKPO, label
 from experiments.study.measures import (
     Quarters,
     Set,
@@ -34,7 +35,10 @@ def pass_at(problems: Set) -> str:
     rows = {m: [estimate(problems.pass_at(m, k)) for k in KS] for m in ["base", *problems.methods]}
     best = [max(row[i].mean for row in rows.values()) for i in range(len(KS))]
     cells = [
-        [label(m), *(e.cell(bold=e.mean == top) for e, top in zip(row, best, strict=True))]
+        [
+            problems.design.label(m),
+            *(e.cell(bold=e.mean == top) for e, top in zip(row, best, strict=True)),
+        ]
         for m, row in rows.items()
     ]
     return markdown(_PASS_AT, cells)
@@ -42,8 +46,9 @@ def pass_at(problems: Set) -> str:
 
 def differences(problems: Set, pairs: Iterable[tuple[str, str]]) -> str:
     """Returns differences of held-out pass@k for the pairs of methods that both were trained."""
+    named = problems.design.label
     rows = [
-        [f"{label(a)} less {label(b)}", *(problems.difference(a, b, k).interval() for k in KS)]
+        [f"{named(a)} less {named(b)}", *(problems.difference(a, b, k).interval() for k in KS)]
         for a, b in pairs
         if problems.has(a, b)
     ]
@@ -60,7 +65,7 @@ def training(problems: Set) -> str:
         "pass_at_16": "pass@16",
     }
     rows = [
-        [label(m), *(estimate(problems.last(m, name)).cell() for name in names)]
+        [problems.design.label(m), *(estimate(problems.last(m, name)).cell() for name in names)]
         for m in problems.methods
     ]
     return markdown(["last steps of training", *names.values()], rows)
@@ -182,10 +187,11 @@ def cost(measured: Mapping[str, Any]) -> str:
 def set_up(problems: Mapping[str, Set]) -> str:
     """Returns the sets of problems and how hard they are before RL."""
     shares, rows = ["5%", "25%", "50%", "75%", "95%", "within"], []
-    for name, one in problems.items():
+    for one in problems.values():
+        quantiles = one.data.get("pass_rates")
         before = [estimate(one.pass_at("base", k)).cell() for k in (1, 16)]
-        spread = [number(statistics.fmean(one.data["pass_rates"][share])) for share in shares]
-        rows.append([design.PROBLEMS[name].title, str(one.last_step), *before, *spread])
+        spread = [number(statistics.fmean(quantiles[q])) if quantiles else "" for q in shares]
+        rows.append([one.problems.title, str(one.last_step), *before, *spread])
     header = ["problems", "steps of RL", "pass@1 before RL", "pass@16 before RL", *shares[:-1]]
     return markdown([*header, ".1% to 60%"], rows)
 
@@ -193,11 +199,13 @@ def set_up(problems: Mapping[str, Set]) -> str:
 def rates(problems: Set) -> str:
     """Returns pass@k of every rate that was tuned over; the reported rate is bold."""
     rows = []
-    for method in design.METHODS:
+    for method in problems.design.methods:
         data = problems.data["methods"].get(method, {})
         for rate, row in sorted(data.get("grid", {}).items(), key=lambda item: float(item[0])):
             score = number(row["score"])
             chosen = rate == f"{data.get('rate', 0):g}"
             at = [number(row[f"pass_at_{k}"]) for k in KS]
-            rows.append([label(method), rate, f"**{score}**" if chosen else score, *at])
+            rows.append(
+                [problems.design.label(method), rate, f"**{score}**" if chosen else score, *at]
+            )
     return markdown(["", "rate", "mean", *_PASS_AT[1:]], rows)

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from experiments import toy_gaussian
-from experiments.study import design, estimators, plan, report, results, runs
+from experiments.study import base, design, estimators, page, plan, report, results, runs
+from experiments.study.base import Cell
 from pkpo_jax.training import checks, saved_run
 
 FOLDER = pathlib.Path(design.__file__).parent
@@ -57,15 +58,15 @@ def test_a_k_for_each_prompt_follows_its_pass_rate():
 @pytest.mark.parametrize("name", design.PROBLEMS)
 def test_every_run_is_one_that_the_trainer_accepts(name):
     problems = design.PROBLEMS[name]
-    config = _config(problems.config)
-    checks.validate(saved_run.override(config, problems.base(0)), 1)
+    config = config_of(problems.config)
+    checks.validate(saved_run.override(config, problems.base(Cell(0))), 1)
     for method in design.FULL.methods[name]:
         # No policy before RL exists yet.
-        keys = problems.run(design.METHODS[method], 0, 1e-3, start="")
+        keys = problems.run(design.METHODS[method], Cell(0), 1e-3, start="")
         checks.validate(saved_run.override(config, keys), 1)
 
 
-def _config(path):
+def config_of(path):
     scope = {"__name__": "config"}
     exec(compile((FOLDER.parents[1] / path).read_text(), path, "exec"), scope)
     return scope["get_config"]()
@@ -138,7 +139,7 @@ def test_a_directory_of_another_run_is_refused(tmp_path, monkeypatch):
     changes = {"k": {0: 8, 5: 1}, "train.steps": 9, "log.report": False}
     run = runs.Run(tmp_path, "configs/maze_tiny.py", changes)
     assert not run.complete()
-    config = saved_run.override(_config("configs/maze_tiny.py"), changes).to_dict()
+    config = saved_run.override(config_of("configs/maze_tiny.py"), changes).to_dict()
     there = json.loads(json.dumps(config))
     # Logging changes no result.
     there["log"].pop("report")
@@ -222,7 +223,7 @@ class Trainer:
             value += job.changes.get("loss.entropy_coef", 0.0)
             found = {"entropy": 0.5, "distinct_wrong": 0.5, "cumulative_solve_rate": 0.5}
             found |= {"dead_groups": 0.5, "equal_groups": 0.5}
-            found |= {f"pass_at_{k}": value for k in design.KS}
+            found |= {f"pass_at_{k}": value for k in base.KS}
             line = {f"{when}/{name}": v for when in ("eval", "train") for name, v in found.items()}
             line |= {f"time/{part}_s": 0.1 for part in ("sample", "grade", "update")}
             lines = [{"step": at, **line} for at in sorted({0, job.steps // 2, job.steps})]
@@ -237,13 +238,13 @@ def _measured(arguments):
 
 def _sweep(tmp_path, of_rate):
     trainer = Trainer(of_rate)
-    return plan.Sweep(tmp_path, design.PROBLEMS["fog"], trainer), trainer
+    return plan.Sweep(tmp_path, design.DESIGN, design.PROBLEMS["fog"], trainer), trainer
 
 
 def test_a_best_rate_inside_the_grid_is_taken(tmp_path):
     sweep, trainer = _sweep(tmp_path, lambda rate: -abs(rate - 6e-4))
     grid = sweep.tune(["k1"])["k1"]
-    assert sorted(grid) == list(design.RATES) and sweep.choose(grid) == 6e-4
+    assert sorted(grid) == list(design.DESIGN.rates) and sweep.choose(grid) == 6e-4
     assert all("tuning" in str(path) for path in trainer.done)
 
 
@@ -251,13 +252,13 @@ def test_a_best_rate_inside_the_grid_is_taken(tmp_path):
 def test_the_grid_grows_where_the_best_rate_is_at_its_end(tmp_path, sign, added):
     sweep, _ = _sweep(tmp_path, lambda rate: sign * rate)
     grid = sweep.tune(["k1"])["k1"]
-    assert sorted(grid) == sorted([*design.RATES, added]) and sweep.choose(grid) == added
+    assert sorted(grid) == sorted([*design.DESIGN.rates, added]) and sweep.choose(grid) == added
 
 
 def test_tuning_and_report_share_neither_seeds_nor_problems(tmp_path):
     sweep, _ = _sweep(tmp_path, lambda rate: rate)
     tuning = [*itertools.chain(*sweep.tune(["k1"])["k1"].values())]
-    reported = sweep.report({"k1": 6e-4}, design.SEEDS)["k1"]
+    reported = sweep.report({"k1": 6e-4}, design.FULL.cells(design.SEEDS))["k1"]
     for key in ("seed", "task.seed"):
         seen = [{run.changes[key] for run in group} for group in (tuning, reported)]
         assert not seen[0] & seen[1]
@@ -266,9 +267,9 @@ def test_tuning_and_report_share_neither_seeds_nor_problems(tmp_path):
 def test_a_study_is_tuned_then_reported_then_measured(tmp_path):
     methods = ("k1", "k4", "centered", "entropy_.01", "entropy_.05")
     rates, longer = {"fog": {6e-4: ("k1", "k4")}}, {"fog": (1000, ("k1",))}
-    scope = design.Scope({"fog": methods}, (0, 1), rates, longer)
+    scope = base.Scope({"fog": methods}, (0, 1), rates, longer)
     trainer = Trainer(lambda rate: -abs(rate - 1.2e-3))
-    found = plan.run(tmp_path, scope, ["fog"], (0, 1), trainer)
+    found = plan.run(page.STUDY, tmp_path, scope, ["fog"], (0, 1), trainer)
     fog = found["problems"]["fog"]
     # Tuning keeps the scores of both bonuses, and only the better one is reported.
     assert list(fog["methods"]["entropy_.01"]) == ["grid"]
@@ -291,21 +292,23 @@ def test_a_study_is_tuned_then_reported_then_measured(tmp_path):
     assert trainer.done[-1] == tmp_path / "measured" / "cost.log"
     # A second study does no job, and has the same results.
     done = len(trainer.done)
-    assert plan.run(tmp_path, scope, ["fog"], (0, 1), trainer) == found
+    assert plan.run(page.STUDY, tmp_path, scope, ["fog"], (0, 1), trainer) == found
     assert len(trainer.done) == done
 
 
 def test_the_quick_form_makes_a_page_of_claims_a_and_b(tmp_path):
-    found = plan.run(tmp_path, design.QUICK, ["fog"], (0, 1), Trainer(lambda rate: rate))
+    found = plan.run(
+        page.STUDY, tmp_path, design.QUICK, ["fog"], (0, 1), Trainer(lambda rate: rate)
+    )
     found["machine"] = "here"
-    made = report.blocks(found, [])
+    made = report.blocks(page.STUDY, found, [])
     assert list(made) == ["summary", "set-up", "claim a", "claim b"]
     assert "(Only a part of it was run.)" in made["claim b"]
     # The page is made from the file, which holds the same results.
-    report.write(found, tmp_path)
+    report.write(page.STUDY, found, tmp_path)
     assert all(text in (tmp_path / "RESULTS.md").read_text() for text in made.values())
-    written = report.all_tables(results.load(tmp_path / "results.json"))
-    assert written == report.all_tables(found) == (tmp_path / "TABLES.md").read_text()
+    written = report.all_tables(page.STUDY, results.load(tmp_path / "results.json"))
+    assert written == report.all_tables(page.STUDY, found) == (tmp_path / "TABLES.md").read_text()
 
 
 # -- the page -------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from experiments.study import claims, design, measures, report, results, runs
+from experiments.study import base, claims, design, measures, page, report, results, runs
 from experiments.study.measures import estimate, paired
 
 
@@ -18,7 +18,7 @@ def _method(at, seeds, noise=0.0, steps=200, rng=None):
     def rows(values):
         return {name: [value + x for x in jitter] for name, value in values.items()}
 
-    last = {f"pass_at_{k}": value for k, value in zip(design.KS, at, strict=True)}
+    last = {f"pass_at_{k}": value for k, value in zip(base.KS, at, strict=True)}
     last |= {"entropy": at[-1], "distinct_wrong": at[-1]}
     # What is solved grows in proportion to pass@16.
     solved = [[at[-1] * i / 4 + x for i in (1, 2, 3, 4)] for x in jitter]
@@ -90,10 +90,12 @@ def test_one_seed_is_no_evidence_either_way():
 
 def test_one_seed_shows_no_spread():
     found = _everything(seeds=1)
-    page = "\n".join([*report.blocks(found, []).values(), report.all_tables(found)])
-    assert "±" not in page.replace("mean ± standard error", "")
-    assert not re.search(r"\b(nan|inf)\b", page)
-    assert page.count(claims.UNTESTED) == 8
+    text = "\n".join(
+        [*report.blocks(page.STUDY, found, []).values(), report.all_tables(page.STUDY, found)]
+    )
+    assert "±" not in text.replace("mean ± standard error", "")
+    assert not re.search(r"\b(nan|inf)\b", text)
+    assert text.count(claims.UNTESTED) == 8
 
 
 _METHODS = {
@@ -118,9 +120,9 @@ def _everything(seeds=5):
     found = _results(_METHODS, seeds, noise=1e-3)
     fog = found["problems"]["fog"]
     fog["methods"]["entropy_.01"] = {}
-    row = {"score": 0.7, **{f"pass_at_{k}": 0.7 for k in design.KS}}
+    row = {"score": 0.7, **{f"pass_at_{k}": 0.7 for k in base.KS}}
     for method in fog["methods"].values():
-        method["grid"] = {f"{rate:g}": row for rate in design.RATES}
+        method["grid"] = {f"{rate:g}": row for rate in design.DESIGN.rates}
     steps, longer = design.FULL.longer["fog"]
     fog["longer"] = _set({m: _METHODS[m] for m in longer}, seeds, steps=steps)
     hard = {m: _DIAGONAL[m] for m in ("k1", "k4", "k8")} | {"k4": (0.70, 0.7, 0.8, 0.9, 0.9)}
@@ -139,7 +141,7 @@ def _everything(seeds=5):
     variant = {"step": kind, "update": kind, "weights": {**kind, "seconds": 1e-5}}
     variants = {name: variant for name in ("k = 1", "k = 2", "RLOO")}
     found["cost"] = {"variants": variants, "compilations": 0}
-    matrix = {str(k): {str(j): 0.9 for j in design.KS} for k in design.KS}
+    matrix = {str(k): {str(j): 0.9 for j in base.KS} for k in base.KS}
     found["optimum"] = {"fog": {"matrix": matrix, "mixed": matrix["1"]}}
     return {**found, "tuned": True}
 
@@ -168,10 +170,10 @@ def test_a_method_that_is_too_good_or_too_bad_tells(letter, method, at, outcome)
 
 
 def test_longer_training_and_other_rates_have_tables():
-    page = report.all_tables(_everything())
-    assert "### 1000 steps in place of 200" in page
-    assert "### All with a learning rate of 0.0006" in page
-    longer = page[page.index("### 1000 steps") :].split("###")[1]
+    text = report.all_tables(page.STUDY, _everything())
+    assert "### 1000 steps in place of 200" in text
+    assert "### All with a learning rate of 0.0006" in text
+    longer = text[text.index("### 1000 steps") :].split("###")[1]
     assert "k = 8, then 1 after 1/3 less PKPO k = 1 (RLOO)" in longer and "MaxRL" not in longer
 
 
@@ -195,7 +197,7 @@ def test_variance_and_cost_within_their_errors_are_no_evidence():
 
 
 def test_the_page_shows_every_claim_with_its_figure(tmp_path):
-    report.write(_everything(), tmp_path)
+    report.write(page.STUDY, _everything(), tmp_path)
     written = (tmp_path / "RESULTS.md").read_text()
     figures = [path.name for path in (tmp_path / "figures").iterdir()]
     assert {name[0] for name in figures} == set("abcdf")
@@ -204,7 +206,7 @@ def test_the_page_shows_every_claim_with_its_figure(tmp_path):
     # Results without the hard set remove it from the page.
     kept = _everything()
     del kept["problems"]["hard"]
-    report.write(kept, tmp_path)
+    report.write(page.STUDY, kept, tmp_path)
     again = (tmp_path / "RESULTS.md").read_text()
     assert "d_hard" not in again and not (tmp_path / "figures" / "d_hard.png").exists()
     loaded = results.load(tmp_path / "results.json")
@@ -239,8 +241,8 @@ def test_curves_have_the_steps_of_their_points():
 def test_the_score_of_a_fixed_set_is_of_training(tmp_path):
     run = runs.Run(tmp_path, "", {"train.steps": 40})
     # Training counts over the last of 20 parts of the steps.
-    lines = [{f"train/pass_at_{k}": i / 40 for k in design.KS} for i in range(40)]
-    lines[-1] |= {f"eval/pass_at_{k}": k / 10 for k in design.KS}
+    lines = [{f"train/pass_at_{k}": i / 40 for k in base.KS} for i in range(40)]
+    lines[-1] |= {f"eval/pass_at_{k}": k / 10 for k in base.KS}
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
     assert results.score(run, True) == pytest.approx((38 + 39) / 80)
     assert results.score(run, False) == pytest.approx(0.62)

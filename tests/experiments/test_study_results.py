@@ -3,7 +3,7 @@
 import pathlib
 import re
 
-from experiments.study import claims, design, measures, report, results
+from experiments.study import claims, design, measures, page, report, results
 
 FOLDER = pathlib.Path(design.__file__).parent
 
@@ -12,9 +12,9 @@ def test_the_page_is_what_its_results_say():
     kept = results.load(FOLDER / "results.json")
     drawn = sorted(path.name for path in (FOLDER / "figures").glob("*.png"))
     written = (FOLDER / "RESULTS.md").read_text()
-    assert report.update(written, report.blocks(kept, drawn)) == written
+    assert report.update(written, report.blocks(page.STUDY, kept, drawn)) == written
     assert set(re.findall(r"\(figures/(.*?)\)", written)) == set(drawn)
-    assert report.all_tables(kept) == (FOLDER / "TABLES.md").read_text()
+    assert report.all_tables(page.STUDY, kept) == (FOLDER / "TABLES.md").read_text()
 
 
 def test_the_file_is_as_the_study_writes_it():

@@ -1,0 +1,116 @@
+"""The command of a study: its flags, which all studies share, and what they do."""
+
+from __future__ import annotations
+
+import importlib
+import pathlib
+import signal
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags, logging
+
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory of runs and results; runs/NAME of the study by default."
+)
+_QUICK = flags.DEFINE_bool("quick", False, "Run only a part, in minutes.")
+_PROBLEMS = flags.DEFINE_list("problems", None, "Sets of problems to run; all by default.")
+_SEEDS = flags.DEFINE_list("seeds", None, "Seeds to report; design.py has the default.")
+_WORKERS = flags.DEFINE_integer(
+    "workers",
+    None,
+    "Runs side by side, one core each; as many as there are cores by default. If a run of this "
+    "study has all cores, there is one.",
+    lower_bound=1,
+)
+_PAGE = flags.DEFINE_string(
+    "page", None, "Folder for the results and their page, instead of WORKDIR."
+)
+_RENDER = flags.DEFINE_string(
+    "render", None, "Folder whose page is made again from its results.json; nothing is run."
+)
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "Pretrained parameters, which a study of a pretrained policy starts from."
+)
+_ESTIMATE = flags.DEFINE_bool("estimate", False, "Print what would be run, and run nothing.")
+
+
+def main(module: str, argv: Sequence[str]) -> None:
+    """Runs the study of a module such as "experiments.study", whose page.py holds STUDY."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; flags start with --.")
+    logging.set_verbosity(logging.WARNING)
+    # SIGTERM then ends the programs that were started, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Importing these here lets --help answer at once.
+    import experiments
+    from experiments.study import plan, report, results, runs
+
+    study = importlib.import_module(f"{module}.page").STUDY
+    design = study.design
+    if _RENDER.value:
+        try:
+            report.render(study, pathlib.Path(_RENDER.value).expanduser())
+        except results.FormatError as e:
+            sys.exit(f"stopped: {e}")
+        return
+
+    if _PAGE.value and (_QUICK.value or _PROBLEMS.value or _SEEDS.value):
+        raise app.UsageError(
+            "--page with a part of the study would drop the rest from that page; without --page "
+            "the page goes to WORKDIR."
+        )
+    scope = design.quick if _QUICK.value else design.full
+    names = _PROBLEMS.value or list(scope.methods)
+    if unknown := [name for name in names if name not in scope.methods]:
+        raise app.UsageError(
+            f"--problems={unknown[0]}; expected some of {', '.join(scope.methods)}."
+        )
+    tuning = {seed for name in names for seed in design.problems[name].tuning_seeds}
+    given = _SEEDS.value or [str(seed) for seed in scope.seeds]
+    try:
+        seeds = [int(seed) for seed in given]
+        if min(seeds) < 0 or len(set(seeds)) < len(seeds) or tuning & set(seeds):
+            raise ValueError
+    except ValueError:
+        raise app.UsageError(
+            f"--seeds={','.join(given)}; expected different whole numbers, none of "
+            f"those that rates are tuned on ({', '.join(map(str, sorted(tuning)))})."
+        ) from None
+    count, hours = plan.estimate(design, scope, names, seeds)
+    each = "hours on all cores" if design.all_cores else "core-hours"
+    print(f"{count} runs at most, about {hours:.1f} {each} on an idle machine", flush=True)
+    if _ESTIMATE.value:
+        return
+    checkpoint = _CHECKPOINT.value or ""
+    if design.pretrained != bool(checkpoint):
+        expected = (
+            "the directory of pretrained parameters" if design.pretrained else "no checkpoint"
+        )
+        raise app.UsageError(f"--checkpoint={checkpoint}; {module} expects {expected}.")
+    if checkpoint:
+        checkpoint = str(pathlib.Path(checkpoint).expanduser().absolute())
+    name = _WORKDIR.value or f"runs/{module.rpartition('.')[2]}"
+    workdir = pathlib.Path(name).expanduser().absolute()
+    workers = 1 if design.all_cores else _WORKERS.value or runs.count_cores()
+
+    def run_all(todo: Sequence[runs.Job], title: str) -> None:
+        runs.run_all(
+            todo,
+            workers=workers,
+            cache=workdir / "compiled",
+            title=title,
+            all_cores=design.all_cores,
+        )
+
+    try:
+        found = plan.run(study, workdir, scope, names, seeds, run_all, checkpoint)
+        found["machine"] = experiments.machine()
+    except runs.JobError as e:
+        sys.exit(f"stopped: {e}")
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command resumes from here.", file=sys.stderr)
+        sys.exit(130)
+    folder = pathlib.Path(_PAGE.value).expanduser() if _PAGE.value else workdir
+    report.write(study, found, folder)
+    print(f"{folder / 'RESULTS.md'}, with TABLES.md, figures/ and results.json beside it")
