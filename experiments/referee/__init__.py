@@ -1,0 +1,1 @@
+"""The referee: methods of the field for pass@k, side by side; `python -m experiments.referee`."""
