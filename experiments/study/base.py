@@ -171,6 +171,17 @@ class Scope:
     measured: bool = True
     draws: tuple[int, ...] = (0,)
 
+    def only(self, methods: Sequence[str]) -> Scope:
+        """Returns the part of these methods, on the problems that have any of them."""
+
+        def keep(some: Sequence[str]) -> tuple[str, ...]:
+            return tuple(method for method in some if method in methods)
+
+        rates = {n: {r: keep(m) for r, m in by.items()} for n, by in self.at_rates.items()}
+        longer = {n: (steps, keep(m)) for n, (steps, m) in self.longer.items()}
+        kept = {name: keep(some) for name, some in self.methods.items() if keep(some)}
+        return dataclasses.replace(self, methods=kept, at_rates=rates, longer=longer)
+
     def cells(self, seeds: Sequence[int]) -> list[Cell]:
         """Returns what reported runs are repeated over: the seeds of the first draw come first."""
         return [Cell(seed, draw) for draw in self.draws for seed in seeds]

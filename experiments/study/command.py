@@ -15,6 +15,7 @@ _WORKDIR = flags.DEFINE_string(
 )
 _QUICK = flags.DEFINE_bool("quick", False, "Run only a part, in minutes.")
 _PROBLEMS = flags.DEFINE_list("problems", None, "Sets of problems to run; all by default.")
+_METHODS = flags.DEFINE_list("methods", None, "Methods to run; all by default.")
 _SEEDS = flags.DEFINE_list("seeds", None, "Seeds to report; design.py has the default.")
 _WORKERS = flags.DEFINE_integer(
     "workers",
@@ -55,16 +56,22 @@ def main(module: str, argv: Sequence[str]) -> None:
             sys.exit(f"stopped: {e}")
         return
 
-    if _PAGE.value and (_QUICK.value or _PROBLEMS.value or _SEEDS.value):
+    if _PAGE.value and (_QUICK.value or _PROBLEMS.value or _METHODS.value or _SEEDS.value):
         raise app.UsageError(
             "--page with a part of the study would drop the rest from that page; without --page "
             "the page goes to WORKDIR."
         )
     scope = design.quick if _QUICK.value else design.full
+    if _METHODS.value:
+        scope = scope.only(_METHODS.value)
     names = _PROBLEMS.value or list(scope.methods)
     if unknown := [name for name in names if name not in scope.methods]:
         raise app.UsageError(
             f"--problems={unknown[0]}; expected some of {', '.join(scope.methods)}."
+        )
+    if unknown := [method for method in _METHODS.value or () if method not in design.methods]:
+        raise app.UsageError(
+            f"--methods={unknown[0]}; expected some of {', '.join(design.methods)}."
         )
     tuning = {seed for name in names for seed in design.problems[name].tuning_seeds}
     given = _SEEDS.value or [str(seed) for seed in scope.seeds]

@@ -78,7 +78,13 @@ def blocks(study: Study, found: Mapping[str, Any], drawn: list[str]) -> dict[str
     header = ["claim", "what it says", "here", "conditions met"]
     made = {
         "summary": tables.markdown(header, summary, words=3),
-        "set-up": f"{tables.set_up(all_sets(found, study.design))}\n\n{found['machine']}",
+        "set-up": "\n\n".join(
+            [
+                tables.set_up(all_sets(found, study.design)),
+                found["machine"],
+                *_missing(study, found),
+            ]
+        ),
     }
     whole = found["tuned"] and set(found["problems"]) == set(study.design.full.methods)
     for finding in findings:
@@ -94,6 +100,26 @@ def blocks(study: Study, found: Mapping[str, Any], drawn: list[str]) -> dict[str
         ]
         made[f"claim {finding.letter}"] = "\n\n".join(parts)
     return made
+
+
+def _missing(study: Study, found: Mapping[str, Any]) -> list[str]:
+    """Says which runs of the whole study these results lack."""
+    full, design, sets = study.design.full, study.design, all_sets(found, study.design)
+    lacking = []
+    for name, methods in full.methods.items():
+        reported = sets[name].methods if name in sets else []
+        # Only one of several coefficients is reported.
+        less = design.alternatives if set(design.alternatives) & set(reported) else ()
+        absent = [design.label(m) for m in methods if m not in (*reported, *less)]
+        if absent:
+            which = ", ".join(absent) if reported else "everything"
+            lacking.append(f"- {design.problems[name].title}: {which}")
+    cells, done = len(full.cells(full.seeds)), len(found["seeds"]) * len(found.get("draws", [0]))
+    if done < cells:
+        lacking.append(f"- of {cells} runs of each method: {cells - done}")
+    if not found["tuned"]:
+        lacking.append("- the tuning of rates")
+    return ["Not run:\n\n" + "\n".join(lacking)] if lacking else []
 
 
 # -- TABLES.md -------------------------------------------------------------------------------------
