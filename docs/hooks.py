@@ -22,9 +22,12 @@ ELSEWHERE = {
     "CHANGELOG.md": "changelog.md",
     "experiments/study/RESULTS.md": "study/RESULTS.md",
     "experiments/study/TABLES.md": "study/TABLES.md",
+    "experiments/referee/RESULTS.md": "referee/RESULTS.md",
+    "experiments/referee/TABLES.md": "referee/TABLES.md",
+    "experiments/pretrained/RESULTS.md": "pretrained/RESULTS.md",
 }
-for _folder in ("experiments/figures", "experiments/study/figures"):
-    for _path in sorted((ROOT / _folder).glob("*.png")):
+for _folder in ("", "study/", "referee/", "pretrained/"):
+    for _path in sorted((ROOT / "experiments" / f"{_folder}figures").glob("*.png")):
         _name = str(_path.relative_to(ROOT))
         ELSEWHERE[_name] = _name.removeprefix("experiments/")
 

@@ -1,9 +1,9 @@
 """The referee's questions, each as a claim that can fail, with the rule for calling it true.
 
 "Higher" means that the 95% interval of the difference, paired by run, is above 0, and that the mean
-difference is above 0 on each draw of problems. Not to be higher is not to be equal. The rules were
-written, and committed, before any reported run of the referee; the rules of the study on similar
-problems, and its results, were known.
+difference is above 0 on each draw of problems. Not to be higher is not to be equal, and a verdict
+needs five runs of a method at least. The rules were written, and committed, before any run of the
+referee was read; the rules of the study on similar problems, and its results, were known.
 """
 
 from __future__ import annotations
@@ -16,10 +16,14 @@ from typing import Any
 import numpy as np
 
 from experiments.referee.design import BONUSES, DESIGN, DISTINCT, LOSSES, PKPO
-from experiments.study.base import KS, UNTESTED, Finding, judged
+from experiments.study.base import KS, Finding, judged
 from experiments.study.measures import Set, all_sets, listed, number
 
 WORDS = YES, IN_PART, NO = "yes", "in part", "no"
+# With fewer runs of a method, intervals are so wide that hardly anything differs: a method would
+# lead, or keep up, for want of evidence.
+FEWEST = 5
+UNTESTED = f"not tested: fewer than {FEWEST} runs of a method"
 # Methods for more than pass@1, of which claim b asks how they come by different answers.
 DIVERSE = (
     *("k2", "k4", "k8", "k16", "mixture", "down", "up", "pace_up", "maxrl", "passk", "poly_epo"),
@@ -56,7 +60,7 @@ def findings(results: Mapping[str, Any]) -> list[Finding]:
         seconds(met),
     ]
     made = [finding for finding in found if finding.met]
-    if len(results["seeds"]) * len(results.get("draws", [0])) < 2:
+    if len(results["seeds"]) * len(results.get("draws", [0])) < FEWEST:
         return [dataclasses.replace(f, verdict=UNTESTED, met=()) for f in made]
     return made
 

@@ -31,7 +31,8 @@ def render(study: Study, folder: pathlib.Path) -> None:
       FormatError: the folder has no results.json that this version can read.
     """
     found = results.load(folder / "results.json")
-    for old in (folder / "figures").glob("*.png"):
+    # The folder may hold plots that no study makes; these are not named after a claim.
+    for old in (folder / "figures").glob("?_*.png"):
         old.unlink()
     drawn = study.draw(found, folder / "figures")
     page = folder / "RESULTS.md"

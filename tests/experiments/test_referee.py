@@ -222,9 +222,10 @@ def test_a_loss_behind_an_estimator_and_a_slow_method_tell():
     assert found.verdict == claims.IN_PART and "Poly-EPO, k = 4 2.00" in found.reasons
 
 
-def test_one_run_is_no_evidence():
-    found = _of(_results(draws=1, seeds=1))
-    assert {finding.verdict for finding in found.values()} == {base.UNTESTED}
+@pytest.mark.parametrize("seeds", [1, 4])
+def test_few_runs_are_no_evidence(seeds):
+    found = _of(_results(draws=1, seeds=seeds))
+    assert {finding.verdict for finding in found.values()} == {claims.UNTESTED}
 
 
 # -- the optimum and the page ---------------------------------------------------------------------
