@@ -22,7 +22,7 @@ import tqdm
 from ml_collections import config_dict
 
 from pkpo_jax.training import config as config_lib
-from pkpo_jax.training import metrics, saved_run
+from pkpo_jax.training import metrics, policies, saved_run
 
 
 class JobError(RuntimeError):
@@ -69,7 +69,9 @@ class Run:
         """
         if not saved_run.is_run(self.workdir):
             return False
-        wanted = _leaves(saved_run.override(_config(self.config), self.changes).to_dict())
+        # A run writes its config with the size that follows from its checkpoint.
+        config = policies.resolve(saved_run.override(_config(self.config), self.changes))
+        wanted = _leaves(config.to_dict())
         there = _leaves(saved_run.read_config(self.workdir).to_dict())
         for key, value in wanted.items():
             # Logging, and which checkpoints are kept, change no result.
@@ -176,7 +178,8 @@ def run_all(
         own = cores.get()
         try:
             return any(
-                not stopped.is_set() and _done(job, own, cache, running) for _ in range(attempts)
+                not stopped.is_set() and _done(job, own, cache, running, stopped)
+                for _ in range(attempts)
             )
         finally:
             cores.put(own)
@@ -215,7 +218,13 @@ def count_cores() -> int:
     return len(_cores())
 
 
-def _done(job: Job, cores: set[int], cache: pathlib.Path, running: set[subprocess.Popen]) -> bool:
+def _done(
+    job: Job,
+    cores: set[int],
+    cache: pathlib.Path,
+    running: set[subprocess.Popen],
+    stopped: threading.Event,
+) -> bool:
     """Runs the job's program once, and returns whether the job is complete."""
     job.log.parent.mkdir(parents=True, exist_ok=True)
     environment = {
@@ -236,6 +245,9 @@ def _done(job: Job, cores: set[int], cache: pathlib.Path, running: set[subproces
             start_new_session=True,
         )
         running.add(process)
+        if stopped.is_set():
+            # The programs that ran at that time have been ended, but not this one.
+            process.kill()
         try:
             if hasattr(os, "sched_setaffinity"):
                 # This comes before JAX starts a thread for each core that it may use.

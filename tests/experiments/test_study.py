@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -17,7 +18,7 @@ import pytest
 from experiments import toy_gaussian
 from experiments.study import base, design, estimators, page, plan, report, results, runs
 from experiments.study.base import Cell
-from pkpo_jax.training import checks, saved_run
+from pkpo_jax.training import checks, policies, saved_run
 
 FOLDER = pathlib.Path(design.__file__).parent
 
@@ -139,8 +140,10 @@ def test_a_directory_of_another_run_is_refused(tmp_path, monkeypatch):
     changes = {"k": {0: 8, 5: 1}, "train.steps": 9, "log.report": False}
     run = runs.Run(tmp_path, "configs/maze_tiny.py", changes)
     assert not run.complete()
-    config = saved_run.override(config_of("configs/maze_tiny.py"), changes).to_dict()
-    there = json.loads(json.dumps(config))
+    config = saved_run.override(config_of("configs/maze_tiny.py"), changes)
+    # A run writes the size of its policy for "auto".
+    there = json.loads(json.dumps(policies.resolve(config).to_dict()))
+    assert there["model"]["size"] == "tiny" and config.model.size == "auto"
     # Logging changes no result.
     there["log"].pop("report")
     (tmp_path / "config.json").write_text(json.dumps(there))
@@ -192,6 +195,13 @@ runs.run_all(jobs, workers=2, cache=here, title="jobs")
     for path in started():
         with pytest.raises(ProcessLookupError):
             os.kill(int(path.suffix[1:]), 0)
+
+
+def test_a_program_that_starts_as_the_study_stops_is_ended(tmp_path):
+    stopped = threading.Event()
+    stopped.set()
+    job = _job(tmp_path / "a.json", "import time; time.sleep(60)")
+    assert not runs._done(job, set(runs._cores()), tmp_path, set(), stopped)
 
 
 # -- order of work --------------------------------------------------------------------------------
