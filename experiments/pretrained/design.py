@@ -12,7 +12,8 @@ KS = (1, 2, 4, 8)
 SEEDS = (0, 1, 2)
 # A run writes a checkpoint this often, from which the same command resumes it.
 _EVERY = {"checkpoint.every": 10, "checkpoint.keep": 1, "eval.problems": 128}
-# Measured on two x86-64 cores: a start with three evaluations, and a step (see docs/gemma.md).
+# These were measured on two x86-64 cores; docs/gemma.md has the time of a step. The start has three
+# evaluations.
 _SECONDS = Seconds(start=330.0, step=14.0, before=0.0)
 
 PROBLEMS = {
@@ -53,7 +54,7 @@ DESIGN = Design(
     METHODS,
     FULL,
     QUICK,
-    # The learning rates of Adam.
+    # These are learning rates of Adam.
     rates=(5e-7, 1e-6, 2e-6),
     one_rate=1e-6,
     tuning_draw=10,

@@ -128,11 +128,11 @@ METHODS = {
 }
 PKPO = tuple(f"k{k}" for k in KS)
 BONUSES = tuple(method for method in METHODS if method.startswith("entropy_"))
-# The same policy gradient in another loss.
+# These put the same rewards into another loss.
 LOSSES = ("sage", "resrl", "ppo", "cispo", "gspo", *BONUSES)
 _OF_HARD = ("sgd_k1", "sgd_k4", "clipped_k1", "clipped_k4")
 FIELD = tuple(method for method in METHODS if method not in _OF_HARD)
-# Of sums all right answers are the same, so that Cue is GRPO, and a count of them is pass@k.
+# A sum has one right answer, so that Cue is GRPO there, and the count of answers is pass@k.
 _ON_SUMS = tuple(method for method in FIELD if method not in ("rarity", "distinct"))
 
 FULL = Scope(
@@ -164,7 +164,7 @@ DESIGN = Design(
     METHODS,
     FULL,
     QUICK,
-    # The learning rates of Adam.
+    # These are learning rates of Adam.
     rates=(3e-4, 6e-4, 1.2e-3),
     one_rate=6e-4,
     tuning_draw=TUNING_DRAW,

@@ -1,4 +1,4 @@
-"""What a study is made of: problems, methods, the part that is run, and the page of its findings.
+"""Declares what a study is made of: problems, methods, the part that is run, and its page.
 
 A study is a `Design`, which says what is run, and a `Study`, which adds what its results mean. The
 module of each study defines both: design.py and page.py, here and in the other studies.
@@ -18,7 +18,7 @@ UNTESTED = "not tested: one seed"
 
 
 class Cell(NamedTuple):
-    """What a run is repeated over: its own seed, and the seed of its problems, `task.seed`."""
+    """One of the seeds that a method is run with, and the seed of its problems, `task.seed`."""
 
     seed: int
     draw: int = 0
@@ -189,7 +189,7 @@ class Scope:
 
 @dataclasses.dataclass(frozen=True)
 class Design:
-    """What a study runs.
+    """The problems, methods and rates of a study, and how they are run.
 
     Attributes:
       module: the module that runs it, such as "experiments.study".

@@ -136,7 +136,7 @@ DESIGN = Design(
     METHODS,
     FULL,
     QUICK,
-    # The learning rates of Adam.
+    # These are learning rates of Adam.
     rates=(3e-4, 6e-4, 1.2e-3),
     one_rate=ONE_RATE,
     alternatives=BONUSES,

@@ -228,7 +228,7 @@ def test_few_runs_are_no_evidence(seeds):
     assert {finding.verdict for finding in found.values()} == {claims.UNTESTED}
 
 
-# -- the optimum and the page ---------------------------------------------------------------------
+# -- optimum and page -----------------------------------------------------------------------------
 
 
 def test_the_optimum_of_distinct_answers_is_that_of_a_search():
