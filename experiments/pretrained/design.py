@@ -39,9 +39,9 @@ PROBLEMS = {
 }
 METHODS = {
     **{f"k{k}": Method(f"PKPO k = {k}", k, watched=True) for k in KS},
-    "down": Method("PKPO, k from 8 down to 1", "blend(8, 1, {steps})", watched=True),
+    "down": Method("PKPO k = 8 down to 1", "blend(8, 1, {steps})", watched=True),
     "mixture": Method(
-        "PKPO, mean of k = 1 to 8",
+        "PKPO mean of k = 1..8",
         "mixture(1: 1, 2: 1, 3: 1, 4: 1, 5: 1, 6: 1, 7: 1, 8: 1)",
         watched=True,
     ),

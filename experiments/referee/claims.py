@@ -91,8 +91,8 @@ def wins(sets: Mapping[str, Set]) -> Finding:
         leads = [f"k{k}" in leaders(problems, k) for k in own]
         met += leads
         reasons.append(
-            f"{problems.problems.title}: PKPO trained for it leads at {sum(leads)} of the "
-            f"{len(own)} pass@k"
+            f"{problems.problems.title}: PKPO with k_opt = k_eval is among them at {sum(leads)} "
+            f"of {len(own)}"
         )
     return judged(
         "a",
@@ -164,12 +164,15 @@ def direction(sets: Mapping[str, Set]) -> Finding:
             text = ", ".join(f"{way} higher at pass@{listed(ks)}" for way, ks in at.items() if ks)
             reasons.append(f"{problems.problems.title}, {family}: {text or 'no difference'}")
         fixed = [m for m in (*PKPO, "mixture") if problems.has(m, "down", "up")]
-        for way in ("down", "up") if fixed else ():
-            better = [problems.design.label(m) for m in fixed if dominates(problems, m, way)]
-            reasons.append(
-                f"{problems.problems.title}: without a schedule, higher somewhere and lower "
-                f"nowhere than k {way}: {listed(better) or 'none'}"
-            )
+        better = {
+            way: [problems.design.label(m) for m in fixed if dominates(problems, m, way)]
+            for way in ("down", "up")
+        }
+        reasons += [
+            f"{problems.problems.title}: better than k {way}, without a schedule: {listed(some)}"
+            for way, some in better.items()
+            if some
+        ]
     return judged(
         "c",
         "k up or k down? To anneal k from 8 down to 1 (PKPO) is better than from 1 up to 8 "
@@ -258,10 +261,9 @@ def other_losses(sets: Mapping[str, Set]) -> Finding:
         tested = [m for m in LOSSES if problems.has(m)]
         behind = {m: [b for b in of_k if dominates(problems, b, m)] for m in tested}
         met += [not better for better in behind.values()]
-        for method, better in behind.items():
-            named = listed(map(problems.design.label, better)) or "none"
-            label = problems.design.label(method)
-            reasons.append(f"{problems.problems.title}, better than {label}: {named}")
+        if tested:
+            named = [problems.design.label(m) for m, better in behind.items() if better]
+            reasons.append(f"{problems.problems.title}: behind one: {listed(named) or 'none'}")
     return judged(
         "f",
         "Does another loss do it? With rewards for pass@1, SAGE, ResRL, clipped ratios and an "

@@ -82,49 +82,43 @@ METHODS = {
     "k8": Method("PKPO k = 8", 8),
     "k16": Method("PKPO k = 16", 16),
     "mixture": Method(
-        "PKPO, mean of k = 1 to 8", "mixture(1: 1, 2: 1, 3: 1, 4: 1, 5: 1, 6: 1, 7: 1, 8: 1)"
+        "PKPO mean of k = 1..8", "mixture(1: 1, 2: 1, 3: 1, 4: 1, 5: 1, 6: 1, 7: 1, 8: 1)"
     ),
-    "down": Method("PKPO, k from 8 down to 1", "blend(8, 1, {steps})"),
-    "up": Method("PKPO, k from 1 up to 8", "blend(1, 8, {steps})"),
+    "down": Method("PKPO k = 8 down to 1", "blend(8, 1, {steps})"),
+    "up": Method("PKPO k = 1 up to 8", "blend(1, 8, {steps})"),
     # PACEvolve++ anneals up.
-    "pace_up": Method(
-        "PACEvolve++ (k from 1 up to 8)", "blend(1, 8, {steps})", _named("pacevolve")
-    ),
-    "pace_down": Method(
-        "PACEvolve++ with k from 8 down to 1", "blend(8, 1, {steps})", _named("pacevolve")
-    ),
+    "pace_up": Method("PACEvolve++ k = 1 up to 8", "blend(1, 8, {steps})", _named("pacevolve")),
+    "pace_down": Method("PACEvolve++ k = 8 down to 1", "blend(8, 1, {steps})", _named("pacevolve")),
     "maxrl": Method("MaxRL", 1, _named("maxrl")),
-    "passk": Method("Pass@k Training, k = 4", 4, _named("passk_training", method="analytical")),
-    "poly_epo": Method("Poly-EPO, k = 4", 4, _named("poly_epo")),
+    "passk": Method("Pass@k Training k = 4", 4, _named("passk_training", method="analytical")),
+    "poly_epo": Method("Poly-EPO k = 4", 4, _named("poly_epo")),
     "distinct": Method("distinct right answers of 4", 4, _named("distinct")),
     # These start from GRPO.
     "grpo": Method("GRPO", 1, _named("grpo")),
-    "edas": Method("GRPO with EDAS", 1, _named("edas", base="grpo")),
-    "rarity": Method("GRPO with Cue (rarity)", 1, _named("rarity", base="grpo")),
-    "sage": Method(
-        "GRPO with SAGE", 1, {**_named("grpo"), "loss.kl": "sage", "loss.kl_coef": 0.05}
-    ),
-    "resrl": Method("GRPO with ResRL", 1, {**_named("grpo"), "loss.token_weights": "resrl"}),
-    "ppo": Method("GRPO, PPO, 2 epochs", 1, {**_TWICE, "loss.policy": "ppo"}),
+    "edas": Method("GRPO + EDAS", 1, _named("edas", base="grpo")),
+    "rarity": Method("GRPO + Cue (rarity)", 1, _named("rarity", base="grpo")),
+    "sage": Method("GRPO + SAGE", 1, {**_named("grpo"), "loss.kl": "sage", "loss.kl_coef": 0.05}),
+    "resrl": Method("GRPO + ResRL", 1, {**_named("grpo"), "loss.token_weights": "resrl"}),
+    "ppo": Method("GRPO + PPO (2 epochs)", 1, {**_TWICE, "loss.policy": "ppo"}),
     "cispo": Method(
-        "GRPO, CISPO, 2 epochs",
+        "GRPO + CISPO (2 epochs)",
         1,
         {**_TWICE, "loss.policy": "cispo", "loss.clip_low": 1.0, "loss.clip_high": 0.28},
     ),
     # GSPO's clip is that of its paper.
     "gspo": Method(
-        "GRPO, GSPO, 2 epochs",
+        "GRPO + GSPO (2 epochs)",
         1,
         {**_TWICE, "loss.policy": "gspo", "loss.clip_low": 3e-4, "loss.clip_high": 4e-4},
     ),
-    "entropy_.01": Method("RLOO, entropy bonus .01", 1, {"loss.entropy_coef": 0.01}),
-    "entropy_.05": Method("RLOO, entropy bonus .05", 1, {"loss.entropy_coef": 0.05}),
-    "entropy_.1": Method("RLOO, entropy bonus .1", 1, {"loss.entropy_coef": 0.1}),
+    "entropy_.01": Method("RLOO + entropy bonus .01", 1, {"loss.entropy_coef": 0.01}),
+    "entropy_.05": Method("RLOO + entropy bonus .05", 1, {"loss.entropy_coef": 0.05}),
+    "entropy_.1": Method("RLOO + entropy bonus .1", 1, {"loss.entropy_coef": 0.1}),
     # These ask why the k = 1 of paper A collapses.
-    "sgd_k1": Method("SGD, k = 1", 1, _SGD, rates=_SGD_RATES),
-    "sgd_k4": Method("SGD, k = 4", 4, _SGD, rates=_SGD_RATES),
-    "clipped_k1": Method("PPO, 4 epochs a batch, k = 1", 1, _FOUR_TIMES),
-    "clipped_k4": Method("PPO, 4 epochs a batch, k = 4", 4, _FOUR_TIMES),
+    "sgd_k1": Method("SGD k = 1", 1, _SGD, rates=_SGD_RATES),
+    "sgd_k4": Method("SGD k = 4", 4, _SGD, rates=_SGD_RATES),
+    "clipped_k1": Method("PPO k = 1 (4 epochs)", 1, _FOUR_TIMES),
+    "clipped_k4": Method("PPO k = 4 (4 epochs)", 4, _FOUR_TIMES),
 }
 PKPO = tuple(f"k{k}" for k in KS)
 BONUSES = tuple(method for method in METHODS if method.startswith("entropy_"))

@@ -52,10 +52,10 @@ def test_a_policy_that_is_not_kept_goes_when_its_run_is_complete(tmp_path, monke
     run = runs.Run(tmp_path / "run", "configs/maze_tiny.py", {"train.steps": 1}, keep=False)
     script = (
         "import json, pathlib, sys; from experiments.study import runs; "
-        "from pkpo_jax.training import saved_run; w = pathlib.Path(sys.argv[1]); "
+        "from pkpo_jax.training import policies, saved_run; w = pathlib.Path(sys.argv[1]); "
         "(w / 'checkpoints' / '1' / 'params').mkdir(parents=True); "
         "c = saved_run.override(runs._config('configs/maze_tiny.py'), {'train.steps': 1}); "
-        "(w / 'config.json').write_text(json.dumps(c.to_dict())); "
+        "(w / 'config.json').write_text(json.dumps(policies.resolve(c).to_dict())); "
         "(w / 'metrics.jsonl').write_text('{\"step\": 1}\\n')"
     )
     command = [sys.executable, "-c", script, str(run.workdir)]
@@ -147,7 +147,7 @@ def test_the_page_says_what_ran_and_what_did_not(tmp_path):
     found["problems"]["sums"]["methods"].pop("mixture")
     report.write(page.STUDY, found, tmp_path)
     written = (tmp_path / "RESULTS.md").read_text()
-    assert "- few-shot sums of three digits: PKPO, mean of k = 1 to 8" in written
+    assert "- few-shot sums of three digits: PKPO mean of k = 1..8" in written
     assert "- few-shot countdown with three numbers: everything" in written
     assert "- of 3 runs of each method: 2" in written
     assert "The tiny policy's verdict on this: partly reproduced." in written

@@ -219,7 +219,7 @@ def test_a_loss_behind_an_estimator_and_a_slow_method_tell():
     assert _of(_results(behind))["f"].verdict == claims.IN_PART
     slow = {("fog", "poly_epo"): (_RISING, 1.0, {"seconds": 0.2})}
     found = _of(_results(slow))["g"]
-    assert found.verdict == claims.IN_PART and "Poly-EPO, k = 4 2.00" in found.reasons
+    assert found.verdict == claims.IN_PART and "Poly-EPO k = 4 2.00" in found.reasons
 
 
 @pytest.mark.parametrize("seeds", [1, 4])
