@@ -71,8 +71,9 @@ def _named(name: str, **more: Any) -> dict[str, Any]:
 # Several updates on a batch, which clipped ratios are for.
 _TWICE = {**_named("grpo"), "train.epochs": 2}
 _FOUR_TIMES = {"loss.policy": "ppo", "train.epochs": 4}
-_SGD = {"train.optimizer": "sgd", "train.b1": 0.0}
-_SGD_RATES = (0.1, 0.3, 0.9)
+# Gradients are not clipped, as a clipped one has a fixed length, like a step of Adam.
+_SGD = {"train.optimizer": "sgd", "train.b1": 0.0, "train.clip_norm": 1e3}
+_SGD_RATES = (0.03, 0.1, 0.3)
 
 METHODS = {
     # PKPO has the baseline loo_minus_one, which its authors train with. It is RLOO at k = 1.
