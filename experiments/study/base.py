@@ -177,8 +177,11 @@ class Scope:
         def keep(some: Sequence[str]) -> tuple[str, ...]:
             return tuple(method for method in some if method in methods)
 
-        rates = {n: {r: keep(m) for r, m in by.items()} for n, by in self.at_rates.items()}
-        longer = {n: (steps, keep(m)) for n, (steps, m) in self.longer.items()}
+        rates = {
+            name: {rate: keep(some) for rate, some in by_rate.items() if keep(some)}
+            for name, by_rate in self.at_rates.items()
+        }
+        longer = {n: (steps, keep(some)) for n, (steps, some) in self.longer.items() if keep(some)}
         kept = {name: keep(some) for name, some in self.methods.items() if keep(some)}
         return dataclasses.replace(self, methods=kept, at_rates=rates, longer=longer)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 import subprocess
 import sys
 
@@ -81,8 +82,14 @@ def test_the_command_says_what_it_needs():
 
 
 def test_a_part_has_its_methods_alone():
-    scope = design.FULL.only(["k1", "k8"])
-    assert scope.methods == {"sums": ("k1", "k8"), "countdown": ("k1", "k8")}
+    scope = base.Scope(
+        {"sums": ("k1", "k2"), "countdown": ("k1", "k8")},
+        (0,),
+        at_rates={"sums": {1e-6: ("k1",)}},
+        longer={"countdown": (200, ("k1", "k8"))},
+    ).only(["k8"])
+    assert scope.methods == {"countdown": ("k8",)}
+    assert scope.at_rates == {"sums": {}} and scope.longer == {"countdown": (200, ("k8",))}
 
 
 # -- rules ----------------------------------------------------------------------------------------
@@ -153,3 +160,9 @@ def test_the_page_says_what_ran_and_what_did_not(tmp_path):
     assert "The tiny policy's verdict on this: partly reproduced." in written
     report.write(page.STUDY, _results(), tmp_path)
     assert "Not run:" not in (tmp_path / "RESULTS.md").read_text()
+
+
+def test_the_page_kept_has_a_place_for_every_part():
+    kept = (pages.ROOT / "experiments" / "pretrained" / "RESULTS.md").read_text()
+    made = report.blocks(page.STUDY, _results(), [])
+    assert re.findall("<!-- (.*?): made by a command -->", kept) == list(made)
