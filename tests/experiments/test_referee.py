@@ -1,6 +1,7 @@
 """Tests of the referee: what it runs, that each question can be answered either way, its page."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from experiments.study.base import Cell
 from experiments.study.measures import Set
 from pkpo_jax import tasks
 from pkpo_jax.training import checks, saved_run
+from tests import pages
 from tests.experiments.test_study import Trainer, config_of
 
 SETS = ("fog", "sums", "modes")
@@ -262,3 +264,22 @@ def test_the_page_shows_every_question(tmp_path):
     tables = (tmp_path / "TABLES.md").read_text()
     assert all(one.title in tables for one in design.PROBLEMS.values())
     assert "## The exact optimum on fogged mazes" in tables
+
+
+def test_the_flags_of_each_question_run_what_it_needs():
+    written = (pages.ROOT / "experiments" / "referee" / "RESULTS.md").read_text()
+    for letter in "abcdef":
+        own = written[written.index(f"\n## {letter}.") : written.index(f"<!-- claim {letter}:")]
+        flags = dict(re.findall(r"--(\w+)=([\w.,]+)", own))
+        methods = flags.get("methods", ",".join(design.METHODS)).split(",")
+        scope = design.FULL.only(methods)
+        names = flags["problems"].split(",")
+        found = _results()
+        found["problems"] = {name: found["problems"][name] for name in names}
+        for name in names:
+            kept = found["problems"][name]["methods"]
+            for method in set(kept) - set(scope.methods[name]):
+                del kept[method]
+        assert letter in _of(found)
+        _, hours = plan.estimate(design.DESIGN, scope, names, scope.seeds)
+        assert own.split("## ")[1].split("\n\n")[1].startswith(f"{hours:.1f} core-hours")
