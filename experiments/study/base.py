@@ -82,7 +82,7 @@ class Problems:
     def base(self, cell: Cell) -> dict[str, Any]:
         """Returns the config keys of the policy before RL, which all methods of a cell share."""
         own = {"train.steps": 0, "seed": cell.seed, "task.seed": cell.draw}
-        return {**_LEAN, **self.changes, **self.warm_start, **own}
+        return {**LEAN, **self.changes, **self.warm_start, **own}
 
     def run(
         self, method: Method, cell: Cell, rate: float, start: str, steps: int = 0
@@ -98,7 +98,7 @@ class Problems:
         """
         steps = steps or self.steps
         return {
-            **_LEAN,
+            **LEAN,
             **self.changes,
             "model.checkpoint": start,
             "warm_start.steps": 0,
@@ -111,7 +111,7 @@ class Problems:
 
 
 # A study needs only the metrics and the last policy of a run.
-_LEAN = {
+LEAN = {
     "checkpoint.every": 0,
     "checkpoint.best": "",
     "log.samples_every": 0,

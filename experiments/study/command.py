@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import pathlib
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -41,8 +40,6 @@ def main(module: str, argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; flags start with --.")
     logging.set_verbosity(logging.WARNING)
-    # SIGTERM then ends the programs that were started, as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Importing these here lets --help answer at once.
     import experiments
     from experiments.study import plan, report, results, runs
@@ -99,25 +96,10 @@ def main(module: str, argv: Sequence[str]) -> None:
         checkpoint = str(pathlib.Path(checkpoint).expanduser().absolute())
     name = _WORKDIR.value or f"runs/{module.rpartition('.')[2]}"
     workdir = pathlib.Path(name).expanduser().absolute()
-    workers = 1 if design.all_cores else _WORKERS.value or runs.count_cores()
-
-    def run_all(todo: Sequence[runs.Job], title: str) -> None:
-        runs.run_all(
-            todo,
-            workers=workers,
-            cache=workdir / "compiled",
-            title=title,
-            all_cores=design.all_cores,
-        )
-
-    try:
+    run_all = runs.runner(workdir, _WORKERS.value, all_cores=design.all_cores)
+    with runs.resumable():
         found = plan.run(study, workdir, scope, names, seeds, run_all, checkpoint)
-        found["machine"] = experiments.machine()
-    except runs.JobError as e:
-        sys.exit(f"stopped: {e}")
-    except KeyboardInterrupt:
-        print("\ninterrupted: the same command resumes from here.", file=sys.stderr)
-        sys.exit(130)
+    found["machine"] = experiments.machine()
     folder = pathlib.Path(_PAGE.value).expanduser() if _PAGE.value else workdir
     report.write(study, found, folder)
     print(f"{folder / 'RESULTS.md'}, with TABLES.md, figures/ and results.json beside it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import json
@@ -12,10 +13,11 @@ import queue
 import runpy
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tqdm
@@ -204,6 +206,39 @@ def run_all(
             f"{len(failed)} of {len(todo)} jobs failed; the output of the first is in "
             f"{failed[0].log}, and its command is {shlex.join(failed[0].command())}"
         )
+
+
+def runner(
+    folder: pathlib.Path, workers: int | None = None, *, all_cores: bool = False
+) -> Callable[[Sequence[Job], str], None]:
+    """Returns a function that does jobs under a title, whose compilation cache is in `folder`.
+
+    Args:
+      folder: where runs are.
+      workers: how many run at the same time; as many as there are cores by default.
+      all_cores: whether each job may use all cores. They then run in turn.
+    """
+    workers = 1 if all_cores else workers or count_cores()
+
+    def run(jobs: Sequence[Job], title: str) -> None:
+        cache = folder / "compiled"
+        run_all(jobs, workers=workers, cache=cache, title=title, all_cores=all_cores)
+
+    return run
+
+
+@contextlib.contextmanager
+def resumable() -> Iterator[None]:
+    """Ends the script with one line if a job fails in the body, or on Ctrl-C or SIGTERM."""
+    # SIGTERM then ends the programs that were started, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except JobError as e:
+        sys.exit(f"stopped: {e}")
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command resumes from here.", file=sys.stderr)
+        sys.exit(130)
 
 
 def _cores() -> list[int]:
