@@ -15,6 +15,7 @@ from pkpo_jax.tasks.code import problems as code_tests  # noqa: F401  The name b
 from pkpo_jax.tasks.math import Math
 from pkpo_jax.tasks.maze import Maze
 from pkpo_jax.tasks.puzzles import Puzzles
+from pkpo_jax.tasks.revision import Revision
 
 TASKS: dict[str, Callable[..., Task]] = {
     "arc": Arc,
@@ -23,6 +24,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "math": Math,
     "maze": Maze,
     "puzzles": Puzzles,
+    "revision": Revision,
 }
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "Maze",
     "Problem",
     "Puzzles",
+    "Revision",
     "Status",
     "Task",
     "find",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import enum
 import random
 import string
@@ -38,6 +39,18 @@ def require(task: object, holds: object, name: str, expected: str) -> None:
     """Raises a ValueError that states what the option `name` should be, unless `holds`."""
     if not holds:
         raise ValueError(f"task.{name}={getattr(task, name)!r}; expected {expected}.")
+
+
+def literals(options: str) -> dict[str, Any] | None:
+    """Parses "name=value, name=value" with Python literals as values; None if that fails."""
+    try:
+        call = ast.parse(f"f({options})", mode="eval").body
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)) or call.args:
+            return None
+        values = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+        return None
+    return values if "None" not in values else None
 
 
 class Task(Protocol):

@@ -20,7 +20,6 @@ options cannot express.
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import dataclasses
 import difflib
@@ -33,7 +32,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pkpo_jax.tasks import drawing, expressions
-from pkpo_jax.tasks.base import Grade, Problem, Status, Task, require
+from pkpo_jax.tasks.base import Grade, Problem, Status, Task, literals, require
 
 INSTRUCTION = "Reason step by step, and give your final answer within <answer> and </answer>."
 OPEN, CLOSE = "<answer>", "</answer>"
@@ -123,7 +122,7 @@ class Puzzles(Task):
         require(self, self.test_problems >= 1, "test_problems", "at least 1")
         require(
             self,
-            isinstance(self.options, str) and _literals(self.options) is not None,
+            isinstance(self.options, str) and literals(self.options) is not None,
             "options",
             'name=value, separated by commas, as in "min_numbers=3, max_numbers=3"',
         )
@@ -293,7 +292,7 @@ def _dataset(puzzle: str, options: str, *, seed: int, size: int) -> Any:
             f"task.puzzle={puzzle!r}; expected a generator of reasoning-gym, such as "
             f"{', '.join(close)}."
         )
-    given = _literals(options) or {}
+    given = literals(options) or {}
     known = {f.name for f in dataclasses.fields(datasets[puzzle][1])} - {"seed", "size"}
     if unknown := set(given) - known:
         raise ValueError(
@@ -306,18 +305,6 @@ def _dataset(puzzle: str, options: str, *, seed: int, size: int) -> Any:
         raise ValueError(
             f"task.options={options!r} cannot be used with {puzzle}: {type(e).__name__}: {e}"
         ) from e
-
-
-def _literals(options: str) -> dict[str, Any] | None:
-    """Parses "name=value, name=value" with Python literals as values; None if that fails."""
-    try:
-        call = ast.parse(f"f({options})", mode="eval").body
-        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)) or call.args:
-            return None
-        values = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
-        return None
-    return values if "None" not in values else None
 
 
 @functools.cache
