@@ -1,0 +1,134 @@
+"""Asks whether training for pass@k moves the depth at which an SFT warm start is too deep for RL.
+
+python -m experiments.sft_ladder DIR [--quick] [--seeds=0,1,2] [--workers=2]
+
+"SFT overtraining" (arXiv 2606.18487): the deeper the supervised training, the lower the entropy and
+the group variance E[p (1 - p) (g - 1) / g] of groups of g samples, without which RL has no
+gradient; pass@1 before RL still rises where pass@k after RL already falls. Here warm starts of
+several depths fit clean demonstrations of a few fogged mazes. From each, RL trains on all mazes,
+for pass@1 and for pass@8. DIR holds the runs, which are resumed. The script prints entropy, pass@1,
+pass@16 and group variance, held out, before and after RL, as mean ± standard error over seeds, and
+for each k the depth that is best for pass@16 after RL. pass@2 - pass@1 is E[p (1 - p)].
+"""
+
+from __future__ import annotations
+
+import pathlib
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import app, flags, logging
+
+import experiments
+from experiments.study import design, plan, results, runs, tables
+from experiments.study.measures import estimate, paired
+
+DEPTHS = (50, 200, 800, 3200)
+METHODS = ("k1", "k8")
+GROUP = 16
+# The warm starts fit this many mazes.
+MAZES = 512
+# The columns of the table, and what each is of the metrics of an evaluation.
+MEASURES = {
+    "entropy": lambda x: x["entropy"],
+    "pass@1": lambda x: x["pass_at_1"],
+    "pass@16": lambda x: x["pass_at_16"],
+    "group variance": lambda x: (x["pass_at_2"] - x["pass_at_1"]) * (GROUP - 1) / GROUP,
+}
+
+
+def rung(depth: int, steps: int) -> design.Problems:
+    """Returns the problems of a depth, whose warm start fits `MAZES` mazes without noise."""
+    return design.Problems(
+        f"warm start of {depth} steps",
+        "configs/maze_tiny.py",
+        steps=steps,
+        evaluate_every=steps,
+        warm_start={
+            "warm_start.steps": depth,
+            "task.train_problems": MAZES,
+            "task.demonstration_noise": (0.0,),
+        },
+    )
+
+
+def climb(
+    folder: pathlib.Path,
+    depths: Sequence[int],
+    seeds: Sequence[int],
+    steps: int,
+    run_all: plan.RunAll,
+) -> dict[int, dict[str, list[dict[str, float]]]]:
+    """Does all runs, and returns {depth: {"base" or method: the measures for each seed}}."""
+    before: list[runs.Job] = []
+    after: list[runs.Job] = []
+    done = {}
+    for depth in depths:
+        where, problems = folder / f"depth{depth}", rung(depth, steps)
+        # The jobs of all depths run together, so that no worker waits at the end of each.
+        plan.Sweep(where, problems, lambda jobs, _: before.extend(jobs)).before(seeds)
+        sweep = plan.Sweep(where, problems, lambda jobs, _: after.extend(jobs))
+        done[depth] = sweep.report(dict.fromkeys(METHODS, design.ONE_RATE), seeds)
+    run_all(before, "warm starts")
+    run_all(after, "RL")
+    return {
+        depth: {
+            # All methods start from the same policies, and evaluate them first.
+            "base": _measures(of[METHODS[0]], "0"),
+            **{method: _measures(of[method], str(steps)) for method in METHODS},
+        }
+        for depth, of in done.items()
+    }
+
+
+def _measures(done: Sequence[runs.Run], step: str) -> list[dict[str, float]]:
+    evaluated = results.evaluations(done)[step]
+    seeds = [{name: of[i] for name, of in evaluated.items()} for i in range(len(done))]
+    return [{name: measure(seed) for name, measure in MEASURES.items()} for seed in seeds]
+
+
+def table(found: Mapping[int, Mapping[str, Sequence[Mapping[str, float]]]]) -> str:
+    """Returns the measures of every depth before and after RL."""
+    rows = [
+        [str(depth), design.label(m), *(estimate([s[x] for s in of]).cell() for x in MEASURES)]
+        for depth, methods in found.items()
+        for m, of in methods.items()
+    ]
+    return tables.markdown(["SFT steps", "", *MEASURES], rows, words=2)
+
+
+def thresholds(found: Mapping[int, Mapping[str, Sequence[Mapping[str, float]]]]) -> str:
+    """Returns for each method the best depth for pass@16, and what the deepest one loses."""
+    deepest, rows = max(found), []
+    for method in METHODS:
+        at = {depth: [seed["pass@16"] for seed in found[depth][method]] for depth in found}
+        best = max(at, key=lambda depth: statistics.fmean(at[depth]))
+        each = [max(at, key=lambda depth: at[depth][i]) for i in range(len(at[best]))]
+        lost = paired(at[deepest], at[best]).interval()
+        rows.append([design.label(method), str(best), ", ".join(map(str, each)), lost])
+    header = ["pass@16 after RL", "best depth", "for each seed", f"depth {deepest} less the best"]
+    return tables.markdown(header, rows)
+
+
+def main(argv: Sequence[str]) -> None:
+    if len(argv) != 2:
+        raise app.UsageError("expected the directory of the runs.")
+    logging.set_verbosity(logging.WARNING)
+    given: Any = flags.FLAGS
+    folder = pathlib.Path(argv[1]).expanduser().absolute()
+    depths, steps = (DEPTHS[:3], 60) if given.quick else (DEPTHS, 200)
+    seeds = [int(seed) for seed in given.seeds]
+
+    with runs.resumable():
+        run_all = runs.runner(folder, given.workers)
+        found = climb(folder, depths, seeds[:1] if given.quick else seeds, steps, run_all)
+    print(f"{table(found)}\n\n{thresholds(found)}\n\n{steps} steps of RL; {experiments.machine()}")
+
+
+if __name__ == "__main__":
+    # Modules that import this one may define flags with these names.
+    flags.DEFINE_bool("quick", False, "Run three depths, one seed and 60 steps of RL, in minutes.")
+    flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the runs.")
+    flags.DEFINE_integer("workers", 0, "Runs side by side; 0 for as many as there are cores.")
+    app.run(main)
