@@ -32,11 +32,11 @@ def get_config(argument: str = "") -> config_dict.ConfigDict:
     config.rollout.max_response = 4
     config.rollout.n = 16
 
-    config.warm_start.steps = 800
+    config.warm_start.steps = 600
     config.warm_start.batch = 64
     config.warm_start.learning_rate = 3e-3
 
-    config.train.steps = 200
+    config.train.steps = 100
     config.train.prompts = 16
     config.train.learning_rate = 6e-4
     config.train.warmup_steps = 10

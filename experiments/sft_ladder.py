@@ -24,7 +24,7 @@ import experiments
 from experiments.study import design, plan, results, runs, tables
 from experiments.study.measures import estimate, paired
 
-DEPTHS = (50, 200, 800, 3200)
+DEPTHS = (50, 200, 800, 2000)
 METHODS = ("k1", "k8")
 GROUP = 16
 # The warm starts fit this many mazes.
@@ -117,7 +117,7 @@ def main(argv: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     given: Any = flags.FLAGS
     folder = pathlib.Path(argv[1]).expanduser().absolute()
-    depths, steps = (DEPTHS[:3], 60) if given.quick else (DEPTHS, 200)
+    depths, steps = (DEPTHS[:3], 50) if given.quick else (DEPTHS, 100)
     seeds = [int(seed) for seed in given.seeds]
 
     with runs.resumable():
@@ -128,7 +128,7 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     # Modules that import this one may define flags with these names.
-    flags.DEFINE_bool("quick", False, "Run three depths, one seed and 60 steps of RL, in minutes.")
+    flags.DEFINE_bool("quick", False, "Run three depths, one seed and 50 steps of RL, in minutes.")
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the runs.")
     flags.DEFINE_integer("workers", 0, "Runs side by side; 0 for as many as there are cores.")
     app.run(main)

@@ -36,8 +36,8 @@ TASKS: dict[str, dict[str, Any]] = {
         "task.inner": "maze",
         # These are the mazes of maze_tiny, fewer of them.
         "task.options": "fog=0.6, train_problems=4096",
-        # A prompt has BOS, a maze of 19 characters, a walk of 8 and a mark.
-        "rollout.max_prompt": 29,
+        # A prompt has BOS, a maze of 20 characters, a walk of 8 and a mark.
+        "rollout.max_prompt": 30,
         "rollout.max_response": 8,
     },
 }
@@ -172,7 +172,7 @@ def main(argv: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     given: Any = flags.FLAGS
     folder = pathlib.Path(argv[1]).expanduser().absolute()
-    steps, seeds = (20 if given.quick else 200), [int(seed) for seed in given.seeds]
+    steps, seeds = (20 if given.quick else 100), [int(seed) for seed in given.seeds]
     seeds = seeds[:1] if given.quick else seeds
 
     with runs.resumable():

@@ -1,5 +1,6 @@
 """Tests of chains of revisions, and of the runs that the comparison is made of."""
 
+import contextlib
 import json
 import types
 
@@ -10,6 +11,7 @@ from experiments import revision_chains, toy_revision
 from experiments.study import runs
 from pkpo_jax.tasks import Revision
 from pkpo_jax.training import checks, saved_run
+from pkpo_jax.training.trainer import Trainer
 
 TASK = Revision(options="digits=1, train_problems=40, test_problems=10")
 
@@ -73,7 +75,7 @@ def test_the_measures_of_chains():
     assert [found[name] for name in ("first", "after 1", "after 2", "after 8")] == pytest.approx(
         [1 / 3, 1 / 3, 2 / 3, 2 / 3]
     )
-    # Of the right answers one verdict of two was right, and of the wrong ones too.
+    # Half of the verdicts on right answers are right, and half of those on wrong ones.
     assert found["verdicts"] == pytest.approx(0.5)
 
 
@@ -86,5 +88,11 @@ def test_every_run_is_one_that_the_trainer_accepts(task, tmp_path):
         # No policy before RL exists yet.
         changes = {**run.changes, "model.checkpoint": ""}
         checks.validate(saved_run.override(config, changes), 1)
+    # A policy reads every prompt, also those about its longest responses.
+    fewer = config.task.options.replace("3000", "99") if task == "sums" else "train_problems=99"
+    before = saved_run.override(config, {**one.before.changes, "task.options": fewer})
+    with contextlib.closing(Trainer(before)) as trainer:
+        longest = max(len(p["problem"]["prompt"]) for p in trainer.problems)
+    assert longest + before.rollout.max_response + 2 == before.rollout.max_prompt
     assert one.trained["problems"].changes["task.kinds"] == ("problem",)
     assert all(job.command()[2] == "experiments.revision_chains" for job in one.measured.values())
