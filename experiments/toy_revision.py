@@ -5,10 +5,11 @@ python -m experiments.toy_revision DIR [--quick] [--seeds=0,1,2] [--workers=2]
 A tiny policy learns sums or fogged mazes, and how to read prompts to revise and to verify, in one
 SFT warm start. Its own chains of up to eight revisions on training problems are the data of REVES
 (arXiv 2606.18910, one round of it). RL then takes as many steps on the problems alone as on the
-problems with the revision and verification prompts of these chains. All policies are measured by
-chains on held-out problems: the share that is solved at first and after so many revisions, and the
-mean of the shares of right and of wrong answers that the policy's verdict recognises (.5 by
-chance). DIR holds the runs, which are resumed. The table has means ± standard errors over seeds.
+problems with the revision and verification prompts of these chains: with verifications of all
+answers, or of as many wrong ones as right ones (task.balanced). All policies are measured by chains
+on held-out problems: the share that is solved at first and after so many revisions, and the mean of
+the shares of right and of wrong answers that the policy's verdict recognises (.5 by chance). DIR
+holds the runs, which are resumed. The table has means ± standard errors over seeds.
 """
 
 from __future__ import annotations
@@ -77,6 +78,9 @@ class Comparison:
         return {
             "problems": self._run("problems", {**start, "task.kinds": ("problem",)}),
             "problems, revisions, verifications": self._run("reves", {**start, **augmented}),
+            "the same, balanced": self._run(
+                "balanced", {**start, **augmented, "task.balanced": True}
+            ),
         }
 
     @property

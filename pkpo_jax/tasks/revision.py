@@ -56,6 +56,8 @@ class Revision(Task):
         process.
       kinds: the kinds of prompts to train on, some of "problem", "revision" and "verification".
       evaluate_on: the kind of prompts in the test split.
+      balanced: whether to verify at most as many wrong answers to a problem as right ones. REVES
+        verifies all of them; if most are wrong, RL may learn to find every answer wrong.
       instruct: whether prompts ask in English, and a verdict is a box with True or False.
         Otherwise a mark follows the answer, `!` to revise it or `?` to verify it, and a verdict is
         `y` or `n`.
@@ -66,6 +68,7 @@ class Revision(Task):
     attempts: str = ""
     kinds: tuple[str, ...] = KINDS
     evaluate_on: str = PROBLEM
+    balanced: bool = False
     instruct: bool = False
 
     def __post_init__(self) -> None:
@@ -114,8 +117,11 @@ class Revision(Task):
         problems, found = self.wrapped.problems(split), []
         for number, attempts in enumerate(self._attempts(split, problems, kinds)):
             asked = [self.ask(PROBLEM, problems[number])]
+            wrong = [attempt for attempt, right in attempts if not right]
+            unverified = wrong[len(attempts) - len(wrong) :] if self.balanced else []
             for name, (attempt, right) in enumerate(attempts):
-                about = [VERIFICATION] if right else [REVISION, VERIFICATION]
+                about = [] if right else [REVISION]
+                about += [] if attempt in unverified else [VERIFICATION]
                 options = {"right": right, "name": name}
                 asked += [self.ask(kind, problems[number], attempt, **options) for kind in about]
             found += [prompt for prompt in asked if prompt["kind"] in kinds]

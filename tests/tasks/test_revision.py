@@ -95,6 +95,22 @@ def test_a_file_of_answers_gives_the_prompts_of_reves(tmp_path):
     assert [p["right"] for p in later.problems("test")] == [False, True]
 
 
+def test_as_many_wrong_answers_as_right_ones_are_verified_if_balanced(tmp_path):
+    problem = SUMS.problems("train")[0]
+    given = row(problem, ("77", 0.0), ("78", 0.0), ("79", 0.0), (problem["answer"], 1.0))
+    attempts = write(tmp_path / "chains.jsonl", given)
+    for balanced, wrong in ((False, 3), (True, 1)):
+        found = by_kind(
+            Revision("arithmetic", OPTIONS, attempts, balanced=balanced).problems("train")
+        )
+        assert len(found["revision"]) == 3
+        assert [p["right"] for p in found["verification"]] == [False] * wrong + [True]
+    # All of few wrong answers are verified.
+    attempts = write(tmp_path / "other.jsonl", row(problem, ("77", 0.0), (problem["answer"], 1.0)))
+    found = by_kind(Revision("arithmetic", OPTIONS, attempts, balanced=True).problems("train"))
+    assert [p["right"] for p in found["verification"]] == [False, True]
+
+
 def test_only_prompts_about_the_kinds_that_are_asked_for_need_answers(tmp_path):
     missing = str(tmp_path / "missing.jsonl")
     task = Revision(options=OPTIONS, attempts=missing, kinds=("problem",))
