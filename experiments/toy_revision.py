@@ -7,8 +7,8 @@ SFT warm start. Its own chains of up to eight revisions on training problems are
 (arXiv 2606.18910, one round of it). RL then takes as many steps on the problems alone as on the
 problems with the revision and verification prompts of these chains: with verifications of all
 answers, or of as many wrong ones as right ones (task.balanced). All policies are measured by chains
-on held-out problems: the share that is solved at first and after so many revisions, and the mean of
-the shares of right and of wrong answers that the policy's verdict recognises (.5 by chance). DIR
+on held-out problems: the share that is solved at first and after so many revisions, and the shares
+of right and of wrong answers on which the policy's verdict is right, whose sum is 1 by chance. DIR
 holds the runs, which are resumed. The table has means ± standard errors over seeds.
 """
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,9 @@ from experiments.study.measures import estimate
 from pkpo_jax.training import metrics
 
 REVISIONS = 8
-SHOWN = (0, 1, 2, 4, 8)
+# The columns of the table: shares solved after so many revisions, and accuracies of verdicts.
+TURNS = {0: "first", 1: "after 1", 2: "after 2", 4: "after 4", 8: "after 8"}
+VERDICTS = ("on right", "on wrong")
 CONFIG = "configs/revision_tiny.py"
 TASKS: dict[str, dict[str, Any]] = {
     "sums": {},
@@ -122,28 +125,26 @@ def of_chains(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
     >>> chain = {"rewards": [0.0, 1.0], "verified": [1.0, 0.0]}
     >>> found = of_chains([chain, {"rewards": [1.0], "verified": [1.0]}])
-    >>> found["first"], found["after 1"], found["verdicts"]
-    (0.5, 1.0, 0.75)
+    >>> found["first"], found["after 1"], found["on right"], found["on wrong"]
+    (0.5, 1.0, 0.5, 1.0)
     """
     solved = [next((i for i, r in enumerate(x["rewards"]) if r >= 1.0), None) for x in lines]
     found = {
-        f"after {turn}" if turn else "first": statistics.fmean(
-            at is not None and at <= turn for at in solved
-        )
-        for turn in SHOWN
+        name: statistics.fmean(at is not None and at <= turn for at in solved)
+        for turn, name in TURNS.items()
     }
-    verdicts: dict[bool, list[float]] = {False: [], True: []}
+    verdicts: dict[str, list[float]] = {name: [] for name in VERDICTS}
     for line in lines:
         for reward, verified in zip(line["rewards"], line["verified"], strict=True):
             if verified is not None:
-                verdicts[reward >= 1.0].append(verified)
-    shares = [statistics.fmean(one) for one in verdicts.values() if one]
-    return {**found, "verdicts": statistics.fmean(shares)}
+                verdicts[VERDICTS[reward < 1.0]].append(verified)
+    shares = {name: statistics.fmean(of) if of else math.nan for name, of in verdicts.items()}
+    return {**found, **shares}
 
 
 def table(found: Mapping[str, Sequence[Mapping[str, Mapping[str, float]]]]) -> str:
     """Returns the table of {task: the measures of each policy, for each seed}."""
-    names = ["pass@8", *(f"after {turn}" if turn else "first" for turn in SHOWN), "verdicts"]
+    names = ["pass@8", *TURNS.values(), *VERDICTS]
     rows = [
         [task, policy, *(estimate([seed[policy][name] for seed in seeds]).cell() for name in names)]
         for task, seeds in found.items()
