@@ -38,6 +38,7 @@ def test_a_ladder_reads_its_runs(tmp_path):
     assert base["group variance"] == pytest.approx(0.1 * 15 / 16)
     assert found[100]["k8"][1]["pass@16"] == pytest.approx(0.9)
     assert "| 50 | before RL | .400 ± .000 | .200 ± .000 | .600 ± .000 |" in sft_ladder.table(found)
+    assert "| 100 | +0.000 (" in (gains := sft_ladder.gains(found)) and "+0.100" in gains
 
 
 def test_the_threshold_is_the_best_depth():
