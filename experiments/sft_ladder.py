@@ -8,7 +8,8 @@ gradient; pass@1 before RL still rises where pass@k after RL already falls. Here
 several depths fit clean demonstrations of a few fogged mazes. From each, RL trains on all mazes,
 for pass@1 and for pass@8. DIR holds the runs, which are resumed. The script prints entropy, pass@1,
 pass@16 and group variance, held out, before and after RL, as mean ± standard error over seeds, and
-for each k the depth that is best for pass@16 after RL. Differences have 95% intervals. pass@2 - pass@1 is E[p (1 - p)].
+for each k the depth that is best for pass@16 after RL. Differences have 95% intervals.
+pass@2 - pass@1 is E[p (1 - p)].
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from typing import Any
 from absl import app, flags, logging
 
 import experiments
-from experiments.study import design, plan, results, runs, tables
+from experiments.study import plan, results, runs, tables
+from experiments.study.base import Cell, Problems
+from experiments.study.design import DESIGN
 from experiments.study.measures import estimate, paired
 
 DEPTHS = (50, 200, 800, 2000)
@@ -38,9 +41,9 @@ MEASURES = {
 }
 
 
-def rung(depth: int, steps: int) -> design.Problems:
+def rung(depth: int, steps: int) -> Problems:
     """Returns the problems of a depth, whose warm start fits `MAZES` mazes without noise."""
-    return design.Problems(
+    return Problems(
         f"warm start of {depth} steps",
         "configs/maze_tiny.py",
         steps=steps,
@@ -63,13 +66,13 @@ def climb(
     """Does all runs, and returns {depth: {"base" or method: the measures for each seed}}."""
     before: list[runs.Job] = []
     after: list[runs.Job] = []
-    done = {}
+    done, cells = {}, [Cell(seed) for seed in seeds]
     for depth in depths:
         where, problems = folder / f"depth{depth}", rung(depth, steps)
         # The jobs of all depths run together, so that no worker waits at the end of each.
-        plan.Sweep(where, problems, lambda jobs, _: before.extend(jobs)).before(seeds)
-        sweep = plan.Sweep(where, problems, lambda jobs, _: after.extend(jobs))
-        done[depth] = sweep.report(dict.fromkeys(METHODS, design.ONE_RATE), seeds)
+        plan.Sweep(where, DESIGN, problems, lambda jobs, _: before.extend(jobs)).before(cells)
+        sweep = plan.Sweep(where, DESIGN, problems, lambda jobs, _: after.extend(jobs))
+        done[depth] = sweep.report(dict.fromkeys(METHODS, DESIGN.one_rate), cells)
     run_all(before, "warm starts")
     run_all(after, "RL")
     return {
@@ -91,7 +94,7 @@ def _measures(done: Sequence[runs.Run], step: str) -> list[dict[str, float]]:
 def table(found: Mapping[int, Mapping[str, Sequence[Mapping[str, float]]]]) -> str:
     """Returns the measures of every depth before and after RL."""
     rows = [
-        [str(depth), design.label(m), *(estimate([s[x] for s in of]).cell() for x in MEASURES)]
+        [str(depth), DESIGN.label(m), *(estimate([s[x] for s in of]).cell() for x in MEASURES)]
         for depth, methods in found.items()
         for m, of in methods.items()
     ]
@@ -106,7 +109,7 @@ def thresholds(found: Mapping[int, Mapping[str, Sequence[Mapping[str, float]]]])
         best = max(at, key=lambda depth: statistics.fmean(at[depth]))
         each = [max(at, key=lambda depth: at[depth][i]) for i in range(len(at[best]))]
         lost = paired(at[deepest], at[best]).interval()
-        rows.append([design.label(method), str(best), ", ".join(map(str, each)), lost])
+        rows.append([DESIGN.label(method), str(best), ", ".join(map(str, each)), lost])
     header = ["pass@16 after RL", "best depth", "for each seed", f"depth {deepest} less the best"]
     return tables.markdown(header, rows)
 
@@ -115,7 +118,8 @@ def gains(found: Mapping[int, Mapping[str, Sequence[Mapping[str, float]]]]) -> s
     """Returns at every depth what training for pass@8 gains over training for pass@1."""
     rows = []
     for depth, of in found.items():
-        cells = [paired(*([s[x] for s in of[m]] for m in ("k8", "k1"))) for x in MEASURES]
+        one, eight = of["k1"], of["k8"]
+        cells = [paired([s[x] for s in eight], [s[x] for s in one]) for x in MEASURES]
         rows.append([str(depth), *(cell.interval() for cell in cells)])
     return tables.markdown(["k = 8 less k = 1, by SFT steps", *MEASURES], rows)
 
@@ -130,7 +134,7 @@ def main(argv: Sequence[str]) -> None:
     seeds = [int(seed) for seed in given.seeds]
 
     with runs.resumable():
-        run_all = runs.runner(folder, given.workers)
+        run_all = runs.runner(folder, given.workers or None)
         found = climb(folder, depths, seeds[:1] if given.quick else seeds, steps, run_all)
     print(table(found), gains(found), thresholds(found), sep="\n\n")
     print(f"\n{steps} steps of RL; {experiments.machine()}")

@@ -25,7 +25,7 @@ from typing import Any
 from absl import app, flags, logging
 
 import experiments
-from experiments.study import design, plan, runs, tables
+from experiments.study import base, plan, runs, tables
 from experiments.study.measures import estimate
 from pkpo_jax.training import metrics
 
@@ -104,7 +104,7 @@ class Comparison:
         }
 
     def _run(self, name: str, changes: Mapping[str, Any]) -> runs.Run:
-        keys = {**TASKS[self.task], **design.LEAN, "seed": self.seed, **changes}
+        keys = {**TASKS[self.task], **base.LEAN, "seed": self.seed, **changes}
         return runs.Run(self.folder / name, CONFIG, keys)
 
     def _chains(self, run: runs.Run, step: int, split: str) -> runs.Measurement:
@@ -181,7 +181,7 @@ def main(argv: Sequence[str]) -> None:
     seeds = seeds[:1] if given.quick else seeds
 
     with runs.resumable():
-        run_all = runs.runner(folder, given.workers)
+        run_all = runs.runner(folder, given.workers or None)
         found = compare(folder, seeds, steps, given.quick, run_all)
     print(f"{table(found)}\n\n{steps} steps of RL; {experiments.machine()}")
 

@@ -5,12 +5,14 @@ import json
 import pytest
 
 from experiments import sft_ladder
-from experiments.study import design, runs
+from experiments.study import runs
+from experiments.study.base import KS, Cell
+from experiments.study.design import DESIGN
 from pkpo_jax.training import checks, saved_run
 
 
 def evaluation(entropy, *passed):
-    ks = {f"eval/pass_at_{k}": p for k, p in zip(design.KS, passed, strict=True)}
+    ks = {f"eval/pass_at_{k}": p for k, p in zip(KS, passed, strict=True)}
     return {"eval/entropy": entropy, "eval/distinct_wrong": 0.5, **ks}
 
 
@@ -54,12 +56,12 @@ def test_the_threshold_is_the_best_depth():
 def test_every_run_is_one_that_the_trainer_accepts():
     problems = sft_ladder.rung(100, 60)
     config = runs._config(problems.config)
-    before = saved_run.override(config, problems.base(0))
+    before = saved_run.override(config, problems.base(Cell(0)))
     checks.validate(before, 1)
     # RL has all mazes and needs no demonstrations.
     assert before.task.train_problems == sft_ladder.MAZES < config.task.train_problems
     for method in sft_ladder.METHODS:
-        keys = problems.run(design.METHODS[method], 0, 6e-4, start="")
+        keys = problems.run(DESIGN.methods[method], Cell(0), 6e-4, start="")
         after = saved_run.override(config, keys)
         checks.validate(after, 1)
         assert after.task.train_problems == config.task.train_problems
