@@ -71,10 +71,12 @@ def posterior_advantages(
     correct, valid = _groups.as_correct(correct, where)
     batch = correct.shape[:-1]
     k = jnp.maximum(_groups.check_k(k, batch, correct.shape[-1], largest=None), 1)
-    missed = valid & ~correct
-    a = prior[0] + _of_earlier(right, batch, "right") + _of_others(correct)
-    b = prior[1] + _of_earlier(wrong, batch, "wrong") + _of_others(missed)
-    return mean_factor(a, b, k[..., None]) * rloo_advantages(correct, where)
+    # The others of a sample are the same for all right samples, and for all wrong ones.
+    own_right, own_wrong = jnp.eye(2, dtype=jnp.float32)
+    a = prior[0] + _of_earlier(right, batch, "right") + _without(own_right, correct)
+    b = prior[1] + _of_earlier(wrong, batch, "wrong") + _without(own_wrong, valid & ~correct)
+    u = mean_factor(a, b, k[..., None])
+    return jnp.where(correct, u[..., :1], u[..., 1:]) * rloo_advantages(correct, where)
 
 
 def mean_factor(a: jax.Array, b: jax.Array, k: jax.Array) -> jax.Array:
@@ -106,6 +108,6 @@ def _of_earlier(counts: jax.typing.ArrayLike, batch: tuple[int, ...], name: str)
         ) from None
 
 
-def _of_others(counted: jax.Array) -> jax.Array:
-    """Returns [..., n] float32, how many of the other samples of the group are counted."""
-    return counted.sum(-1, keepdims=True, dtype=jnp.float32) - counted
+def _without(own: jax.Array, counted: jax.Array) -> jax.Array:
+    """Returns [..., 2], the number of samples of [..., n] that are counted, less `own` [2]."""
+    return jnp.maximum(counted.sum(-1, keepdims=True, dtype=jnp.float32) - own, 0.0)
