@@ -62,7 +62,7 @@ def _leaders(sets: Sequence[Set], optimum: Mapping[str, Any]) -> str:
                 ]
             )
     header = ["problems", "at", "highest mean", "not lower than that by the rule"]
-    return tables.markdown([*header, "highest mean", "optimum"], rows, words=4)
+    return tables.markdown([*header, "its mean", "optimum"], rows, words=4)
 
 
 def _diversity(problems: Set, optimum: Mapping[str, Any]) -> str:
@@ -76,7 +76,7 @@ def _diversity(problems: Set, optimum: Mapping[str, Any]) -> str:
                 estimate(problems.pass_at(method, 1)).cell(),
                 estimate(ours).cell(),
                 estimate(equal).cell(),
-                paired(ours, equal).interval(),
+                paired(ours, equal).interval() if method != "k1" else "",
             ]
         )
     best = optimum.get("modes", {}).get("distinct_correct", {}).get(str(DISTINCT))

@@ -1,6 +1,7 @@
 """Tests of the referee: what it runs, that each question can be answered either way, its page."""
 
 import itertools
+import pathlib
 import re
 
 import numpy as np
@@ -283,3 +284,12 @@ def test_the_flags_of_each_question_run_what_it_needs():
         assert letter in _of(found)
         _, hours = plan.estimate(design.DESIGN, scope, names, scope.seeds)
         assert own.split("## ")[1].split("\n\n")[1].startswith(f"{hours:.1f} core-hours")
+
+
+def test_the_page_kept_is_what_its_results_say():
+    folder = pathlib.Path(design.__file__).parent
+    kept = results.load(folder / "results.json")
+    drawn = sorted(path.name for path in (folder / "figures").glob("*.png"))
+    written = (folder / "RESULTS.md").read_text()
+    assert report.update(written, report.blocks(page.STUDY, kept, drawn)) == written
+    assert (folder / "TABLES.md").read_text() == report.all_tables(page.STUDY, kept)
