@@ -182,7 +182,7 @@ def main(argv: Sequence[str]) -> None:
     mixtures(console)
     growth(console)
     share_of_update(console)
-    console.print(experiments.machine(), highlight=False)
+    console.print(f"numpy {np.__version__}, {experiments.machine()}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,17 @@ from pkpo_jax.adapters import numpy as estimators
 Advantages = Callable[[np.ndarray, int], np.ndarray]
 Estimator = str | Callable[..., ArrayLike]
 
-_NAMES = tuple(name for name in estimators.__all__ if name.endswith(("_weights", "_advantages")))
+# The estimators that need nothing but rewards and, for the first ones, k.
+WITH_K = (
+    *("pkpo_weights", "pass_hat_k_weights", "quantile_weights", "top_mean_weights"),
+    *("trimmed_mean_weights", "tail_extrapolated_weights", "passk_training_advantages"),
+    *("pacevolve_advantages", "mahdavi_advantages", "bbg_advantages"),
+)
+WITHOUT_K = (
+    *("tang_weights", "shapley_weights", "tailrl_advantages", "maxrl_advantages"),
+    *("rloo_advantages", "dr_grpo_advantages", "grpo_advantages", "entropic_advantages"),
+    "quantile_baseline_advantages",
+)
 
 
 def make(estimator: Estimator = "pkpo_weights", k: Any = None, **options: Any) -> Advantages:
@@ -28,23 +38,29 @@ def make(estimator: Estimator = "pkpo_weights", k: Any = None, **options: Any) -
     advantages are 0.
 
     Args:
-      estimator: the name of an estimator of `pkpo_jax` that needs nothing but rewards and k; or a
-        function of your own, (rewards [P, n], k) -> advantages [P, n], or (rewards) if k is None,
-        with a keyword `where` [P, n] bool if rewards may be missing.
+      estimator: a name of WITH_K or WITHOUT_K; or a function of your own, (rewards [P, n], k) ->
+        advantages [P, n], or (rewards) if k is None, with a keyword `where` [P, n] bool if rewards
+        may be missing.
       k: int, `Mixture`, or a schedule of `pkpo_jax.schedules`, which is called with the training
         step; None for estimators without k.
       options: further keyword arguments of the estimator, such as `baseline`.
 
     Raises:
-      ValueError: there is no such estimator. The function that is returned raises it if k does not
-        fit the size of the groups, or if an estimator of binary rewards is given others.
+      ValueError: there is no such estimator, or it needs a k, or takes none. The function that is
+        returned raises it if k does not fit the size of the groups, or if an estimator of binary
+        rewards is given others.
 
     >>> advantages = make("pkpo_weights", k=2)
     >>> advantages(np.array([[0.0, 4.0, 0.0, 0.0]]), 0)
     array([[0., 8., 0., 0.]])
     """
-    if isinstance(estimator, str) and estimator not in _NAMES:
-        raise ValueError(f"estimator={estimator!r}; expected one of {', '.join(_NAMES)}.")
+    if isinstance(estimator, str):
+        if estimator not in WITH_K + WITHOUT_K:
+            names = ", ".join(WITH_K + WITHOUT_K)
+            raise ValueError(f"estimator={estimator!r}; expected one of {names}, or a function.")
+        if (k is None) != (estimator in WITHOUT_K):
+            fix = "give one, such as k=8" if k is None else "leave it out"
+            raise ValueError(f"k={k}, but {estimator} takes {'a' if k is None else 'no'} k; {fix}.")
     function = getattr(estimators, estimator) if isinstance(estimator, str) else estimator
     added_up = isinstance(estimator, str) and estimator.endswith("_weights")
 

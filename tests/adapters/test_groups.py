@@ -8,6 +8,7 @@ import pytest
 
 from pkpo_jax import Mixture, schedules
 from pkpo_jax.adapters import groups
+from pkpo_jax.adapters import numpy as on_numpy
 from tests.adapters import checks
 
 REWARDS = np.array([[0.0, 1.0, 0.5, 0.25], [1.0, 1.0, 0.0, 0.0]])
@@ -26,6 +27,15 @@ def test_weights_become_advantages_of_the_mean_convention():
     np.testing.assert_allclose(groups.make("rloo_advantages")(REWARDS, 0), exact(1), atol=1e-12)
     both = groups.make(k=Mixture([1, 4], [0.5, 0.25]))(REWARDS, 0)
     np.testing.assert_allclose(both, 0.5 * exact(1) + 0.25 * exact(4), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", groups.WITH_K + groups.WITHOUT_K)
+def test_each_name_gives_advantages(name):
+    k = {"k": 2} if name in groups.WITH_K else {}
+    right = np.array([[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]])
+    found = groups.make(name, **k)(right, 0)
+    weights = getattr(on_numpy, name)(right, **k)
+    np.testing.assert_array_equal(found, weights * (8 if name.endswith("_weights") else 1))
 
 
 def test_a_schedule_gives_k_by_the_step():
@@ -57,7 +67,9 @@ def test_rows_of_a_group_may_be_anywhere():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: groups.make("pkpo"), "estimator='pkpo'; expected one of bbg_advantages"),
+        (lambda: groups.make("pkpo"), "estimator='pkpo'; expected one of pkpo_weights, .*function"),
+        (lambda: groups.make(), "k=None, but pkpo_weights takes a k; give one, such as k=8"),
+        (lambda: groups.make("rloo_advantages", 2), "k=2, but rloo_advantages takes no k; leave"),
         (lambda: groups.make(k=5)(REWARDS, 0), "k=5; expected 1 <= k <= 4 for groups of n=4"),
         (lambda: groups.make("maxrl_advantages")(REWARDS, 0), "correct holds 0.5; expected 0 or 1"),
         (lambda: groups.refuse_schedule(lambda s: s, "verl"), "k is a schedule, but verl tells no"),

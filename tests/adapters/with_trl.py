@@ -14,10 +14,12 @@ PROMPTS, N, TOKENS, K = 2, 4, 6, {0: 4, 1: 2}
 
 def main():
     import datasets
+    import numpy as np
     import torch
     import trl
 
     from pkpo_jax import schedules
+    from pkpo_jax.adapters import numpy as on_numpy
     from pkpo_jax.adapters import trl as adapter
 
     torch.manual_seed(0)
@@ -106,6 +108,11 @@ def main():
     except ValueError as e:
         refused = str(e)
     assert refused == "k=5; expected 1 <= k <= 4 for groups of n=4 samples.", refused
+    # The NumPy path takes tensors.
+    tensors = torch.tensor([0.0, 3.0, 1.0, 9.0]), torch.tensor(2)
+    kept = torch.tensor([True, True, True, False])
+    weights = on_numpy.pkpo_weights(*tensors, where=kept)
+    assert np.allclose(weights[:3], np.array(checks.advantages([0, 3, 1], 2)) / 3), weights
     assert "jax" not in sys.modules
     print(
         json.dumps(
