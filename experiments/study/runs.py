@@ -27,6 +27,9 @@ from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import metrics, policies, saved_run
 
 
+_NO_MATTER = ("log.", "checkpoint.", "model.unroll")
+
+
 class JobError(RuntimeError):
     """Says which job failed and where its output is, or that its directory holds another run."""
 
@@ -76,8 +79,9 @@ class Run:
         wanted = _leaves(config.to_dict())
         there = _leaves(saved_run.read_config(self.workdir).to_dict())
         for key, value in wanted.items():
-            # Logging, and which checkpoints are kept, change no result.
-            if not key.startswith(("log.", "checkpoint.")) and there.get(key) != value:
+            # Logging, which checkpoints are kept, and whether layers are compiled one by one change
+            # no result, or its last digits.
+            if not key.startswith(_NO_MATTER) and there.get(key) != value:
                 raise JobError(
                     f"{self.workdir} holds a run with {key}={there.get(key)!r}, and this study "
                     f"has {value!r}; give another --workdir, or remove that directory."
