@@ -26,7 +26,6 @@ from ml_collections import config_dict
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import metrics, policies, saved_run
 
-
 _NO_MATTER = ("log.", "checkpoint.", "model.unroll")
 
 
