@@ -6,10 +6,11 @@ python -m experiments.sft_ladder DIR [--quick] [--seeds=0,1,2] [--workers=2]
 the group variance E[p (1 - p) (g - 1) / g] of groups of g samples, without which RL has no
 gradient; pass@1 before RL still rises where pass@k after RL already falls. Here warm starts of
 several depths fit clean demonstrations of a few fogged mazes. From each, RL trains on all mazes,
-for pass@1 and for pass@8. DIR holds the runs, which are resumed. The script prints entropy, pass@1,
-pass@16 and group variance, held out, before and after RL, as mean ± standard error over seeds, and
-for each k the depth that is best for pass@16 after RL. Differences have 95% intervals.
-pass@2 - pass@1 is E[p (1 - p)].
+for pass@1 and for pass@8. DIR holds the runs, which are resumed.
+
+The script prints entropy, pass@1, pass@16 and group variance, held out, before and after RL, as
+mean ± standard error over seeds, the differences of the two RL runs with 95% intervals, and for
+each k the depth that is best for pass@16 after RL. E[p (1 - p)] is pass@2 - pass@1.
 """
 
 from __future__ import annotations
