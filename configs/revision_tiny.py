@@ -10,7 +10,9 @@ pkpo-jax --config=revision_tiny --workdir=runs/reves --config.task.attempts=runs
     --config.model.checkpoint=runs/revision/warm_start --config.warm_start.steps=0
 
 `python -m experiments.toy_revision` does so on sums and on mazes, and compares with RL on the
-problems alone.
+problems alone; docs/tasks.md has the result. On sums the share of held-out problems that is solved
+after up to eight revisions rises from .473 to .547 (mean of seeds 0 and 1), and with RL on the
+problems alone to .530.
 """
 
 from ml_collections import config_dict

@@ -30,7 +30,8 @@ from experiments.study.measures import estimate
 from pkpo_jax.training import metrics
 
 REVISIONS = 8
-# The columns of the table: shares solved after so many revisions, and accuracies of verdicts.
+# The table has columns of the share solved after so many revisions, and of how often verdicts on
+# right and on wrong answers are right.
 TURNS = {0: "first", 1: "after 1", 2: "after 2", 4: "after 4", 8: "after 8"}
 VERDICTS = ("on right", "on wrong")
 CONFIG = "configs/revision_tiny.py"
