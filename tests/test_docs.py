@@ -21,7 +21,11 @@ from tests.test_main import SMALL
 
 PROJECT = tomllib.loads((pages.ROOT / "pyproject.toml").read_text())["project"]
 # The text names flags without a config. Those with these keys need another one than maze_tiny.
-CONFIG_OF = {"task.data_dir": "code_tiny", "task.allow_code_execution": "code_tiny"}
+CONFIG_OF = {
+    "task.data_dir": "code_tiny",
+    "task.allow_code_execution": "code_tiny",
+    "task.kinds": "revision_tiny",
+}
 
 # Parses the arguments of the command once for each line of stdin, in a fork, and checks the config
 # as a run does before it compiles.

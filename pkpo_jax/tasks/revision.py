@@ -50,10 +50,10 @@ class Revision(Task):
       options: its options that differ from their defaults, as in "digits=1, terms=3"; values are
         Python literals.
       attempts: a file of answers, on each line a JSON object with the "id" and "prompt" of a
-        problem of either split, and lists of "responses" and of their "rewards". Both --mode=eval
-        --split=train and `experiments.revision_chains` write it. If it is empty, each problem has
-        one right and one wrong demonstration of the wrapped task, which then grades in this
-        process.
+        problem of either split, and lists of "responses" and of their "rewards". An evaluation
+        of the problems and `experiments.revision_chains` write such files. Lines about other
+        prompts are ignored. If it is empty, each problem has one right and one wrong demonstration
+        of the wrapped task, which then grades in this process.
       kinds: the kinds of prompts to train on, some of "problem", "revision" and "verification".
       evaluate_on: the kind of prompts in the test split.
       balanced: whether to verify at most as many wrong answers to a problem as right ones. REVES
