@@ -145,5 +145,10 @@ if __name__ == "__main__":
     # Modules that import this one may define flags with these names.
     flags.DEFINE_bool("quick", False, "Run three depths, one seed and 50 steps of RL, in minutes.")
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the runs.")
+    flags.register_validator(
+        "seeds",
+        lambda given: given and all(seed.isdecimal() for seed in given),
+        message="expected whole numbers, as in 0,1,2",
+    )
     flags.DEFINE_integer("workers", 0, "Runs side by side; 0 for as many as there are cores.")
     app.run(main)
