@@ -135,6 +135,11 @@ def sample(
         # training.
         config.eval.n, config.eval.prompts = config.rollout.n, config.train.prompts
     with contextlib.closing(Trainer(config)) as trainer:
+        if ks and trainer.programs.recipe.embeds:
+            raise ConfigError(
+                f"--ks: estimator {config.estimator.name}: its weights need hidden states, which "
+                "only training computes; drop --ks to see the responses alone."
+            )
         ks = [] if trainer.programs.recipe.embeds else checked_ks(config, ks)
         problems = trainer.held_out if request.split == "test" else trainer.problems
         chosen = random.Random(config.seed).sample(range(len(problems)), min(count, len(problems)))
@@ -180,9 +185,10 @@ def checked_ks(config: config_dict.ConfigDict, ks: Sequence[int]) -> list[int]:
     n, estimator = config.rollout.n, config_lib.freeze(config).estimator
 
     def wrong(k: int) -> str:
-        largest = min(n, weights.largest_k(estimator, n))
+        largest = weights.largest_k(estimator, n)
         if not 1 <= k <= largest:
-            return f"k={k}; expected 1 to {largest}, which rollout.n={n} samples serve."
+            expected = f"1 to {largest}, which rollout.n={n} samples serve"
+            return f"k={k}; expected {'at least 1' if largest == np.inf else expected}."
         try:
             weights.check(estimator, n, [k])
         except ValueError as e:

@@ -250,13 +250,17 @@ class Revision(Task):
         path = pathlib.Path(self.attempts).expanduser()
         found: dict[tuple[object, str], dict[str, bool]] = {}
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except OSError as e:
+            # Strings may hold other ends of lines, which splitlines() would split at.
+            lines = path.read_text(encoding="utf-8").split("\n")
+        except (OSError, UnicodeDecodeError) as e:
+            reason = e.strerror if isinstance(e, OSError) else f"it is no UTF-8: {e}"
             raise ValueError(
-                f"task.attempts={self.attempts!r} cannot be read ({e.strerror}); make it with "
+                f"task.attempts={self.attempts!r} cannot be read ({reason}); make it with "
                 "--mode=eval --split=train, or with experiments.revision_chains."
             ) from None
         for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
             try:
                 row = json.loads(line)
                 graded = zip(row["responses"], row["rewards"], strict=True)

@@ -9,9 +9,10 @@ from typing import Any
 from absl import logging
 from ml_collections import config_dict
 
-from pkpo_jax import mixtures, parallel, schedules
+from pkpo_jax import mixtures, parallel, schedules, tasks
 from pkpo_jax.policy import checkpoints, sizes
 from pkpo_jax.tasks import code
+from pkpo_jax.tasks.base import literals
 from pkpo_jax.tasks.code import sandbox
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import evaluation, policies, prompts, token_weights, weights
@@ -192,9 +193,13 @@ def _check_grading(config: Config) -> None:
 
     Such a program is graded as wrong, whereas one that the pool has to end gets no grade.
     """
-    if config.task["name"] != "code" or not config.grading.workers:
+    task = config.task
+    if task["name"] == "revision":
+        inner = task["inner"]
+        task = {"name": inner, **tasks.options(inner), **(literals(task["options"]) or {})}
+    if task["name"] != "code" or not config.grading.workers:
         return
-    timeout = config.task["timeout"]
+    timeout = task["timeout"]
     needed = code.PATIENCE * timeout + sandbox.START_TIMEOUT
     if config.grading.timeout < needed:
         raise ConfigError(

@@ -286,7 +286,9 @@ class Train:
     # "adam" is Adam, and "sgd" gradient descent with momentum b1, whose steps shrink with the
     # gradient. Both have decoupled weight decay. The SFT warm start has the same optimiser.
     optimizer: Literal["adam", "sgd"] = "adam"
-    # These are Adam's decay rates for its averages of the gradient and of the squared gradient.
+    # These are Adam's decay rates for its averages of the gradient and of the squared gradient. The
+    # momentum of SGD adds gradients up, so that a constant one moves parameters by
+    # learning_rate / (1 - b1) a step; b2 is Adam's alone.
     b1: float = key(0.9, at_least=0, at_most=1)
     b2: float = key(0.95, at_least=0, at_most=1)
     weight_decay: float = key(0.0, at_least=0)

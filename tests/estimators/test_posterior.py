@@ -3,10 +3,12 @@
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import pkpo_jax as pkpo
+from pkpo_jax.estimators import posterior
 
 RNG = np.random.default_rng(0)
 CORRECT = RNG.integers(0, 2, (6, 8))
@@ -43,7 +45,10 @@ def test_the_factor_is_the_mean_over_the_posterior():
     p = (np.arange(100_000) + 0.5) / 100_000
     density = 30 * p * (1 - p) ** 4
     for k in (1, 3, 64):
-        assert mean_factor(2, 5, k) == pytest.approx(np.mean(k * (1 - p) ** (k - 1) * density))
+        expected = pytest.approx(np.mean(k * (1 - p) ** (k - 1) * density), rel=1e-5)
+        assert mean_factor(2, 5, k) == expected
+        ours = posterior.mean_factor(jnp.array([2.0]), jnp.array([5.0]), jnp.array([k]))
+        assert float(ours[0]) == expected
 
 
 def factor(p, right, wrong, n=16, k=64):

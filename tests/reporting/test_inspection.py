@@ -276,10 +276,13 @@ def test_ks_that_the_group_does_not_serve(finished):
         ({}, [0], "k=0; expected 1 to 4"),
         ({"estimator.baseline": "loo", "k": 1}, [4], "k=4; expected 1 to 3"),
         ({"estimator.name": "rloo", "k": 1}, [2], "takes no k"),
+        ({"estimator.name": "posterior"}, [0], "k=0; expected at least 1"),
     ]:
         config = saved_run.override(saved_run.read_config(finished), overrides)
         with pytest.raises(config_lib.ConfigError, match=message):
             inspection.checked_ks(config, ks)
+    beyond = saved_run.override(saved_run.read_config(finished), {"estimator.name": "posterior"})
+    assert inspection.checked_ks(beyond, [64, 2]) == [2, 64]
     config = saved_run.override(saved_run.read_config(finished), {"estimator.name": "tang", "k": 4})
     assert inspection.checked_ks(config, []) == [4]
 

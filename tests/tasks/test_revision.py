@@ -220,9 +220,19 @@ def test_bad_options_raise(options, message):
     ],
 )
 def test_bad_files_of_answers_raise(line, message, tmp_path):
-    (tmp_path / "chains.jsonl").write_text(line)
+    # Other ends of lines than the newline may stand in strings, and empty lines between others.
+    first = json.dumps(row({"id": 0, "prompt": "\u2028"}, ("1", 0.0)), ensure_ascii=False)
+    line = f"{line}\n\n{first}\n\n"
+    (tmp_path / "chains.jsonl").write_text(line, encoding="utf-8")
     task = Revision(options=OPTIONS, attempts=str(tmp_path / "chains.jsonl"))
     with pytest.raises(ValueError, match=re.escape(message)):
+        task.problems("train")
+
+
+def test_a_file_of_answers_that_is_no_text_raises(tmp_path):
+    (tmp_path / "chains.jsonl").write_bytes(b"\xff")
+    task = Revision(options=OPTIONS, attempts=str(tmp_path / "chains.jsonl"))
+    with pytest.raises(ValueError, match=r"chains.jsonl' cannot be read \(it is no UTF-8"):
         task.problems("train")
 
 

@@ -69,6 +69,11 @@ def of_responses(responses):
             dict(task__name="code", grading__workers=1, grading__timeout=8.0),
             "grading.timeout=8.0 with task.timeout=6.0; .* set grading.timeout to 35 or more",
         ),
+        (
+            dict(task__name="revision", task__inner="code", grading__workers=1)
+            | dict(task__options="timeout=9.0"),
+            "grading.timeout=40.0 with task.timeout=9.0; .* set grading.timeout to 50 or more",
+        ),
         (dict(k=0), "k=0"),
         (dict(k=17), "k=17: 17 is above 16, the largest k that rollout.n=16 samples serve"),
         (dict(k={0: 8, 100: 20}), "20 is above 16"),

@@ -279,6 +279,18 @@ def test_remat_keeps_one_layers_activations_at_a_time():
     assert remat(remat=True, remat_policy="dots") == "dots"
 
 
+def test_only_estimators_that_look_at_hidden_states_get_them():
+    for name, embeddings, wanted in [
+        ("volume", True, True),
+        ("volume", False, False),
+        ("pkpo", True, False),
+        ("math:fsum", True, True),
+    ]:
+        c = config(**{"estimator.name": name, "estimator.embeddings": embeddings})
+        built = programs.Programs(c, DEVICES, tokenizers.CharacterTokenizer())
+        assert built.recipe.embeds is wanted
+
+
 def test_precisions():
     """Scores one rollout with parameters in bfloat16, and with the same ones in float32."""
     prompts = np.full((4, 12), 4, np.int32)

@@ -51,7 +51,7 @@ def test_json_holds_the_counts_of_many_problems_exactly():
 def visiting_config():
     """Returns a config that visits each of its five problems again and again, for k beyond n."""
     config = small_config()
-    config.estimator.name, config.k = "posterior", 8
+    config.estimator.name, config.estimator.discount, config.k = "posterior", 0.5, 8
     config.task.train_problems, config.warm_start.steps = 5, 0
     config.train.steps, config.eval.every, config.log.report = 5, 5, False
     return config
@@ -83,7 +83,7 @@ def test_an_interrupted_run_remembers_its_visits(tmp_path, monkeypatch):
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(a, b)
     # The weights of each step are those for all that was counted before it, interrupted or not.
-    visits, first = Visits(5, 0.7), []
+    visits, first = Visits(5, 0.5), []
     for graded in seen:
         rewards = graded.grades.rewards
         counts = visits.earlier(graded.ids)
