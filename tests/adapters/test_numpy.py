@@ -211,12 +211,14 @@ def test_large_groups_keep_float64(k):
 
 def test_a_mask_makes_groups_of_their_own_size():
     batch = random_batch(3)
-    masked = on_numpy.pkpo_weights(batch.rewards, np.minimum(batch.k, 1), where=batch.where)
+    sizes = batch.where.sum(-1)
+    assert (batch.k > np.maximum(sizes, 1)).any() and ((batch.k > 1) & (batch.k <= sizes)).any()
+    masked = on_numpy.pkpo_weights(batch.rewards, batch.k, where=batch.where)
     noise = np.where(batch.where, batch.rewards, np.nan)
-    again = on_numpy.pkpo_weights(noise, np.minimum(batch.k, 1), where=batch.where)
+    again = on_numpy.pkpo_weights(noise, batch.k, where=batch.where)
     for row, kept in enumerate(batch.where):
         if kept.any():
-            alone = on_numpy.pkpo_weights(batch.rewards[row, kept], 1)
+            alone = on_numpy.pkpo_weights(batch.rewards[row, kept], min(batch.k[row], sizes[row]))
             np.testing.assert_allclose(masked[row, kept], alone, atol=1e-15)
     assert not masked[~batch.where].any()
     np.testing.assert_array_equal(again, masked)
@@ -256,6 +258,14 @@ def test_random_groups_and_orders_have_the_expected_mean():
             lambda: on_numpy.passk_training_advantages([1, 0], 1, method="bootstrap"),
             ValueError,
             "give key=",
+        ),
+        *(
+            (
+                lambda name=name: on_numpy.posterior_advantages([[1, 0]] * 2, 4, **{name: [1] * 3}),
+                ValueError,
+                rf"{name} has shape \(3,\); expected one that broadcasts against \(2,\)",
+            )
+            for name in ("right", "wrong")
         ),
     ],
 )

@@ -82,12 +82,9 @@ def posterior_advantages(
     batch = correct.shape[:-1]
     k = _groups.check_k(k, batch, correct.shape[-1], largest=None)
 
-    def count(earlier: ArrayLike, counted: np.ndarray) -> np.ndarray:
-        """Counts samples of earlier visits, and the others of the group, [..., n]."""
-        earlier = np.broadcast_to(np.asarray(earlier, np.float64), batch)[..., None]
-        return earlier + counted.sum(-1, keepdims=True) - counted
-
-    a, b = prior[0] + count(right, correct), prior[1] + count(wrong, valid & ~correct)
+    others = lambda counted: counted.sum(-1, keepdims=True) - counted  # noqa: E731
+    a = prior[0] + _of_earlier(right, batch, "right") + others(correct)
+    b = prior[1] + _of_earlier(wrong, batch, "wrong") + others(valid & ~correct)
     return _mean_factor(a, b, k[..., None]) * rloo_advantages(correct, where)
 
 
@@ -126,6 +123,18 @@ def passk_training_advantages(
         rate = right / count[..., None]
         return rate * advantages + (1.0 - rate) * _analytical(correct, np.ones_like(k), valid)
     return advantages
+
+
+def _of_earlier(counts: ArrayLike, batch: tuple[int, ...], name: str) -> np.ndarray:
+    """Returns counts [...] of earlier visits as [..., 1] float64, or raises ValueError."""
+    counts = np.asarray(counts, np.float64)
+    try:
+        return np.broadcast_to(counts, batch)[..., None]
+    except ValueError:
+        raise ValueError(
+            f"{name} has shape {counts.shape}; expected one that broadcasts against {batch}, the "
+            "leading dimensions of the samples (one count a prompt)."
+        ) from None
 
 
 def _mean_factor(a: np.ndarray, b: np.ndarray, k: np.ndarray) -> np.ndarray:
