@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -11,16 +12,21 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pkpo_jax.adapters import numpy as estimators
+from pkpo_jax.mixtures import Mixture
 
 # Maps rewards [P, n] and the training step to advantages [P, n].
 Advantages = Callable[[np.ndarray, int], np.ndarray]
 Estimator = str | Callable[..., ArrayLike]
 
-# The estimators that need nothing but rewards and, for the first ones, k.
-WITH_K = (
+# These estimators need nothing but rewards and, for the first two tuples, k.
+WITH_MIXTURES = (
     *("pkpo_weights", "pass_hat_k_weights", "quantile_weights", "top_mean_weights"),
-    *("trimmed_mean_weights", "tail_extrapolated_weights", "passk_training_advantages"),
-    *("pacevolve_advantages", "mahdavi_advantages", "bbg_advantages"),
+    *("trimmed_mean_weights", "pacevolve_advantages"),
+)
+WITH_K = (
+    *WITH_MIXTURES,
+    *("tail_extrapolated_weights", "passk_training_advantages", "mahdavi_advantages"),
+    *("bbg_advantages", "posterior_advantages"),
 )
 WITHOUT_K = (
     *("tang_weights", "shapley_weights", "tailrl_advantages", "maxrl_advantages"),
@@ -34,26 +40,30 @@ def make(estimator: Estimator = "pkpo_weights", k: Any = None, **options: Any) -
 
     Trainers average over samples, so that the weights of estimators named `*_weights`, which are to
     be added up, are multiplied by n. Without this factor the steps are n times too small, and their
-    size jumps when k is annealed to 1. Rewards that are NaN are left out of their groups, and their
-    advantages are 0.
+    size jumps when k is annealed to 1. Rewards that are not finite are left out of their groups,
+    and their advantages are 0. Those of the m others are multiplied by n/m where an estimator means
+    an average over them, because the trainer averages over all n.
 
     Args:
       estimator: a name of WITH_K or WITHOUT_K; or a function of your own, (rewards [P, n], k) ->
-        advantages [P, n], or (rewards) if k is None, with a keyword `where` [P, n] bool if rewards
-        may be missing.
-      k: int, `Mixture`, or a schedule of `pkpo_jax.schedules`, which is called with the training
-        step; None for estimators without k.
-      options: further keyword arguments of the estimator, such as `baseline`.
+        advantages [P, n], or (rewards) if k is None, with a keyword `where=None` ([P, n] bool) if
+        rewards may be missing.
+      k: int, `Mixture` for estimators of WITH_MIXTURES, or a schedule of `pkpo_jax.schedules`,
+        which is called with the training step; None for estimators without k.
+      options: further keyword arguments of the estimator, such as `baseline`. A seed as `key` is
+        the start of one random stream for all steps.
 
     Raises:
-      ValueError: there is no such estimator, or it needs a k, or takes none. The function that is
-        returned raises it if k does not fit the size of the groups, or if an estimator of binary
-        rewards is given others.
+      ValueError: there is no such estimator, it needs a k or takes none or no mixture, or an option
+        does not exist or has a wrong value. The function that is returned raises it if k does not
+        fit the size of the groups, or if an estimator of binary rewards is given others.
+      TypeError: the first k is no integer.
 
     >>> advantages = make("pkpo_weights", k=2)
     >>> advantages(np.array([[0.0, 4.0, 0.0, 0.0]]), 0)
     array([[0., 8., 0., 0.]])
     """
+    first = k(0) if callable(k) else k
     if isinstance(estimator, str):
         if estimator not in WITH_K + WITHOUT_K:
             names = ", ".join(WITH_K + WITHOUT_K)
@@ -61,19 +71,50 @@ def make(estimator: Estimator = "pkpo_weights", k: Any = None, **options: Any) -
         if (k is None) != (estimator in WITHOUT_K):
             fix = "give one, such as k=8" if k is None else "leave it out"
             raise ValueError(f"k={k}, but {estimator} takes {'a' if k is None else 'no'} k; {fix}.")
+        if isinstance(first, Mixture) and estimator not in WITH_MIXTURES:
+            names = ", ".join(WITH_MIXTURES)
+            raise ValueError(f"k is a Mixture, but {estimator} takes one k, unlike {names}.")
+        if options.get("method") == "adaptive":
+            raise ValueError(
+                "method='adaptive' needs entropies, which no adapter has; choose another."
+            )
+        if options.get("key") is not None:
+            options["key"] = np.random.default_rng(options["key"])
     function = getattr(estimators, estimator) if isinstance(estimator, str) else estimator
     added_up = isinstance(estimator, str) and estimator.endswith("_weights")
+    _check_names(function, 1 if k is None else 2, options)
 
     def advantages(rewards: np.ndarray, step: int = 0) -> np.ndarray:
         at = () if k is None else (k(step) if callable(k) else k,)
-        missing = np.isnan(rewards)
-        where = {"where": ~missing} if missing.any() else {}
+        valid = np.isfinite(rewards)
+        where = {} if valid.all() else {"where": valid}
         result = np.asarray(function(rewards, *at, **where, **options), np.float64)
         if result.shape != rewards.shape:
             raise ValueError(f"the estimator gives {result.shape}; expected {rewards.shape}.")
-        return result * rewards.shape[-1] if added_up else result
+        averaged = 1 if added_up else np.maximum(valid.sum(-1, keepdims=True), 1)
+        return np.where(valid, result * (rewards.shape[-1] / averaged), 0.0)
 
+    if isinstance(estimator, str):
+        # The values of the options are tried here, before anything is sampled.
+        largest = 1 if k is None else np.max(first.ks if isinstance(first, Mixture) else first)
+        advantages(np.zeros((1, 1 + max(int(largest), 1))), 0)
     return advantages
+
+
+def _check_names(function: Callable[..., ArrayLike], given: int, options: dict[str, Any]) -> None:
+    """Raises a ValueError if a function cannot take the options after `given` arguments."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # Some compiled functions do not tell theirs.
+        return
+    own = [name for name in list(signature.parameters)[given:] if name not in ("where", "entropy")]
+    try:
+        if "where" in options:
+            raise TypeError("'where' is made from the rewards")
+        signature.bind(*[None] * given, **options)
+    except TypeError as e:
+        name = getattr(function, "__name__", function)
+        raise ValueError(f"{name}: {e}; its options are: {', '.join(own) or 'none'}.") from None
 
 
 def by_group(advantages: Advantages, rewards: ArrayLike, ids: ArrayLike) -> np.ndarray:
@@ -108,7 +149,15 @@ def import_trainer(module: str, command: str) -> ModuleType:
         raise ImportError(f"{e}; this adapter needs {module}: {command}") from e
 
 
-def refuse_schedule(k: Any, trainer: str) -> None:
-    """Raises a ValueError if k is a schedule, which needs the step."""
+def prepare(
+    trainer: str, module: str, command: str, estimator: Estimator, k: Any, options: dict[str, Any]
+) -> tuple[Advantages, Any]:
+    """Returns what `make` returns, for a trainer that tells no step, and the trainer's module.
+
+    Raises:
+      ValueError: that of `make`, or k is a schedule, which needs the step.
+      ImportError: the trainer is not installed; the message has the command that installs it.
+    """
     if callable(k):
         raise ValueError(f"k is a schedule, but {trainer} tells no step; give an int or a Mixture.")
+    return make(estimator, k, **options), import_trainer(module, command)

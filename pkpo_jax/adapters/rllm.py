@@ -24,19 +24,32 @@ def register(
     Args:
       name: what the trainer calls it.
       estimator, k, options: those of `pkpo_jax.adapters.groups.make`; k is no schedule, because
-        rLLM does not say which step it is at. Groups may differ in size, and each has its own n.
+        rLLM does not say which step it is at.
+
+    Groups may differ in size. Each has its own n, to which k is clipped as in a group with missing
+    rewards; a function of your own then needs the keyword `where=None`. A k above the size of the
+    largest group so far is refused.
 
     Raises:
       ValueError: there is no such estimator, or k is a schedule.
       ImportError: rLLM is not installed.
     """
-    groups.refuse_schedule(k, "rLLM")
-    advantages = groups.make(estimator, k, **options)
-    registry = groups.import_trainer("rllm.trainer.algorithms.advantage", _INSTALL)
+    advantages, registry = groups.prepare(
+        "rLLM", "rllm.trainer.algorithms.advantage", _INSTALL, estimator, k, options
+    )
+    largest = 1
 
     @registry.register_rllm_adv_estimator(name)
     def of_rewards(
         rewards: Sequence[np.ndarray], **_: Any
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        found = [advantages(np.asarray(group, np.float64)[None], 0)[0] for group in rewards]
+        nonlocal largest
+        largest = max([largest, *map(len, rewards)])
+        found = []
+        for group in rewards:
+            n = len(group)
+            padded = np.full((1, largest), np.nan)
+            padded[0, :n] = np.asarray(group, np.float64)
+            # rLLM averages over the n samples that there are, not over the padding.
+            found.append(advantages(padded, 0)[0, :n] * (n / largest))
         return found, found

@@ -24,9 +24,9 @@ def register(
       ValueError: there is no such estimator, or k is a schedule.
       ImportError: Tunix is not installed.
     """
-    groups.refuse_schedule(k, "Tunix")
-    advantages = groups.make(estimator, k, **options)
-    registry = groups.import_trainer("tunix.rl.function_registry", "pip install google-tunix")
+    advantages, registry = groups.prepare(
+        "Tunix", "tunix.rl.function_registry", "pip install google-tunix", estimator, k, options
+    )
 
     @registry.register_advantage_estimator(name)
     def of_rewards(rewards: ArrayLike, num_generations: int, **_: Any) -> np.ndarray:

@@ -24,9 +24,9 @@ def register(
       ValueError: there is no such estimator, or k is a schedule.
       ImportError: verl is not installed.
     """
-    groups.refuse_schedule(k, "verl")
-    advantages = groups.make(estimator, k, **options)
-    core = groups.import_trainer("verl.trainer.ppo.core_algos", "pip install verl")
+    advantages, core = groups.prepare(
+        "verl", "verl.trainer.ppo.core_algos", "pip install verl", estimator, k, options
+    )
 
     @core.register_adv_est(name)
     def of_rewards(

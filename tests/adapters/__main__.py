@@ -21,8 +21,11 @@ ROOT = pathlib.Path(__file__).parents[2]
 REQUIREMENTS = {
     "trl": ["trl==1.16.0", "transformers==5.24.0", "torch==2.14.1"],
     # verl imports the last four without declaring them.
-    "verl": ["verl==0.9.1", "cachetools", "fastapi", "prometheus-client", "uvicorn"],
-    "tunix": ["google-tunix==0.1.7", "jax==0.10.2"],
+    "verl": [
+        *("verl==0.9.1", "transformers==5.10.4", "torch==2.14.1"),
+        *("cachetools", "fastapi", "prometheus-client", "uvicorn"),
+    ],
+    "tunix": ["google-tunix==0.1.7", "jax==0.10.2", "flax==0.12.8"],
     # These are what rLLM's grouping and advantages import of its many requirements. PyPI has no
     # rLLM, so its source is installed after them, without requirements.
     "rllm": [

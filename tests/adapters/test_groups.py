@@ -2,16 +2,20 @@
 
 import importlib
 import sys
+import types
 
 import numpy as np
 import pytest
 
 from pkpo_jax import Mixture, schedules
-from pkpo_jax.adapters import groups
+from pkpo_jax.adapters import groups, rllm, verl
 from pkpo_jax.adapters import numpy as on_numpy
 from tests.adapters import checks
 
 REWARDS = np.array([[0.0, 1.0, 0.5, 0.25], [1.0, 1.0, 0.0, 0.0]])
+
+
+PASSK = "passk_training_advantages"
 
 
 def exact(k, baseline="loo_minus_one"):
@@ -55,6 +59,47 @@ def test_a_function_of_your_own_and_missing_rewards():
     assert found[0, 0] == 0
 
 
+@pytest.mark.parametrize("worst", [np.nan, np.inf, -np.inf])
+def test_samples_without_a_reward_leave_one_scale(worst):
+    rewards = np.array([[1.0, 0.0, worst, worst], [1.0, 0.0, 0.0, 1.0], [worst] * 4])
+    found = groups.make(k=1)(rewards, 0)
+    np.testing.assert_allclose(found[0], [2, -2, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(groups.make("rloo_advantages")(rewards, 0), found, atol=1e-12)
+    own = groups.make(lambda rewards, where=None: on_numpy.rloo_advantages(rewards, where))
+    np.testing.assert_allclose(own(rewards, 0), found, atol=1e-12)
+
+
+def test_a_seed_starts_one_stream_of_random_groups():
+    right = np.arange(16)[None] % 3 == 0
+    make = lambda: groups.make(PASSK, 4, method="bootstrap", key=0)  # noqa: E731
+    advantages, again = make(), make()
+    first, second = advantages(right, 0), advantages(right, 1)
+    assert (first != second).any()
+    np.testing.assert_array_equal(again(right, 0), first)
+
+
+def test_groups_of_rllm_smaller_than_k_are_maximised_at_their_size(monkeypatch):
+    registered = {}
+    register = lambda name: lambda function: registered.setdefault(name, function)  # noqa: E731
+    module = types.SimpleNamespace(register_rllm_adv_estimator=register)
+    monkeypatch.setattr(groups, "import_trainer", lambda *_: module)
+    rllm.register("pkpo", k=3)
+    rllm.register("rloo", "rloo_advantages")
+    rewards = [[0.0, 1.0, 0.5, 0.25], [1.0, 0.0], [0.5]]
+    for _ in range(2):
+        found, _ = registered["pkpo"](rewards=rewards)
+        for group, advantages in zip(rewards, found, strict=True):
+            expected = checks.advantages(group, min(3, len(group))) if len(group) > 1 else [0.0]
+            np.testing.assert_allclose(advantages, expected, atol=1e-12)
+        # A step may have no group of the full size.
+        rewards = rewards[1:]
+    found, _ = registered["rloo"](rewards=[[0.0, 1.0, 0.5, 0.25], [1.0, 0.0]])
+    np.testing.assert_allclose(found[1], [1, -1], atol=1e-12)
+    rllm.register("too_large", k=5)
+    with pytest.raises(ValueError, match="k=5; expected 1 <= k <= 4 for groups of n=4"):
+        registered["too_large"](rewards=[[0.0] * 4])
+
+
 def test_rows_of_a_group_may_be_anywhere():
     order = np.random.default_rng(0).permutation(8)
     ids = np.array(["b", "a"])[np.arange(8) // 4]
@@ -72,7 +117,19 @@ def test_rows_of_a_group_may_be_anywhere():
         (lambda: groups.make("rloo_advantages", 2), "k=2, but rloo_advantages takes no k; leave"),
         (lambda: groups.make(k=5)(REWARDS, 0), "k=5; expected 1 <= k <= 4 for groups of n=4"),
         (lambda: groups.make("maxrl_advantages")(REWARDS, 0), "correct holds 0.5; expected 0 or 1"),
-        (lambda: groups.refuse_schedule(lambda s: s, "verl"), "k is a schedule, but verl tells no"),
+        (lambda: verl.register(k=lambda step: 2), "k is a schedule, but verl tells no step; give"),
+        (
+            lambda: groups.make(k=2, basline="loo"),
+            "pkpo_weights: .*'basline'; its options are: bas",
+        ),
+        (lambda: groups.make(k=2, baseline="lou"), "baseline='lou'; expected"),
+        (lambda: groups.make(k=2, where=[True]), "pkpo_weights: 'where' is made from the rewards"),
+        (lambda: groups.make("tang_weights", nats=1.0), "tang_weights: .*; its options are: none"),
+        (lambda: groups.make(lambda r, k: r, 2, base=1), "'base'; its options are: none"),
+        (lambda: groups.make(PASSK, 2, method="adaptive"), "'adaptive' needs entropies, which no"),
+        (lambda: groups.make(PASSK, 2, method="bootstrap"), "give key=a seed or a Generator"),
+        (lambda: groups.make(PASSK, Mixture([1, 2], [1, 1])), "k is a Mixture, but passk_tr"),
+        (lambda: groups.make(PASSK, schedules.blend(2, 1, 9)), "takes one k, unlike pkpo_weights"),
     ],
 )
 def test_wrong_arguments_are_named(call, message):
