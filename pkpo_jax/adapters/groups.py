@@ -54,10 +54,9 @@ def make(estimator: Estimator = "pkpo_weights", k: Any = None, **options: Any) -
         the start of one random stream for all steps.
 
     Raises:
-      ValueError: there is no such estimator, it needs a k or takes none or no mixture, or an option
-        does not exist or has a wrong value. The function that is returned raises it if k does not
+      ValueError: there is no such estimator, k is wrong or is missing, or an option does not exist
+        or has a wrong value. The function that is returned raises it if k does not
         fit the size of the groups, or if an estimator of binary rewards is given others.
-      TypeError: the first k is no integer.
 
     >>> advantages = make("pkpo_weights", k=2)
     >>> advantages(np.array([[0.0, 4.0, 0.0, 0.0]]), 0)
@@ -96,8 +95,10 @@ def make(estimator: Estimator = "pkpo_weights", k: Any = None, **options: Any) -
 
     if isinstance(estimator, str):
         # The values of the options are tried here, before anything is sampled.
-        largest = 1 if k is None else np.max(first.ks if isinstance(first, Mixture) else first)
-        advantages(np.zeros((1, 1 + max(int(largest), 1))), 0)
+        ks = np.asarray(1 if k is None else first.ks if isinstance(first, Mixture) else first)
+        if ks.dtype.kind not in "iu" or (ks < 1).any():
+            raise ValueError(f"k={first!r}; expected an integer >= 1, or a Mixture of such.")
+        advantages(np.zeros((1, 1 + int(ks.max()))), 0)
     return advantages
 
 

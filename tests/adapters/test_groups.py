@@ -114,6 +114,8 @@ def test_rows_of_a_group_may_be_anywhere():
     [
         (lambda: groups.make("pkpo"), "estimator='pkpo'; expected one of pkpo_weights, .*function"),
         (lambda: groups.make(), "k=None, but pkpo_weights takes a k; give one, such as k=8"),
+        (lambda: groups.make(k="8"), "k='8'; expected an integer >= 1, or a Mixture of such"),
+        (lambda: groups.make(k=0), "k=0; expected an integer >= 1"),
         (lambda: groups.make("rloo_advantages", 2), "k=2, but rloo_advantages takes no k; leave"),
         (lambda: groups.make(k=5)(REWARDS, 0), "k=5; expected 1 <= k <= 4 for groups of n=4"),
         (lambda: groups.make("maxrl_advantages")(REWARDS, 0), "correct holds 0.5; expected 0 or 1"),
