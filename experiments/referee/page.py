@@ -160,6 +160,8 @@ def _draw(found: Mapping[str, Any], folder: pathlib.Path) -> list[str]:
     """Plots where each method ends: pass@1 against pass@16, and against distinct right answers."""
     folder.mkdir(parents=True, exist_ok=True)
     sets = {n: one for n, one in all_sets(found, DESIGN).items() if not one.problems.fixed}
+    if not sets:
+        return []
     plots = {"a_ends.png": {n: "pass_at_16" for n in sets}}
     if "modes" in sets:
         plots["b_diversity.png"] = {"modes": f"distinct_correct_{DISTINCT}"}
