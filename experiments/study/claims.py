@@ -60,13 +60,17 @@ PAIRS = tuple(dict.fromkeys(itertools.chain(*COMPARED.values())))
 def findings(results: Mapping[str, Any]) -> list[Finding]:
     """Returns the outcomes of the claims that these results are enough for."""
     sets = all_sets(results)
-    # The quick form has only the five k.
-    compared = "fog" in sets and sets["fog"].has(*set(design.METHODS) - set(design.BONUSES))
+    # The quick form has only the five k, and --methods leaves out others.
+    compared = (
+        "fog" in sets
+        and sets["fog"].has(*set(design.METHODS) - set(design.BONUSES))
+        and any(map(sets["fog"].has, design.BONUSES))
+    )
     enough = {
         diagonal: bool(unseen(results)),
         throughout: "fog" in sets and sets["fog"].has(*PKPO),
         annealing: compared,
-        hard_set: "hard" in sets,
+        hard_set: "hard" in sets and sets["hard"].has("k1", "k4", "k8"),
         estimators: compared and "variance" in results,
         against_paper_b: compared,
         exploring: compared,

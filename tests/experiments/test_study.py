@@ -321,6 +321,34 @@ def test_the_quick_form_makes_a_page_of_claims_a_and_b(tmp_path):
     assert written == report.all_tables(page.STUDY, found) == (tmp_path / "TABLES.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("methods", "letters", "variance"),
+    [
+        (["k1", "k4"], "i", True),
+        (["k1", "k8"], "i", False),
+        # The bonuses alone are left out.
+        ([m for m in design.METHODS if m not in design.BONUSES], "abdi", True),
+    ],
+)
+def test_a_part_of_the_methods_has_a_page_of_its_claims(
+    tmp_path, monkeypatch, methods, letters, variance
+):
+    # The exact optimum and the cost have fixed forms, which the trainer here does not know.
+    monkeypatch.setattr(page.tables, "optimum", lambda found: "")
+    monkeypatch.setattr(page.tables, "cost", lambda found: "")
+    scope = design.FULL.only(methods)
+    trainer = Trainer(lambda rate: rate)
+    found = plan.run(page.STUDY, tmp_path, scope, list(scope.methods), (0, 1), trainer)
+    assert ("variance" in found) == variance
+    found["machine"] = "here"
+    kind = {"seconds": 1.0, "interval": [1.0, 1.0]}
+    variants = {"k = 1": {"step": kind, "update": kind, "weights": kind}}
+    found["cost"] = {"variants": variants, "compilations": 0}
+    report.write(page.STUDY, found, tmp_path)
+    made = report.blocks(page.STUDY, found, [])
+    assert list(made) == ["summary", "set-up", *(f"claim {letter}" for letter in letters)]
+
+
 # -- the page -------------------------------------------------------------------------------------
 
 
