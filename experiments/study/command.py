@@ -59,16 +59,23 @@ def main(module: str, argv: Sequence[str]) -> None:
             "the page goes to WORKDIR."
         )
     scope = design.quick if _QUICK.value else design.full
-    if _METHODS.value:
-        scope = scope.only(_METHODS.value)
-    names = _PROBLEMS.value or list(scope.methods)
-    if unknown := [name for name in names if name not in scope.methods]:
-        raise app.UsageError(
-            f"--problems={unknown[0]}; expected some of {', '.join(scope.methods)}."
-        )
     if unknown := [method for method in _METHODS.value or () if method not in design.methods]:
         raise app.UsageError(
             f"--methods={unknown[0]}; expected some of {', '.join(design.methods)}."
+        )
+    if _METHODS.value:
+        there = [m for m in design.methods if any(m in some for some in scope.methods.values())]
+        scope = scope.only(_METHODS.value)
+        if not scope.methods:
+            who = "--quick" if _QUICK.value else "the study"
+            raise app.UsageError(
+                f"--methods={','.join(_METHODS.value)}; {who} runs only {', '.join(there)}."
+            )
+    names = _PROBLEMS.value or list(scope.methods)
+    if unknown := [name for name in names if name not in scope.methods]:
+        raise app.UsageError(
+            f"--problems={unknown[0]}; expected some of {', '.join(scope.methods)}"
+            + (", which have one of --methods." if _METHODS.value else ".")
         )
     tuning = {seed for name in names for seed in design.problems[name].tuning_seeds}
     given = _SEEDS.value or [str(seed) for seed in scope.seeds]
