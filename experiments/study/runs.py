@@ -124,7 +124,8 @@ class Measurement:
 
     def finish(self) -> None:
         """Records, after the program has ended well, the arguments it was run with."""
-        self._done_with.write_text(self._arguments)
+        if not self.complete():
+            self._done_with.write_text(self._arguments)
 
     @property
     def _done_with(self) -> pathlib.Path:
@@ -170,7 +171,13 @@ def run_all(
     Raises:
       JobError: a job failed at every attempt. The others are finished first.
     """
-    todo = [job for job in {job.log: job for job in jobs}.values() if not job.complete()]
+    todo = []
+    for job in {job.log: job for job in jobs}.values():
+        if job.complete():
+            # A study may have been stopped between a job's end and this.
+            job.finish()
+        else:
+            todo.append(job)
     if not todo:
         return
     # A job takes a set of cores from here, and puts it back.

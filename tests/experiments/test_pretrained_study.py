@@ -65,6 +65,11 @@ def test_a_policy_that_is_not_kept_goes_when_its_run_is_complete(tmp_path, monke
     runs.run_all([run], workers=1, cache=tmp_path, title="run", all_cores=True)
     assert run.complete() and not (run.workdir / "checkpoints").exists()
     assert not dataclasses.replace(run, keep=True).complete()
+    # A study that was stopped before it deleted the policy does so when it goes on.
+    (run.workdir / "checkpoints" / "1").mkdir(parents=True)
+    monkeypatch.setattr(runs.Run, "command", lambda self: pytest.fail("is not run again"))
+    runs.run_all([run], workers=1, cache=tmp_path, title="run", all_cores=True)
+    assert not (run.workdir / "checkpoints").exists()
 
 
 def test_the_hours_are_those_of_runs_after_each_other():

@@ -101,9 +101,13 @@ def _run_all(jobs, tmp_path, **more):
 def test_what_is_complete_is_not_done_again(tmp_path):
     paths = [tmp_path / f"{i}.json" for i in range(3)]
     append = "p.write_text(p.read_text() + 'x' if p.exists() else 'x')"
+    written = []
     for _ in range(2):
         _run_all([_job(path, append) for path in paths], tmp_path)
+        written.append([p.with_suffix(".arguments").stat().st_mtime_ns for p in paths])
     assert [path.read_text() for path in paths] == ["x", "x", "x"]
+    # Nor is the record of its arguments, which a stop halfway would spoil.
+    assert written[0] == written[1]
 
 
 def test_jobs_have_the_cache_and_one_core(tmp_path):
@@ -383,9 +387,9 @@ for given in sys.argv[1:]:
         except app.UsageError as e:
             print(e)
 """
-    tried = subprocess.run(
-        [sys.executable, "-c", program, *messages], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-c", program, *messages]
+    root = FOLDER.parents[1]
+    tried = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
     said = tried.stdout.splitlines()
     for message, line in zip(messages.values(), said, strict=True):
         assert message in line
