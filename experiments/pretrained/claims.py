@@ -2,13 +2,21 @@
 
 "Higher" means that the 95% interval of the difference, paired by seed, is above 0. With three seeds
 it is 4.3 standard errors wide to each side, so that small effects are not seen. The rules were
-written, and committed, before any reported run. Where the study on the tiny policy has such a rule,
-it is that one, so that the verdicts can be compared.
+written, and committed, before any reported run. For a, b and c the study on the tiny policy has a
+similar rule, whose verdict the page shows too. The rules differ, so the verdicts do by more than
+the policy:
+
+a. there, k goes to 16, and pass@1 at k_opt = 8 is at most .05 below that at 1;
+b. there, the evaluations are quarters of training, the means of k_opt 1, 2, 4, 8 are in this order,
+   and the share of problems that are solved counts too;
+c. there, k = 8 becomes 1 at once, at one of two places of which the better one counts, and "partly"
+   needs a higher pass@k; here k falls gradually, and any condition that is met is enough for it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,10 +25,13 @@ from experiments.study.base import UNTESTED, Finding, judged
 from experiments.study.measures import Set, all_sets, listed, number
 
 PKPO = tuple(f"k{k}" for k in KS)
-PAIRS = (
-    *(("k8", "k1"), ("k4", "k1"), ("k2", "k1"), ("down", "k1")),
-    *(("mixture", "k1"), ("mixture", "k8")),
-)
+# The page shows these pairs of methods under the letter of a question.
+COMPARED = {
+    "a": [("k8", "k1"), ("k4", "k1"), ("k2", "k1")],
+    "c": [("down", "k1")],
+    "d": [("mixture", "k1"), ("mixture", "k8")],
+}
+PAIRS = tuple(itertools.chain(*COMPARED.values()))
 
 
 def findings(results: Mapping[str, Any]) -> list[Finding]:

@@ -18,12 +18,12 @@ from experiments.study.measures import all_sets, estimate
 
 
 def _tables(letter: str, found: Mapping[str, Any]) -> list[str]:
-    pairs = {"a": claims.PAIRS[:3], "c": [("down", "k1")], "d": claims.PAIRS[4:]}.get(letter, [])
-    sets = all_sets(found, DESIGN).values()
+    pairs, sets = claims.COMPARED.get(letter, []), all_sets(found, DESIGN).values()
     made = [(one.problems.title, tables.differences(one, pairs)) for one in sets]
     kept = results.load(pathlib.Path(tiny.__file__).with_name("results.json"))
     before = {finding.letter: finding.verdict for finding in tiny_claims.findings(kept)}
-    beside = f"The tiny policy's verdict on this: {before[letter]}." if letter in "abc" else ""
+    similar = "The tiny policy's verdict, by a similar rule:"
+    beside = f"{similar} {before[letter]}." if letter in "abc" else ""
     return [*filter(None, [beside]), *(f"On {name}:\n\n{table}" for name, table in made if table)]
 
 
