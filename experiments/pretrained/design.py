@@ -49,7 +49,6 @@ METHODS = {
 FULL = Scope(dict.fromkeys(PROBLEMS, tuple(METHODS)), SEEDS)
 QUICK = Scope({"sums": ("k1", "k8")}, (0,), tuned=False)
 DESIGN = Design(
-    "experiments.pretrained",
     PROBLEMS,
     METHODS,
     FULL,

@@ -123,8 +123,9 @@ METHODS = {
 }
 PKPO = tuple(f"k{k}" for k in KS)
 BONUSES = tuple(method for method in METHODS if method.startswith("entropy_"))
-# These put the same rewards into another loss.
-LOSSES = ("sage", "resrl", "ppo", "cispo", "gspo", *BONUSES)
+# These put the same rewards into another loss: GRPO's, or RLOO's with a bonus.
+LOSSES_OF_GRPO = ("sage", "resrl", "ppo", "cispo", "gspo")
+LOSSES = (*LOSSES_OF_GRPO, *BONUSES)
 _OF_HARD = ("sgd_k1", "sgd_k4", "clipped_k1", "clipped_k4")
 FIELD = tuple(method for method in METHODS if method not in _OF_HARD)
 # A sum has one right answer, so that Cue is GRPO there, and the count of answers is pass@k.
@@ -154,7 +155,6 @@ QUICK = Scope(
     measured=False,
 )
 DESIGN = Design(
-    "experiments.referee",
     PROBLEMS,
     METHODS,
     FULL,

@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from experiments.referee import claims
-from experiments.referee.design import DESIGN, DISTINCT, LOSSES, PROBLEMS
+from experiments.referee.design import BONUSES, DESIGN, DISTINCT, LOSSES_OF_GRPO, PROBLEMS
 from experiments.study import plan, tables
 from experiments.study.base import KS, Cell, Study
 from experiments.study.measures import Set, all_sets, estimate, listed, number, paired
@@ -35,7 +35,7 @@ def _tables(letter: str, found: Mapping[str, Any]) -> list[str]:
     pairs = {
         "c": claims.FAMILIES.values(),
         "d": (("edas", "grpo"), ("edas", "k4"), ("grpo", "k4")),
-        "f": [(m, "grpo" if m in LOSSES[:5] else "k1") for m in LOSSES],
+        "f": [*((m, "grpo") for m in LOSSES_OF_GRPO), *((m, "k1") for m in BONUSES)],
     }[letter]
     made = [(one.problems.title, tables.differences(one, pairs)) for one in met]
     return [f"On {title}:\n\n{table}" for title, table in made if table]
@@ -180,7 +180,13 @@ def _draw(found: Mapping[str, Any], folder: pathlib.Path) -> list[str]:
                 _trajectory(ax, problems, metric)
             ax.set(xlabel="pass@1, held out", ylabel=f"{metric}, held out")
             ax.set_title(problems.problems.title, fontsize=9)
-        figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside right upper", fontsize=6)
+        # The last panel has the most methods, and the others may have more to add.
+        named = {
+            label: handle
+            for ax in axes[::-1]
+            for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(named.values(), named.keys(), loc="outside right upper", fontsize=6)
         figure.savefig(folder / file, dpi=90)
     return list(plots)
 

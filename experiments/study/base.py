@@ -195,7 +195,6 @@ class Design:
     """The problems, methods and rates of a study, and how they are run.
 
     Attributes:
-      module: the module that runs it, such as "experiments.study".
       problems: {name: problems}.
       methods: {name: method}, in the order of tables.
       full, quick: the scopes without and with --quick.
@@ -211,7 +210,6 @@ class Design:
       keeps_policies: whether the last policy of a run is kept. Large ones fill a disk.
     """
 
-    module: str
     problems: Mapping[str, Problems]
     methods: Mapping[str, Method]
     full: Scope

@@ -131,7 +131,6 @@ FULL = Scope(
 )
 QUICK = Scope({"fog": PKPO}, (0, 1, 2), {"fog": {ONE_RATE: PKPO}}, tuned=False, measured=False)
 DESIGN = Design(
-    "experiments.study",
     PROBLEMS,
     METHODS,
     FULL,

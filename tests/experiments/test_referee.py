@@ -266,7 +266,21 @@ def test_the_page_shows_every_question(tmp_path):
     assert "## The exact optimum on fogged mazes" in tables
 
 
-def test_the_flags_of_each_question_run_what_it_needs(tmp_path):
+def test_the_legend_names_the_methods_of_every_panel(tmp_path, monkeypatch):
+    found, named = _results(), []
+    del found["problems"]["modes"]["methods"]["k2"]
+
+    def savefig(figure, *_, **__):
+        named.append([text.get_text() for text in figure.legends[0].get_texts()])
+
+    monkeypatch.setattr(page.Figure, "savefig", savefig)
+    page.STUDY.draw(found, tmp_path)
+    assert ["PKPO k = 2" in texts for texts in named] == [True, False]
+    assert all(len(texts) == len(set(texts)) for texts in named)
+
+
+def test_the_flags_of_each_question_run_what_it_needs(tmp_path, monkeypatch):
+    monkeypatch.setattr(page.Figure, "savefig", lambda *_, **__: None)
     written = (pages.ROOT / "experiments" / "referee" / "RESULTS.md").read_text()
     for letter in "abcdef":
         own = written[written.index(f"\n## {letter}.") : written.index(f"<!-- claim {letter}:")]
