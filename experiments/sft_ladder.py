@@ -18,12 +18,9 @@ from __future__ import annotations
 import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from absl import app, flags, logging
 
 import experiments
-from experiments.study import plan, results, runs, tables
+from experiments.study import plan, results, runs, script, tables
 from experiments.study.base import Cell, Problems
 from experiments.study.design import DESIGN
 from experiments.study.measures import estimate, paired
@@ -125,30 +122,12 @@ def gains(found: Mapping[int, Mapping[str, Sequence[Mapping[str, float]]]]) -> s
     return tables.markdown(["k = 8 less k = 1, by SFT steps", *MEASURES], rows)
 
 
-def main(argv: Sequence[str]) -> None:
-    if len(argv) != 2:
-        raise app.UsageError("expected the directory of the runs.")
-    logging.set_verbosity(logging.WARNING)
-    given: Any = flags.FLAGS
-    folder = pathlib.Path(argv[1]).expanduser().absolute()
-    depths, steps = (DEPTHS[:3], 50) if given.quick else (DEPTHS, 100)
-    seeds = [int(seed) for seed in given.seeds]
-
-    with runs.resumable():
-        run_all = runs.runner(folder, given.workers or None)
-        found = climb(folder, depths, seeds[:1] if given.quick else seeds, steps, run_all)
+def main(asked: script.Asked) -> None:
+    depths, steps = (DEPTHS[:3], 50) if asked.quick else (DEPTHS, 100)
+    found = climb(asked.folder, depths, asked.seeds, steps, asked.run_all)
     print(table(found), gains(found), thresholds(found), sep="\n\n")
     print(f"\n{steps} steps of RL; {experiments.machine()}")
 
 
 if __name__ == "__main__":
-    # Modules that import this one may define flags with these names.
-    flags.DEFINE_bool("quick", False, "Run three depths, one seed and 50 steps of RL, in minutes.")
-    flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the runs.")
-    flags.register_validator(
-        "seeds",
-        lambda given: given and all(seed.isdecimal() for seed in given),
-        message="expected whole numbers, as in 0,1,2",
-    )
-    flags.DEFINE_integer("workers", 0, "Runs side by side; 0 for as many as there are cores.")
-    app.run(main)
+    script.run(main, quick="Run three depths, one seed and 50 steps of RL, in minutes.")

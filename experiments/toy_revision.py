@@ -22,10 +22,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from absl import app, flags, logging
-
 import experiments
-from experiments.study import base, plan, runs, tables
+from experiments.study import base, plan, runs, script, tables
 from experiments.study.measures import estimate
 from pkpo_jax.training import metrics
 
@@ -172,29 +170,11 @@ def compare(
     return {task: [one.measures() for one in group] for task, group in all_runs.items()}
 
 
-def main(argv: Sequence[str]) -> None:
-    if len(argv) != 2:
-        raise app.UsageError("expected the directory of the runs.")
-    logging.set_verbosity(logging.WARNING)
-    given: Any = flags.FLAGS
-    folder = pathlib.Path(argv[1]).expanduser().absolute()
-    steps, seeds = (20 if given.quick else 100), [int(seed) for seed in given.seeds]
-    seeds = seeds[:1] if given.quick else seeds
-
-    with runs.resumable():
-        run_all = runs.runner(folder, given.workers or None)
-        found = compare(folder, seeds, steps, given.quick, run_all)
+def main(asked: script.Asked) -> None:
+    steps = 20 if asked.quick else 100
+    found = compare(asked.folder, asked.seeds, steps, asked.quick, asked.run_all)
     print(f"{table(found)}\n\n{steps} steps of RL; {experiments.machine()}")
 
 
 if __name__ == "__main__":
-    # Modules that import this one may define flags with these names.
-    flags.DEFINE_bool("quick", False, "Run one seed, a short warm start and 20 steps of RL.")
-    flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the runs.")
-    flags.register_validator(
-        "seeds",
-        lambda given: given and all(seed.isdecimal() for seed in given),
-        message="expected whole numbers, as in 0,1,2",
-    )
-    flags.DEFINE_integer("workers", 0, "Runs side by side; 0 for as many as there are cores.")
-    app.run(main)
+    script.run(main, quick="Run one seed, a short warm start and 20 steps of RL.")

@@ -1,6 +1,8 @@
-"""Tests of the ladder's runs, its measures and its tables."""
+"""Tests of the ladder's runs, its measures, its tables and its flags."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -9,6 +11,7 @@ from experiments.study import runs
 from experiments.study.base import KS, Cell
 from experiments.study.design import DESIGN
 from pkpo_jax.training import checks, saved_run
+from tests import pages
 
 
 def evaluation(entropy, *passed):
@@ -65,3 +68,27 @@ def test_every_run_is_one_that_the_trainer_accepts():
         after = saved_run.override(config, keys)
         checks.validate(after, 1)
         assert after.task.train_problems == config.task.train_problems
+
+
+def test_bad_flags_get_one_line():
+    messages = {
+        "--workers=-1": "-1 is not a non-negative integer",
+        "--seeds=one": "expected different whole numbers",
+        "--seeds=0,0": "expected different whole numbers",
+    }
+    program = """
+import runpy
+import sys
+from absl import app, flags
+app.run = lambda main: None
+runpy.run_module("experiments.sft_ladder", run_name="__main__")
+for given in sys.argv[1:]:
+    try:
+        flags.FLAGS(["sft_ladder", given])
+    except flags.Error as e:
+        print(e)
+"""
+    command = [sys.executable, "-c", program, *messages]
+    tried = subprocess.run(command, capture_output=True, text=True, check=True, cwd=pages.ROOT)
+    for message, line in zip(messages.values(), tried.stdout.splitlines(), strict=True):
+        assert message in line
