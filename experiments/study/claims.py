@@ -24,15 +24,12 @@ from experiments.study.base import (
     Finding,
     judged,
 )
-from experiments.study.design import PKPO, label
-from experiments.study.measures import (
-    all_sets,
+from experiments.study.design import DESIGN, PKPO, label
+from experiments.study.measures import all_sets, listed, number, paired
+from experiments.study.quantities import (
     best_bonus,
     hard_measures,
-    listed,
     log_ratios,
-    number,
-    paired,
     quarters,
     unseen,
 )
@@ -59,7 +56,7 @@ PAIRS = tuple(dict.fromkeys(itertools.chain(*COMPARED.values())))
 
 def findings(results: Mapping[str, Any]) -> list[Finding]:
     """Returns the outcomes of the claims that these results are enough for."""
-    sets = all_sets(results)
+    sets = all_sets(results, DESIGN)
     # The quick form has only the five k, and --methods leaves out others.
     compared = (
         "fog" in sets
@@ -142,7 +139,7 @@ def throughout(results: Mapping[str, Any]) -> Finding:
 
 def annealing(results: Mapping[str, Any]) -> Finding:
     """Checks claim c: annealing k from 8 to 1 costs no pass@1."""
-    problems, met, reasons = all_sets(results)["fog"], [], []
+    problems, met, reasons = all_sets(results, DESIGN)["fog"], [], []
     for method in ANNEALED:
         above = [problems.difference(method, "k1", k).above for k in KS[1:]]
         loss = problems.difference(method, "k1", 1)
@@ -167,7 +164,7 @@ def annealing(results: Mapping[str, Any]) -> Finding:
 
 def hard_set(results: Mapping[str, Any]) -> Finding:
     """Checks claim d: on hard problems k = 1 stalls and larger k learn."""
-    problems, met, reasons = all_sets(results)["hard"], [], []
+    problems, met, reasons = all_sets(results, DESIGN)["hard"], [], []
     for measure, read in list(hard_measures(problems).items())[:3]:
         above = [paired(read(method), read("k1")).above for method in ("k4", "k8")]
         met.append(all(above))
@@ -185,7 +182,7 @@ def hard_set(results: Mapping[str, Any]) -> Finding:
 
 def estimators(results: Mapping[str, Any]) -> Finding:
     """Checks claim e: loo_minus_one is the best estimator."""
-    problems = all_sets(results)["fog"]
+    problems = all_sets(results, DESIGN)["fog"]
     lower = [m for m in OTHER_ESTIMATORS if problems.difference(m, "k4", 4).below]
     met = [len(lower) == len(OTHER_ESTIMATORS)]
     reasons = [
@@ -210,7 +207,7 @@ def estimators(results: Mapping[str, Any]) -> Finding:
 
 def against_paper_b(results: Mapping[str, Any]) -> Finding:
     """Checks claim f: what each paper says of its own methods."""
-    problems = all_sets(results)["fog"]
+    problems = all_sets(results, DESIGN)["fog"]
     full, bootstrap, analytical, *combined = PAPER_B
     plain = [full, bootstrap, analytical]
     over_grpo = [m for m in plain if problems.difference(m, "grpo", 4).above]
@@ -245,7 +242,7 @@ def against_paper_b(results: Mapping[str, Any]) -> Finding:
 
 def exploring(results: Mapping[str, Any]) -> Finding:
     """Checks claim g: paper B's schedule beats its parts."""
-    problems = all_sets(results)["fog"]
+    problems = all_sets(results, DESIGN)["fog"]
     at_1 = problems.difference("explore", "k1", 1)
     at_8 = problems.difference("explore", "k8", 8)
     return judged(
@@ -260,7 +257,7 @@ def exploring(results: Mapping[str, Any]) -> Finding:
 
 def one_k_a_prompt(results: Mapping[str, Any]) -> Finding:
     """Checks claim h: a k for each prompt dominates fixed and annealed k."""
-    problems, better, worse = all_sets(results)["fog"], [], []
+    problems, better, worse = all_sets(results, DESIGN)["fog"], [], []
     for method in FIXED_OR_ANNEALED:
         differences = [problems.difference("per_prompt", method, k) for k in KS]
         above, below = any(d.above for d in differences), any(d.below for d in differences)

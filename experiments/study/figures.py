@@ -12,14 +12,9 @@ from matplotlib.figure import Figure
 
 from experiments.study import claims, design
 from experiments.study.base import KS
-from experiments.study.design import PKPO, label
-from experiments.study.measures import (
-    ONE_RATE,
-    all_sets,
-    best_bonus,
-    estimate,
-    unseen,
-)
+from experiments.study.design import DESIGN, PKPO, label
+from experiments.study.measures import all_sets, estimate
+from experiments.study.quantities import ONE_RATE, best_bonus, unseen
 
 # A curve has steps, or seconds, and values as [seed][step].
 Curve = tuple[Sequence[float], Sequence[Sequence[float]]]
@@ -68,7 +63,7 @@ def _diagonal(results: Mapping[str, Any]) -> Figure:
 
 
 def _throughout(results: Mapping[str, Any]) -> Figure:
-    runs = all_sets(results)["fog"].at_rate(ONE_RATE)
+    runs = all_sets(results, DESIGN)["fog"].at_rate(ONE_RATE)
     return _panels(
         {
             "entropy, nats a token, held out": {m: runs.evaluated(m, "entropy") for m in PKPO},
@@ -83,7 +78,7 @@ def _throughout(results: Mapping[str, Any]) -> Figure:
 
 
 def _schedules(results: Mapping[str, Any]) -> Figure:
-    fog, names = all_sets(results)["fog"], ["k1", "k8", *claims.ANNEALED, "explore"]
+    fog, names = all_sets(results, DESIGN)["fog"], ["k1", "k8", *claims.ANNEALED, "explore"]
     return _panels(
         {
             f"pass@{k}, held out": {m: fog.evaluated(m, f"pass_at_{k}") for m in names}
@@ -94,7 +89,7 @@ def _schedules(results: Mapping[str, Any]) -> Figure:
 
 def _hard(results: Mapping[str, Any]) -> Figure:
     """Plots the longest runs: the rate is constant, so the shorter runs are their beginning."""
-    hard = all_sets(results)["hard"]
+    hard = all_sets(results, DESIGN)["hard"]
     runs = hard.longer or hard
     names = {
         "cumulative_solve_rate": "cumulative solve rate",
@@ -108,7 +103,7 @@ def _hard(results: Mapping[str, Any]) -> Figure:
 
 def _methods(results: Mapping[str, Any]) -> Figure:
     """Plots where each method ends, and some of them against time."""
-    fog = all_sets(results)["fog"]
+    fog = all_sets(results, DESIGN)["fog"]
     figure = Figure(figsize=(12, 4.2), layout="constrained")
     ends, *timed = figure.subplots(1, 3)
     shown = [m for m in fog.methods if m not in design.BONUSES]

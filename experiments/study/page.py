@@ -8,41 +8,45 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.study import claims, design, figures, plan, results, tables
+from experiments.study import claim_tables, claims, design, figures, plan, results, tables
 from experiments.study.base import Cell, Study
-from experiments.study.measures import all_sets, quarters
+from experiments.study.measures import all_sets
+from experiments.study.quantities import quarters
 from experiments.study.runs import Measurement
 
 
 def _tables(letter: str, found: Mapping[str, Any]) -> list[str]:
-    sets = all_sets(found)
+    sets = all_sets(found, design.DESIGN)
     if letter in "cegh":
         return [tables.differences(sets["fog"], claims.COMPARED[letter])]
     if letter == "d":
         longer = sets["hard"].longer
-        return [tables.hard(sets["hard"]), *([tables.hard(longer)] if longer else [])]
+        return [claim_tables.hard(sets["hard"]), *([claim_tables.hard(longer)] if longer else [])]
     if letter == "f":
         return [
-            tables.methods(sets["fog"]),
+            claim_tables.methods(sets["fog"]),
             "The time of a step is the median over steps, for the fastest seed, because runs "
             "shared the machine with others. The five k of PKPO are one program and take "
-            f"{tables.time_of_k(sets['fog'])}, so smaller differences are noise. The last two "
-            "columns show after how many steps (over seeds) and seconds of training the pass@k of "
-            "the training batches, over 10 steps, first reaches a level, or how many seeds reach "
-            "it. Training problems are not repeated, so this is pass@k on unseen problems.",
+            f"{claim_tables.time_of_k(sets['fog'])}, so smaller differences are noise. The last "
+            "two columns show after how many steps (over seeds) and seconds of training the pass@k "
+            "of the training batches, over 10 steps, first reaches a level, or how many seeds "
+            "reach it. Training problems are not repeated, so this is pass@k on unseen problems.",
         ]
-    return [tables.cost(found["cost"])] if letter == "i" else []
+    return [claim_tables.cost(found["cost"])] if letter == "i" else []
 
 
 def _measurements(found: Mapping[str, Any]) -> list[str]:
     parts = []
     if any(finding.letter == "b" for finding in claims.findings(found)):
-        parts += ["## Exploration", *map(tables.quarters, quarters(found))]
+        parts += ["## Exploration", *map(claim_tables.quarters, quarters(found))]
     for name, optimum in found.get("optimum", {}).items():
-        parts += [f"## The exact optimum on {design.PROBLEMS[name].title}", tables.optimum(optimum)]
+        parts += [
+            f"## The exact optimum on {design.PROBLEMS[name].title}",
+            claim_tables.optimum(optimum),
+        ]
     if "variance" in found:
         parts.append("## Variance of one gradient estimate")
-        parts += [tables.variance(p, found["variance"][p]) for p in design.POLICIES]
+        parts += [claim_tables.variance(p, found["variance"][p]) for p in design.POLICIES]
     return parts
 
 

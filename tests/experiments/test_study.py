@@ -1,5 +1,6 @@
 """Tests of the study's estimators, jobs, order of work, page and flags."""
 
+import ast
 import itertools
 import json
 import os
@@ -75,6 +76,20 @@ def config_of(path):
 
 def test_schedules_are_in_shares_of_the_steps():
     assert design.METHODS["explore"].changes(300)["k"] == {0: 1, 100: 8, 200: 1}
+
+
+SHARED = ("base", "command", "measures", "plan", "report", "results", "runs", "script", "tables")
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_what_all_studies_share_reads_none_of_them(name):
+    read = set()
+    for node in ast.walk(ast.parse((FOLDER / f"{name}.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "experiments.study":
+            read |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            read |= {node.module.removeprefix("experiments.study.")}
+    assert not read & {path.stem for path in FOLDER.glob("*.py")} - set(SHARED)
 
 
 # -- runs -----------------------------------------------------------------------------------------
@@ -338,8 +353,8 @@ def test_a_part_of_the_methods_has_a_page_of_its_claims(
     tmp_path, monkeypatch, methods, letters, variance
 ):
     # The exact optimum and the cost have fixed forms, which the trainer here does not know.
-    monkeypatch.setattr(page.tables, "optimum", lambda found: "")
-    monkeypatch.setattr(page.tables, "cost", lambda found: "")
+    monkeypatch.setattr(page.claim_tables, "optimum", lambda found: "")
+    monkeypatch.setattr(page.claim_tables, "cost", lambda found: "")
     scope = design.FULL.only(methods)
     trainer = Trainer(lambda rate: rate)
     found = plan.run(page.STUDY, tmp_path, scope, list(scope.methods), (0, 1), trainer)

@@ -233,7 +233,7 @@ def test_cells_show_mean_and_standard_error():
 
 
 def test_curves_have_the_steps_of_their_points():
-    problems = measures.Set(_set(_DIAGONAL))
+    problems = measures.Set(_set(_DIAGONAL), design.DESIGN, "fog")
     assert problems.curve("k1", "entropy")[0] == [50, 100, 150, 200]
     assert problems.evaluated("k1", "entropy")[0] == [0, 50, 100, 150, 200]
 

@@ -41,7 +41,7 @@ def test_verdicts():
 def test_the_results_kept_are_of_all_that_the_study_runs():
     kept = results.load(FOLDER / "results.json")
     assert kept["seeds"] == list(design.SEEDS)
-    for name, problems in measures.all_sets(kept).items():
+    for name, problems in measures.all_sets(kept, design.DESIGN).items():
         methods = set(design.FULL.methods[name])
         bonuses = methods & set(design.BONUSES)
         assert len(bonuses & set(problems.methods)) == bool(bonuses)
