@@ -19,6 +19,10 @@ from pkpo_jax.training import loop, metrics
 from tests import pages
 from tests.test_main import SMALL
 
+SHARED_FLAGS = {
+    "flags.adopt_module_key_flags(command)": "command.py",
+    "script.run(": "script.py",
+}
 PROJECT = tomllib.loads((pages.ROOT / "pyproject.toml").read_text())["project"]
 # The text names flags without a config. Those with these keys need another one than maze_tiny.
 CONFIG_OF = {
@@ -228,8 +232,10 @@ def test_other_commands_name_what_exists():
             path = pages.ROOT / arguments[1].replace(".", "/")
             path = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
             text = path.read_text()
-            if "flags.adopt_module_key_flags(command)" in text:
-                text = (pages.ROOT / "experiments" / "study" / "command.py").read_text()
+            # Some modules share the flags of another one.
+            for call, shared in SHARED_FLAGS.items():
+                if call in text:
+                    text = (pages.ROOT / "experiments" / "study" / shared).read_text()
             declared = re.findall(r'DEFINE_\w+\(\s*"([\w-]+)"', text)
             given = re.findall(r"^--([\w-]+)", "\n".join(arguments), re.MULTILINE)
             launcher = arguments[1].startswith("experiments.launch.")

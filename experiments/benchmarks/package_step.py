@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import jax
 from absl import logging
 
+from pkpo_jax import host_memory
 from pkpo_jax.policy import gemma
 from pkpo_jax.tasks import Problem, Task
 from pkpo_jax.training import config as config_lib
@@ -59,6 +60,7 @@ class Letters(Task):
 
 def main(steps: int, tokens: int) -> None:
     logging.set_verbosity(logging.WARNING)
+    host_memory.keep_freed()  # The command pkpo-jax does this too.
     gemma.SIZES["tiny"] = CONFIG
     config = config_lib.default("experiments.benchmarks.package_step:Letters")
     config.task.tokens = tokens
