@@ -5,9 +5,9 @@ pkpo-jax --config=maze_tiny --workdir=runs/maze
 `--config=maze_tiny:paper_a` and `:paper_b` train as the papers do. See recipes.py for these and
 other arguments.
 
-The run takes 40 seconds, 15 more the first time, and 0.7 GB. Held-out pass@8, as mean (standard deviation) over seeds 0, 1
-and 2, is .706 (.013) before RL, .870 (.003) after RL, and .749 (.022) after RL with --config.k=1
-(jax 0.10.2, two x86-64 cores), measured by
+The run takes 40 seconds, 15 more the first time, and 0.7 GB. Held-out pass@8, as mean (standard
+deviation) over seeds 0, 1 and 2, is .706 (.013) before RL, .870 (.003) after RL, and .749 (.022)
+after RL with --config.k=1 (jax 0.10.2, two x86-64 cores), measured by
 
 pkpo-jax --mode=sweep --config=maze_tiny --ks=1,8 --seeds=0,1,2 --workdir=runs/sweep
 """
