@@ -462,9 +462,9 @@ def test_time_is_the_programs_own(monkeypatch):
     assert 0.9 < time.monotonic() - started < 30
     nap = "import time\ndef add(a, b):\n    time.sleep(0.2)\n    return a + b"
     assert task.grade(row, nap) == (1.0, OK)
-    # If a loop in the tests over the answer's values does not end, that is the answer's fault. Both
-    # sides compute in turn, so that each takes about twice its CPU time on the clock.
-    monkeypatch.undo()
+    # If a loop in the tests over the answer's values does not end, that is the answer's fault. The
+    # two take turns, so that it is the sum of their CPU times that keeps up with the clock.
+    monkeypatch.setattr(code, "PATIENCE", 60.0)
     loop = problem("def f(): return [1]", "assert sum(f()) == 1")
     assert task.grade(loop, "def f():\n    while True: yield 1") == (0.0, TIMEOUT)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from pkpo_jax.tasks import Status
-from pkpo_jax.tasks.code import Code, traits
+from pkpo_jax.tasks.code import Code, task, traits
 from pkpo_jax.tasks.code import problems as code_problems
 from tests.tasks.test_code import BARE, grade, needs_sandbox, problem
 
@@ -288,7 +288,7 @@ def test_answers_change_no_expected_value():
 
 
 @needs_sandbox
-def test_functions_of_the_tests_are_called():
+def test_functions_of_the_tests_are_called(monkeypatch):
     code = "def f(g, *xs): return [g(x) for x in xs]\ndef twice(g): return lambda x: g(g(x))"
     tests = [
         "assert f(lambda x: x + 1, 1, 2) == [2, 3]",
@@ -309,8 +309,9 @@ def test_functions_of_the_tests_are_called():
         "        except TypeError: pass\n"
         "def twice(g): return g"
     )
-    task = Code(**BARE, timeout=0.5)
-    assert task.grade(problem(code, tests[0]), answer) == (0.0, TIMEOUT)
+    monkeypatch.setattr(task, "PATIENCE", 60.0)
+    endless = Code(**BARE, timeout=0.5).grade(problem(code, tests[0]), answer)
+    assert endless == (0.0, TIMEOUT)
 
 
 def test_what_the_solution_changes_is_seen():

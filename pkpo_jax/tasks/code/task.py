@@ -65,9 +65,9 @@ class Code(Task):
         earns anything, unless all tests expect the same value. If the prompt shows all tests, all
         count, and a constant earns its share of them. A program that distinguishes the shown
         argument from others can still earn a share, and with few tests even the full reward.
-      timeout: seconds of CPU time for all tests of an answer; the slowest reference of MBPP, task
-        123, uses 4 to 4.5. `PATIENCE` times as much may pass on the clock, and grading.timeout has
-        to allow for that plus `sandbox.START_TIMEOUT`.
+      timeout: seconds of CPU time for an answer and all of its tests; the slowest reference of
+        MBPP, task 123, uses 4 to 4.5. `PATIENCE` times as much may pass on the clock, and
+        grading.timeout has to allow for that plus `sandbox.START_TIMEOUT`.
       memory_mb: MiB of address space for an answer.
     """
 
@@ -228,8 +228,8 @@ class Verdict(NamedTuple):
 def judge(problem: Problem, blocks: Sequence[str], limits: sandbox.Limits) -> Verdict | None:
     """Runs the tests of a problem against a response's code, in two sandboxes.
 
-    Each may use `limits.cpu` seconds of CPU time, however much time passes on the clock. Returns
-    None if `PATIENCE` times as much passes before one of them has used up its CPU time.
+    Together they may use `limits.cpu` seconds of CPU time, however much time passes on the clock.
+    Returns None if `PATIENCE` times as much passes before that is used up.
 
     Raises:
       sandbox.Failed, OSError: a sandbox does not start.
@@ -289,19 +289,20 @@ _CHECKER_KEYS = ("names", "classes", "attributes", "changing", "setup", "tests")
 
 
 def _report(answer: sandbox.Sandbox, checker: sandbox.Sandbox, cpu: float) -> str | None:
-    """Returns the checker's report; None if one of the two processes uses up its CPU time.
+    """Returns the checker's report; None if the two processes use up their CPU time.
 
     Raises:
       TimeoutError: `PATIENCE` times as much passes on the clock before either happens.
     """
     end = time.monotonic() + PATIENCE * cpu
     while True:
-        left = cpu - max(answer.cpu(), checker.cpu())
+        # They take turns when they call each other, so only their sum keeps up with the clock.
+        left = cpu - (answer.cpu() + checker.cpu())
         if left <= 0:
             return None
         now = time.monotonic()
         if now >= end:
             raise TimeoutError
-        # Each process has one thread, so it needs at least this long to use up the remaining time.
+        # Each process has one thread, so they need at least this long to use up the remaining time.
         with contextlib.suppress(TimeoutError):
-            return checker.report(min(end, now + max(left, 0.01)))
+            return checker.report(min(end, now + max(left / 2, 0.01)))
