@@ -52,17 +52,21 @@ class Responses(NamedTuple):
 def resrl(responses: Responses) -> jax.Array:
     """Computes ResRL's weights of tokens (arXiv 2605.00380) from distances of hidden states.
 
-    Of the tokens of a prompt's right responses (reward of at least 1), mu is the mean of the hidden
-    states, and the columns of V are the 64 directions in which these vary most. The distance of a
-    token of a wrong response is d = ||(I - V V^T)(h - mu)||^2 / D: it is small where the response
-    is still like the right ones. Let lo and hi be the quantiles .2 and .8 of these distances in a
-    group. The weight of a wrong response is then multiplied at each token by
+    Each hidden state h is normalised to mean 0 and variance 1 over its D entries. Of the tokens of
+    a prompt's right responses (reward of at least 1), mu is the mean of h, and the columns of V are
+    the 64 directions in which h varies most. The distance of a token of a wrong response is
+    d = ||(I - V V^T)(h - mu)||^2 / D: it is small where the response is still like the right ones.
+    Let lo and hi be the quantiles .2 and .8 of these distances in a group. The weight of a wrong
+    response is then multiplied at each token by
 
         .1 + .9 clip((d - lo) / (hi - lo), 0, 1)          (.55 if lo = hi),
 
-    and that of a right response by .1. Groups with fewer than 4 tokens of right responses stay as
-    they are. At most 4096 tokens of right responses are used; these are the first ones, which is
-    our choice. Directions without variance are left out.
+    or by 1 in groups with fewer than 4 tokens of right responses, and that of a right response by
+    .1. Where D is 64 or less, V may span everything, and then lo = hi = 0.
+
+    The formula is that of the authors' code, github.com/1229095296/ResRL, with two differences. It
+    takes hidden states from before the last layer, and ours are those that the head reads. Of more
+    than 4096 tokens of right responses it samples that many, and we use the first ones.
 
     Returns:
       [P, n, T] float32, the weights times these factors.
@@ -76,7 +80,7 @@ def resrl(responses: Responses) -> jax.Array:
 def _resrl_factors(hidden: jax.Array, right: jax.Array, wrong: jax.Array) -> jax.Array:
     """Returns the factors [n, T] of a group with hidden states [n, T, D]."""
     shape, width = right.shape, hidden.shape[-1]
-    hidden = hidden.reshape(-1, width).astype(jnp.float32)
+    hidden = jax.nn.standardize(hidden.reshape(-1, width).astype(jnp.float32))
     right, wrong = right.reshape(-1), wrong.reshape(-1)
     used = right & (jnp.cumsum(right) <= MOST_TOKENS)
     count = jnp.maximum(used.sum(), 1)
@@ -94,8 +98,9 @@ def _resrl_factors(hidden: jax.Array, right: jax.Array, wrong: jax.Array) -> jax
     far = high - low > ROUNDING * size
     share = jnp.clip((distances - low) / jnp.where(far, high - low, 1.0), 0.0, 1.0)
     share = jnp.where(far, share, 0.5)
-    factors = jnp.where(wrong, SMALLEST + (1.0 - SMALLEST) * share, SMALLEST)
-    return jnp.where(used.sum() >= FEWEST_TOKENS, factors, 1.0).reshape(shape)
+    factors = SMALLEST + (1.0 - SMALLEST) * share
+    factors = jnp.where(used.sum() >= FEWEST_TOKENS, factors, 1.0)
+    return jnp.where(wrong, factors, SMALLEST).reshape(shape)
 
 
 _FUNCTIONS: dict[str, Callable[[Responses], jax.Array]] = {"resrl": resrl}

@@ -35,16 +35,22 @@ def responses(groups=1, seed=0, width=D):
 
 
 def factors(r, at=0, directions=64):
-    """Returns ResRL's factors [n, T] of one group by a singular value decomposition."""
+    """Returns ResRL's factors [n, T] of one group, as 1229095296/ResRL computes them.
+
+    A singular value decomposition takes the place of its randomised one, and its directions without
+    variance are left out.
+    """
     hidden, mask = np.asarray(r.hidden[at], np.float64), np.asarray(r.mask[at])
+    hidden = hidden - hidden.mean(-1, keepdims=True)
+    hidden = hidden / np.sqrt((hidden**2).mean(-1, keepdims=True) + 1e-5)
     right = mask & np.asarray((r.rewards[at] >= 1) & r.valid[at])[:, None]
-    tokens, result = hidden[right], np.full((N, T), 0.1)
+    wrong = mask & ~right
+    tokens, result = hidden[right], np.where(right, 0.1, 1.0)
     if len(tokens) < 4:
-        return np.ones((N, T))
+        return result
     mean = tokens.mean(0)
     _, singular, rows = np.linalg.svd(tokens - mean, full_matrices=False)
-    rows = rows[singular > 1e-3 * singular[0]][:directions]
-    wrong = mask & ~right
+    rows = rows[singular > 1e-3 * singular[0]][: min(directions, len(tokens) - 1)]
     x = hidden[wrong] - mean
     distances = ((x - x @ rows.T @ rows) ** 2).sum(-1) / hidden.shape[-1]
     low, high = np.quantile(distances, [0.2, 0.8])
@@ -52,9 +58,15 @@ def factors(r, at=0, directions=64):
     return result
 
 
-def test_resrl_is_what_a_singular_value_decomposition_gives(monkeypatch):
+def moved(r):
+    """Returns the responses with another scale and mean of each hidden state."""
+    scale, mean = np.random.default_rng(1).uniform(1.0, 2.0, (2, *r.hidden.shape[:-1], 1))
+    return r._replace(hidden=jnp.asarray(scale * r.hidden + mean, jnp.float32))
+
+
+def test_resrl_is_what_the_code_of_its_authors_gives(monkeypatch):
     r = responses(groups=3)
-    # The last group has three tokens of right responses, and stays as it is.
+    # The last group has three tokens of right responses, too few for wrong ones to compare with.
     few = r.mask.at[2].set(False).at[2, 0, :3].set(True).at[2, 1].set(True)
     r = r._replace(mask=few)
     for directions in (64, 2):
@@ -64,14 +76,16 @@ def test_resrl_is_what_a_singular_value_decomposition_gives(monkeypatch):
             expected = np.asarray(r.weights)[at, :, None] * factors(r, at, directions)
             mask = np.asarray(r.mask[at])
             np.testing.assert_allclose(ours[at][mask], expected[mask], rtol=1e-3, atol=1e-4)
-    np.testing.assert_array_equal(ours[2], np.tile(np.asarray(r.weights)[2, :, None], (1, T)))
+    np.testing.assert_array_equal(ours[2, 1], np.tile(r.weights[2, 1], T))
+    # The scale and the mean of a hidden state say nothing.
+    np.testing.assert_allclose(token_weights.resrl(moved(r)), ours, rtol=1e-3, atol=1e-4)
 
 
 def test_resrl_of_tokens_that_are_equally_far_or_that_are_all_right():
     r = responses()
     wrong = np.asarray(r.mask)[0, 1]
     # All hidden states of the wrong response are equal, or all lie within the directions.
-    for hidden in (r.hidden.at[0, 1].set(r.hidden[0, 1, 0]), responses(width=2).hidden):
+    for hidden in (r.hidden.at[0, 1].set(r.hidden[0, 1, 0]), responses(width=3).hidden):
         ours = token_weights.resrl(r._replace(hidden=hidden))[0, 1] / r.weights[0, 1]
         np.testing.assert_allclose(ours[wrong], 0.55, rtol=1e-5)
     right = token_weights.resrl(r._replace(rewards=jnp.ones((1, N))))
@@ -83,8 +97,10 @@ def test_tokens_beyond_the_first_do_not_change_the_directions(monkeypatch):
     first = int(r.mask[0, 0].sum())
     monkeypatch.setattr(token_weights, "MOST_TOKENS", first)
     monkeypatch.setattr(token_weights, "FEWEST_TOKENS", 1)
-    other = r._replace(hidden=r.hidden.at[0, 2].multiply(3.0))
-    np.testing.assert_array_equal(*(token_weights.resrl(x)[0, 1] for x in (r, other)))
+    for at, same in ((2, True), (0, False)):
+        other = r._replace(hidden=r.hidden.at[0, at].set(r.hidden[0, at, :, ::-1]))
+        ours, theirs = (token_weights.resrl(x)[0, 1] for x in (r, other))
+        assert (ours == theirs).all() == same
 
 
 def halves(r):
