@@ -3,6 +3,7 @@
 They are rewritten from their formulas, in the plainest form, for one group at a time.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -90,6 +91,36 @@ def maxrl(rewards):
     return (rewards - mean) / mean if mean else np.zeros(len(rewards))
 
 
+def tailrl(rewards):
+    """Divides each gap by the number of samples that clear it, as the code of arXiv 2609.02987."""
+    order, n = np.argsort(rewards, kind="stable"), len(rewards)
+    gaps = np.diff(np.array(rewards)[order], prepend=0.0)
+    result = np.empty(n)
+    result[order] = n * np.cumsum(gaps / np.arange(n, 0, -1))
+    return result - result.mean()
+
+
+def cue(correct, classes):
+    """Returns the factors of Cue-GRPO (arXiv 2608.03467) as a public port has them."""
+    correct, classes = np.array(correct) == 1, np.array(classes)
+    factors = np.ones(len(correct))
+    if correct.sum() >= 2:
+        sizes = np.array([(correct & (classes == c)).sum() for c in classes[correct]])
+        rarity = sizes**-0.8
+        clipped = np.clip(len(sizes) * rarity / rarity.sum(), 0.3, 3.0)
+        factors[correct] = clipped * len(sizes) / clipped.sum()
+    return factors
+
+
+def poly_epo(rewards, classes, k):
+    """Returns the marginal advantages of Poly-EPO (arXiv 2604.17654) as a public port has them."""
+    subsets = [list(s) for s in itertools.combinations(range(len(rewards)), k)]
+    rewards, classes = np.array(rewards), np.array(classes)
+    scores = np.array([rewards[s].mean() * len(set(classes[s])) / k for s in subsets])
+    held = [scores[[i in s for s in subsets]].mean() for i in range(len(rewards))]
+    return np.array(held) - scores.mean()
+
+
 @pytest.mark.parametrize("g", GROUPS)
 def test_the_papers_listing_is_nan_at_k_1_and_lacks_a_baseline_at_k_n(g):
     for k in range(2, N + 1):
@@ -174,3 +205,22 @@ def test_maxrl_needs_1_over_n_where_a_trainer_adds_samples_up():
     for g in BINARY[:3]:
         centred = np.asarray(pkpo.shapley_weights(g) - np.mean(pkpo.shapley_weights(g)))
         np.testing.assert_allclose(maxrl(g) / N, centred, atol=1e-6)
+
+
+@pytest.mark.parametrize("g", GROUPS)
+def test_tailrl_is_its_code(g):
+    np.testing.assert_allclose(pkpo.tailrl_advantages(g), tailrl(g), atol=1e-5)
+
+
+@pytest.mark.parametrize("correct", BINARY)
+def test_scores_of_classes_are_those_of_ports(correct):
+    for classes in ([0, 0, 1, 2, 1, 0], [3] * N, list(range(N))):
+        ours = pkpo.rarity_advantages(correct, correct, classes)
+        np.testing.assert_allclose(ours, correct * cue(correct, classes), atol=1e-6)
+        for k in range(1, N):
+            ours = (N - k) / k * np.asarray(pkpo.poly_epo_weights(correct, classes, k))
+            np.testing.assert_allclose(ours, poly_epo(correct, classes, k), atol=1e-6)
+    # One answer beside eleven equal ones is so rare that its factor is clipped.
+    correct, classes = [1.0] * 12, [0] * 11 + [1]
+    ours = pkpo.rarity_advantages(correct, correct, classes)
+    np.testing.assert_allclose(ours, cue(correct, classes), atol=1e-5)
