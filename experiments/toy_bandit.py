@@ -3,11 +3,12 @@
 python -m experiments.toy_bandit [--rounds=2000] [--bandits=200] [--arms=5]
 
 The beliefs about the means of the arms are independent Normal(m_i, v_i). The retry-aware policy of
-ReMax (arXiv 2605.20854) draws arms from the p that maximises p'Qp, where Q_ij = E max(i, j) is the
-expected larger mean of two arms, and Q_ii = m_i. As Q_ij = m_j + EI_ij with the expected
-improvement EI_ij, sum_j p_j EI_ij is equal for all arms that p plays (balance). For two arms this
-is p_1 / p_2 = EI_12 / EI_21. The script prints the regret of this policy, of Thompson sampling and
-of KL-UCB (arXiv 1102.2490, for Gaussian rewards), as means and standard errors over bandits.
+ReMax (arXiv 2606.00151), as a bandit (Tong et al., arXiv 2605.20854), draws arms from the p that
+maximises p'Qp, where Q_ij = E max(i, j) is the expected larger mean of two arms, and Q_ii = m_i. As
+Q_ij = m_j + EI_ij with the expected improvement EI_ij, sum_j p_j EI_ij is equal for all arms that p
+plays (balance). For two arms this is p_1 / p_2 = EI_12 / EI_21. The script prints the regret of
+this policy, of Thompson sampling and of KL-UCB (arXiv 1102.2490, for Gaussian rewards), as means
+and standard errors over bandits.
 """
 
 from __future__ import annotations

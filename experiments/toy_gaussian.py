@@ -2,7 +2,7 @@
 
 python -m experiments.toy_gaussian --workdir=runs/toy [--ks=1,2,4,8,16]
 
-The problem is that of section 4. The policy is x ~ Normal(theta, 0.1), and the reward is x^2 on
+The problem is that of section 5.1. The policy is x ~ Normal(theta, 0.1), and the reward is x^2 on
 [0, 1] and 0 outside. The script prints tables, and writes five plots and results.json with the
 numbers behind them to WORKDIR, in about two minutes on two CPU cores:
 

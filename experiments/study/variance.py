@@ -5,7 +5,7 @@ python -m experiments.study.variance --workdir=RUN [--step=0] [--k=4] [--output=
 The policy answers one training batch of P prompts many times. Each time it samples n responses a
 prompt, and every estimator makes its gradient of the whole policy from the same samples. A
 gradient is of the mean over prompts of sum_i w_i log p(x_i), with the weights in the SUM convention
-(paper A, arXiv 2505.15201, equation 19): what a plain training step follows before clipping. The
+(paper A, arXiv 2505.15201, equation 18): what a plain training step follows before clipping. The
 prompts stay the same, so only the samples vary. It prints what `measure` returns, as JSON. 256
 estimates of the tiny policy take about two minutes on one core.
 """

@@ -120,7 +120,7 @@ def mahdavi_advantages(
 
     A_i = k (1-p)^(k-1) (r_i - mean of the other samples), with p the pass rate of the group, from
     "Beyond Accuracy: A Policy Gradient Reweighting Approach for Pass@K Maximization in LLMs"
-    (Mahdavi et al., 2025).
+    (Mahdavi et al., AI for Math workshop at ICML 2025).
 
     For the true pass rate p, grad pass@k = k (1-p)^(k-1) grad pass@1. The pass rate of the group in
     its place makes the estimator biased for k >= 2, and 0 in groups with only right answers.

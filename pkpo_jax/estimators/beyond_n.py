@@ -31,9 +31,9 @@ def bbg_advantages(
     A_i = u (r_i - mean of the other samples),
     u = E[k (1-p)^(k-1)] = k prod_{j=0}^{k-2} (b+j) / (a+b+j),
 
-    where p has the posterior Beta(a, b) = Beta(1 + c, 1 + n - c) after c right
-    answers of n. As in BBG (arXiv 2606.15455, of which a part is public), u below threshold (n+1)
-    counts as 0.
+    where p has the posterior Beta(a, b) = Beta(1 + c, 1 + n - c) after c right answers of n. u, and
+    the threshold (n+1) below which it counts as 0, are those of BBG (arXiv 2606.15455) as a public
+    port has them. BBG's other loss, for groups without a right answer, is left out.
 
     For the true p, k (1-p)^(k-1) is the ratio of the gradients of pass@k and pass@1. The posterior
     is that of the same samples, so that the advantages are biased. They are far too small for rare

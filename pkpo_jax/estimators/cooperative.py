@@ -59,7 +59,7 @@ def volume_weights(
 
     v(S) = log det(I + (1/delta) sum_{i in S} r_i e_i e_i'), so that a sample is worth little if
     others of a high reward point the same way. GCPO (arXiv 2605.11461) takes a determinant volume
-    of reward-weighted embeddings; its exact form is not public, and this one is ours.
+    of reward-weighted embeddings; its code is not public, and the form of this volume is ours.
 
     Args:
       rewards: [..., n] real rewards >= 0 of any dtype; negative ones count as 0. They are

@@ -29,11 +29,12 @@ def off_policy_weights(
 
       (1/C(n,k)) sum over k-subsets I holding i of (prod_{j in I} r_j) [max_I g - max_{I\\i} g],
 
-    which is unbiased, but has products of k ratios, whose variance grows exponentially in k. As in
-    "The Best of N Worlds" (Bagirov et al., arXiv 2510.23393), the product over the *other* samples
-    is expanded to first order, 1 + sum_{j in I\\i} (r_j - 1), while r_i, the ratio of the policy
-    gradient itself, is kept. In terms of the gaps d_j = g_(j+1) - g_(j) of the sorted rewards and
-    of W_j = C(j, k-1) / C(n-1, k-1), the correction is the mean ratio of the samples up to rank j:
+    which is unbiased, but has products of k ratios, whose variance grows exponentially in k. "The
+    Best of N Worlds" (Bagirov et al., arXiv 2510.23393, section 3.3) expands the product to first
+    order. Here only the product over the *other* samples is, to 1 + sum_{j in I\\i} (r_j - 1),
+    while r_i, the ratio of the policy gradient itself, is kept, and the baseline is ours. In terms
+    of the gaps d_j = g_(j+1) - g_(j) of the sorted rewards and of W_j = C(j, k-1) / C(n-1, k-1),
+    the correction is the mean ratio of the samples up to rank j:
 
       w_(i) = r_(i) (k/n) sum_{j<i} d_j W_j [1 + (k-1) mean_{m<=j} (r_(m) - 1)]     for k >= 2,
 

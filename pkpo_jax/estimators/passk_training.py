@@ -26,25 +26,26 @@ def passk_training_advantages(
     entropy: jax.typing.ArrayLike | None = None,
     where: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """Computes the advantages of Pass@k Training (arXiv 2508.10751, section 2 and appendix A).
+    """Computes the advantages of Pass@k Training (arXiv 2508.10751, sections 2.2-2.4 and 4.2).
 
     Of N samples of a prompt, N+ are right and N- are wrong. The chance that k of them hold a right
     one is R = 1 - C(N-, k)/C(N, k), and sigma = sqrt(R (1-R)). The methods are
 
       "full"         consecutive disjoint groups of k samples, the rest dropped. The reward of a
                      group is its best one. Group rewards are normalised by their mean and
-                     population standard deviation, and a sample takes its group's advantage.
+                     population standard deviation, and a sample takes its group's advantage
+                     (section 2.2).
       "bootstrap"    N groups of k distinct samples, sampled with `key`. A sample SUMS the
-                     advantages of the groups that hold it, so the scale is about k times that of
-                     the other methods.
+                     advantages of the groups that hold it (equation 6), so the scale is about k
+                     times that of the other methods.
       "analytical"   the limit of "bootstrap" for many groups, divided by k. Right samples have
                      A+ = (1-R)/sigma, and wrong ones
-                     A- = (1 - R - C(N- - 1, k-1)/C(N-1, k-1))/sigma. At k = 1 this is GRPO with
-                     the population standard deviation.
-      "exceeding"    "analytical" times 4 / (10 ln(N+ + 0.5)).
-      "combination"  (N+/N) A_pass@k + (1 - N+/N) A_pass@1, both from "analytical".
+                     A- = (1 - R - C(N- - 1, k-1)/C(N-1, k-1))/sigma (equations 11-15). At k = 1
+                     this is GRPO with the population standard deviation.
+      "exceeding"    "analytical" times 4 / (10 ln(N+ + 0.5)) (equation 17).
+      "combination"  (N+/N) A_pass@k + (1 - N+/N) A_pass@1, both from "analytical" (equation 18).
       "adaptive"     "analytical", with k = 1 for the half of the batch's prompts whose `entropy` is
-                     higher, because the policy explores enough there.
+                     higher, because the policy explores enough there (section 4.2.3).
 
     The division by sigma makes them biased estimates of the gradient of pass@k: each prompt is
     weighted by 1/sigma of its own samples. Up to this division, "analytical" is the weight c_i of

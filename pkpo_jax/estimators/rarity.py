@@ -22,9 +22,9 @@ def rarity_advantages(
 
     The factor of a right sample is |C|^-power, where |C| is the number of right samples with its
     answer, divided by the mean over the right samples, clipped to [smallest, largest] and divided
-    by its mean again (arXiv 2608.03467; the second division is ours, so that the mean is 1 after
-    clipping). Wrong samples keep their advantages. The result is biased as an estimate of the
-    gradient of any expected reward.
+    by its mean again, so that this is 1 after clipping too (arXiv 2608.03467; the clipping and what
+    follows are those of a public port). Wrong samples keep their advantages. The result is biased
+    as an estimate of the gradient of any expected reward.
 
     Args:
       advantages: [..., n] real, those of another estimator such as `grpo_advantages`. They count as

@@ -47,7 +47,7 @@ def shapley_weights(
 def tailrl_advantages(
     rewards: jax.typing.ArrayLike, where: jax.typing.ArrayLike | None = None
 ) -> jax.Array:
-    """Computes the advantages of TailRL, which are those of MaxRL for continuous rewards.
+    """Computes the advantages of TailRL, MaxRL for continuous rewards (arXiv 2609.02987).
 
     A_i = n (phi_i - mean(phi)), with phi the Shapley value of `shapley_weights`.
 
@@ -85,8 +85,8 @@ def maxrl_advantages(
 
     with the mean of the group. This is an unbiased estimate of the gradient of
     sum_{k=1}^{n-1} pass@k / k, which tends to the gradient of log pass@1 as n grows. (The upper
-    limit is derived here: dropping groups without a right answer drops the term k = n.) It is
-    computed as `tailrl_advantages`, which never divides by the mean.
+    limit is derived here, and in version 3 of the paper: dropping groups without a right answer
+    drops the term k = n.) It is computed as `tailrl_advantages`, which never divides by the mean.
 
     Args:
       correct: [..., n] 0 or 1 (or bool), n samples of one prompt in the last dimension.

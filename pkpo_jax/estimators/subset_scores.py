@@ -137,9 +137,10 @@ def poly_epo_weights(
     """Computes reward weights for the score of Poly-EPO (arXiv 2604.17654), in closed form.
 
     The score of k samples is their mean reward times the number of their distinct answers, right or
-    wrong, over k. The paper has n = 8 and k = 4. Its advantage, the mean over the subsets that hold
-    i minus the mean over all, is (n-k)/k times these weights, which are unbiased for the gradient
-    of the expected score.
+    wrong, over k. The paper has n = 8, k = 4 and clusters of reasoning that a judge makes, in place
+    of answers, and does not count a cluster of degenerate responses. Its advantage, the mean over
+    the subsets that hold i minus the mean over all, is (n-k)/k times these weights, which are
+    unbiased for the gradient of the expected score.
 
     Args:
       rewards: [..., n] real rewards of any dtype, n samples of one prompt in the last dimension.

@@ -1,8 +1,8 @@
 """Warnings of a run whose entropy halves, or rises while the reward does not.
 
-arXiv 2606.18487 takes a fall by more than half between steps 10 and 150 as a sign that the SFT
-before the run was too long. That entropy can rise while the score falls was reported for loose
-clipping bounds (rllm, issue 116).
+arXiv 2606.18487 takes a fall of the worst token's entropy by more than half between steps 10 and
+150 as a sign that the SFT before the run was too long; here it is the mean entropy. That entropy
+can rise while the score falls was reported for loose clipping bounds (rllm, issue 116).
 """
 
 from __future__ import annotations

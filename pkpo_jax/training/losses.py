@@ -199,7 +199,7 @@ def token_scale(
     The objective has been multiplied by the reward weight u of the response. Aggregations are:
 
       "sequence-sum"     the gradient of max@k itself: a sum over the tokens and over the group, a
-                         mean over prompts (paper A, equation 19, arXiv 2505.15201)
+                         mean over prompts (paper A, equation 18, arXiv 2505.15201)
       "sequence-mean"    a mean over the tokens of a response instead (GRPO, arXiv 2402.03300)
       "constant-length"  sequence-sum divided by T, the largest length (Dr. GRPO, arXiv 2503.20783)
       "token-mean"       a mean over all tokens of the batch, with n u in place of u (DAPO, arXiv
