@@ -79,7 +79,7 @@ def pass_hat_k(
 ) -> jax.Array:
     """Computes the unbiased estimate of pass^k, the chance that all of k samples are right.
 
-    It is C(c, k) / C(n, k) for c right answers of n (tau-bench, arXiv 2406.12045).
+    It is C(c, k) / C(n, k) for c right answers of n (tau-bench, arXiv 2406.12045, section 3).
     While pass@k measures what k attempts can reach, pass^k measures how far a single answer can be
     relied on. It falls with k, and at k = 1 both are the pass rate.
 
