@@ -11,10 +11,11 @@ import jax
 from etils import epath
 from ml_collections import config_dict
 
-from pkpo_jax import parallel
+from pkpo_jax import parallel, tasks
 from pkpo_jax.policy import checkpoints, hugging_face_export, lora
 from pkpo_jax.training import checkpoints as run_checkpoints
-from pkpo_jax.training import policies, programs, saved_run
+from pkpo_jax.training import config as config_lib
+from pkpo_jax.training import policies, programs, prompts, saved_run
 from pkpo_jax.training.config import ConfigError
 from pkpo_jax.training.files import first_line
 
@@ -50,6 +51,7 @@ def run(workdir: pathlib.Path, to: str, step: str, overrides: Mapping[str, Any])
             f"model.tokenizer={vocabulary!r} does not exist; give the path of tokenizer.model as "
             "--config.model.tokenizer, or an empty one to export without a tokenizer."
         )
+    stop_tokens = _stop_tokens(config)
     step_number, path = saved_run.policy(workdir, config, step)
     built = network(config)
     if config.model.lora.rank and path != config.model.checkpoint:
@@ -61,7 +63,12 @@ def run(workdir: pathlib.Path, to: str, step: str, overrides: Mapping[str, Any])
     partial = directory.with_name(directory.name + ".partial")
     try:
         hugging_face_export.write(
-            partial, params, built.model.config, tokenizer=vocabulary, beside=origin
+            partial,
+            params,
+            built.model.config,
+            tokenizer=vocabulary,
+            beside=origin,
+            stop_tokens=stop_tokens,
         )
         partial.rename(directory)
     except OSError as e:
@@ -74,6 +81,29 @@ def run(workdir: pathlib.Path, to: str, step: str, overrides: Mapping[str, Any])
         print("It has no tokenizer of Hugging Face: the tiny policy reads characters.")
     elif not any((directory / name).exists() for name in hugging_face_export.TOKENIZER_FILES):
         print("It has no tokenizer; copy the files of the model that the run started from.")
+    if config.prompt.stop and not stop_tokens:
+        print(
+            f"Its generation_config.json lacks the tokens of prompt.stop={config.prompt.stop}, "
+            "which take a tokenizer to find; export with --config.model.tokenizer, or end "
+            "responses at these strings yourself."
+        )
+
+
+def _stop_tokens(config: config_dict.ConfigDict) -> tuple[int, ...]:
+    """Returns the ids at which responses ended in training, or () if a tokenizer has to be given.
+
+    They are written in place of the strings of `prompt.stop`: sampling stops at the tokens, and
+    `transformers` generates with stop strings only if it is given a tokenizer.
+
+    Raises:
+      ConfigError: the tokenizer cannot be read.
+    """
+    if not config.prompt.stop:
+        return tuple(policies.vocabulary(config).stop_tokens)
+    if config.model.size != "tiny" and not config.model.tokenizer:
+        return ()
+    tokenizer = policies.make_tokenizer(config, tasks.make(config.task.to_dict()))
+    return prompts.PromptTokenizer(tokenizer, config_lib.freeze(config).prompt).stop_tokens
 
 
 def _read(path: str, built: programs.Programs, *, as_saved: bool) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -18,15 +18,15 @@ from pkpo_jax.policy.hugging_face import HEAD_NORMS, NORMS, TABLE, describe
 # A file holds at most this many bytes, as files that `transformers` writes.
 _LARGEST_FILE = 5 * 10**9
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")
-# These files belong to a tokenizer too, or say how text is generated.
+# These files belong to a tokenizer too.
 _BESIDE = (
     *TOKENIZER_FILES,
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
-    "generation_config.json",
 )
+_GENERATION = "generation_config.json"
 
 
 def write(
@@ -36,6 +36,7 @@ def write(
     *,
     tokenizer: str = "",
     beside: epath.Path | None = None,
+    stop_tokens: Sequence[int] = (),
     largest_file: int = _LARGEST_FILE,
 ) -> None:
     """Writes parameters such that `transformers.AutoModelForCausalLM` loads them.
@@ -47,6 +48,8 @@ def write(
       tokenizer: path of a tokenizer.model to copy, or "".
       beside: a directory of Hugging Face whose tokenizer and generation settings are copied, or
         None.
+      stop_tokens: the ids at which generation stops. If there are none, it stops where that of
+        `beside` does, or at the end of a text or of a turn.
       largest_file: how many bytes of tensors a file holds at most, unless one tensor has more.
     """
     directory.mkdir(parents=True)
@@ -60,15 +63,17 @@ def write(
         size = dtype.itemsize * (sum(x.size for x in jax.tree.leaves(params)) - unused)
         index = {"metadata": {"total_size": size}, "weight_map": weight_map}
         _write_json(directory / "model.safetensors.index.json", index)
-    _write_json(
-        directory / "generation_config.json",
-        {
-            "bos_token_id": 2,
-            "eos_token_id": [1, 107 if config.generation == 2 else 106],
-            "pad_token_id": 0,
-            "do_sample": True,
-        },
-    )
+    generation = {
+        "bos_token_id": 2,
+        "eos_token_id": [1, 107 if config.generation == 2 else 106],
+        "pad_token_id": 0,
+        "do_sample": True,
+    }
+    if beside is not None and (beside / _GENERATION).exists():
+        generation = json.loads((beside / _GENERATION).read_text())
+    if stop_tokens:
+        generation["eos_token_id"] = list(stop_tokens)
+    _write_json(directory / _GENERATION, generation)
     if beside is not None:
         for name in _BESIDE:
             if (beside / name).exists():

@@ -12,11 +12,13 @@ from etils import epath
 
 from pkpo_jax import export
 from pkpo_jax.policy import gemma, hugging_face_export
+from pkpo_jax.tasks.maze import Maze
 from pkpo_jax.training import loop, saved_run
 from pkpo_jax.training.checkpoints import CheckpointError
 from pkpo_jax.training.config import ConfigError
 from tests.policy import gemma_golden, hf_golden
 from tests.policy.test_checkpoints import CONFIG, assert_equal, read, tensors
+from tests.training.test_prompts import Words
 from tests.training.test_run import small_config
 
 
@@ -72,7 +74,7 @@ def test_files_of_the_tokenizer_come_along(tmp_path):
     beside = epath.Path(tmp_path / "from")
     beside.mkdir()
     (beside / "chat_template.jinja").write_text("turns")
-    (beside / "generation_config.json").write_text("{}")
+    (beside / "generation_config.json").write_text('{"top_k": 64}')
     hugging_face_export.write(
         epath.Path(tmp_path / "out"),
         read(hf_golden.PATH, CONFIG),
@@ -82,7 +84,7 @@ def test_files_of_the_tokenizer_come_along(tmp_path):
     )
     assert (tmp_path / "out" / "tokenizer.model").read_bytes() == b"pieces"
     assert (tmp_path / "out" / "chat_template.jinja").read_text() == "turns"
-    assert (tmp_path / "out" / "generation_config.json").read_text() == "{}"
+    assert json.loads((tmp_path / "out" / "generation_config.json").read_text()) == {"top_k": 64}
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,7 @@ def run(tmp_path_factory):
     config.train.steps, config.checkpoint.every, config.warm_start.steps = 2, 1, 0
     # Every step moves the policy, whatever the rewards.
     config.loss.entropy_coef = 0.1
+    config.prompt.stop = ("S",)
     loop.train(config, workdir)
     return workdir
 
@@ -108,6 +111,31 @@ def test_a_runs_policy_is_exported(run, tmp_path, capsys):
     table = own["embedder"]["input_embedding"]
     own["embedder"]["input_embedding"] = table.at[network.vocab_size :].set(0.0)
     assert_equal(exported, own)
+
+
+def test_generation_stops_where_sampling_stopped(run, tmp_path):
+    export.run(run, str(tmp_path / "out"), "newest", {})
+    settings = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    # PAD, EOS and BOS come before the characters.
+    assert settings["eos_token_id"] == [1, 3 + Maze().alphabet.index("S")]
+    assert settings["do_sample"] and "stop_strings" not in settings
+
+
+def test_stop_tokens_of_an_official_size_need_its_tokenizer_for_strings(monkeypatch):
+    config = small_config()
+    config.model.size = "gemma3_270m"
+    assert export._stop_tokens(config) == (1, 106)
+    config.prompt.stop = ("\n\n",)
+    assert export._stop_tokens(config) == ()
+    config.model.tokenizer = "tokenizer.model"
+    monkeypatch.setattr(export.policies, "make_tokenizer", lambda config, task: Words())
+    assert export._stop_tokens(config) == (1, 10, 6)
+
+
+def test_stop_strings_without_a_tokenizer_are_told(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(export, "_stop_tokens", lambda config: ())
+    export.run(run, str(tmp_path / "out"), "newest", {})
+    assert "lacks the tokens of prompt.stop=('S',)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
