@@ -80,8 +80,8 @@ def measure(
         plain = _trainer(config, rounds, {"name": "rloo"}, stack)
         workdir = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         state = ours.start(workdir)
-        for trainer in (ours, plain):
-            trainer.read_reference(workdir)
+        # A start keeps the reference policy of a loss that measures the divergence from it.
+        plain.start(workdir)
         batch = graded_batch(ours, state.params)
         variants = {f"k = {k}": _calls(ours, k, state, batch) for k in ks}
         variants[PLAIN] = _calls(plain, 1, state, batch)

@@ -125,7 +125,6 @@ class Run:
         self._on_first("metrics", lambda: self._open_writer(restored.step if restored else -1))
         at = restored.step if restored else 0
         self._on_first("runs.json", lambda: provenance.record(self.workdir, at))
-        self.trainer.read_reference(self.workdir)
         if restored:
             progress, self.done = restored.progress, restored.step
             self._coverage = Coverage(len(self.trainer.problems), **progress["coverage"])
@@ -134,7 +133,7 @@ class Run:
             if progress["best"].get("metric") == self.config.checkpoint.best:
                 self._best = progress["best"]
             self.state = self.trainer.restore(
-                restored.state, progress, self.done, restored.in_flight
+                restored.state, progress, self.done, restored.in_flight, self.workdir
             )
             if parallel.is_first_process():
                 # These steps were warned of when they were taken.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from ml_collections import config_dict
 
 from pkpo_jax import parallel
@@ -59,6 +61,7 @@ class Programs:
         # traced. These are therefore bound once.
         self._init_params, self._create = self._make_params, self._make_state
         self._init_adapters = self._make_adapters
+        self._copy = functools.partial(jax.tree.map, jnp.copy)
 
     @property
     def needs_old(self) -> bool:
@@ -111,6 +114,14 @@ class Programs:
         """
         params, frozen = state.split(policy, self.frozen)
         return self._placed(self._create)(params).replace(frozen=frozen)
+
+    def copy_trained(self, policy: Any) -> dict[str, Any]:
+        """Returns a copy of the parts of this policy that are trained.
+
+        It stays when the first update takes the memory of a state that `create` has made.
+        """
+        params, _ = state.split(policy, self.frozen)
+        return self._placed(self._copy)(params)
 
     def random_adapters(self, key: jax.Array) -> dict[str, Any]:
         """Returns the part {"lora": ...} of a policy, before training, or {} without adapters."""

@@ -120,13 +120,17 @@ class Trainer:
         with _config_errors("model.checkpoint: ", checkpoints.CheckpointError):
             return checkpoints.find(path, self.programs.model.config) if path else None
 
-    def initial_params(self, workdir: pathlib.Path) -> Any:
+    def initial_params(self, workdir: pathlib.Path, base: dict[str, Any] | None = None) -> Any:
         """Returns the parameters before the first RL step, the same at every call.
 
         They come from a checkpoint or are random. If the config has an SFT warm start, they are
         those after it, which are kept in `workdir`.
+
+        Args:
+          workdir: the directory of the run.
+          base: the parameters without adapters, if they have been read; their memory is taken.
         """
-        params = self._read_params()
+        params = self._read_params() if base is None else base
         # Other random numbers than those of random parameters.
         params |= self.programs.random_adapters(jax.random.fold_in(self.keys[_INIT], 1))
         if self.config.warm_start.steps:
@@ -158,16 +162,15 @@ class Trainer:
         return params
 
     def start(self, workdir: pathlib.Path) -> TrainState:
-        """Returns the state before the first RL step."""
-        return self.programs.create(self.initial_params(workdir))
+        """Returns the state before the first RL step.
 
-    def read_reference(self, workdir: pathlib.Path) -> None:
-        """Reads the policy before RL if the loss measures the divergence from it.
-
-        The parts of it that are not trained are those of the state, without a second copy.
+        If the loss measures the divergence from this policy, its trained parts are copied. The
+        others are those of the state, without a second copy.
         """
+        policy = self.initial_params(workdir)
         if self.programs.needs_reference:
-            self._reference, _ = split(self.initial_params(workdir), self.programs.frozen)
+            self._reference = self.programs.copy_trained(policy)
+        return self.programs.create(policy)
 
     def step(self, state: TrainState, step: int) -> tuple[TrainState, dict[str, Any], Graded]:
         """Takes a step, and returns the new state, the metrics and the graded responses."""
@@ -366,14 +369,23 @@ class Trainer:
         progress: dict[str, Any],
         step: int,
         in_flight: sampling.Rollout | None,
+        workdir: pathlib.Path,
     ) -> TrainState:
         """Restores what a checkpoint held, so that `step` is the next step to take.
+
+        The policy before RL is read too, if the loss measures the divergence from it.
 
         Returns:
           The state, with the parameters that adapters belong to: checkpoints do not hold these.
         """
-        if self.config.model.lora.rank:
-            state = TrainState(state.params, state.opt_state, self._read_params(progress["base"]))
+        adapters = bool(self.config.model.lora.rank)
+        base = self._read_params(progress["base"]) if adapters else None
+        if self.programs.needs_reference:
+            policy = self.initial_params(workdir, base)
+            self._reference, frozen = split(policy, self.programs.frozen)
+            base = frozen if adapters else None
+        if base is not None:
+            state = TrainState(state.params, state.opt_state, base)
         self.keys = list(jax.random.wrap_key_data(jnp.asarray(progress["keys"], jnp.uint32)))
         if self._visits is not None:
             self._visits.restore(progress["visits"])

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +45,7 @@ def finished(config, tmp_path_factory):
     """Returns the directory of a finished run, its state and its trainer."""
     workdir = tmp_path_factory.mktemp("lora") / "run"
     trainer = Trainer(config)
+    trainer._checkpoint = mock.Mock(wraps=trainer._checkpoint)
     run_directory.claim(workdir, trainer.config)
     run = loop.Run(trainer, workdir)
     run.start()
@@ -78,6 +80,14 @@ def test_adapters_alone_are_trained_and_kept(config, finished):
     assert len({line["compilations"] for line in lines}) == 1
 
 
+def test_the_base_is_read_once_and_is_that_of_the_reference(finished):
+    _, state, trainer = finished
+    assert trainer._checkpoint.read.call_count == 1
+    # Steps have moved the adapters, but not the copy of them.
+    changed = jax.tree.map(lambda a, b: np.abs(a - b).max(), state.params, trainer._reference)
+    assert min(jax.tree.leaves(changed)) > 1e-5
+
+
 def matmuls(config, trainer):
     """Returns the shapes, sorted, of the results of all matrix products of an update."""
     built = programs.Programs(config, trainer.devices, trainer.tokenizer)
@@ -109,11 +119,19 @@ def test_updates_leave_what_is_frozen_where_it_is(finished):
     assert compiled.memory_analysis().alias_size_in_bytes >= size(arguments[0])
 
 
-def test_a_resumed_run_reads_the_base_again(config, finished, tmp_path):
+def test_a_resumed_run_reads_the_base_once(config, finished, tmp_path, monkeypatch):
     workdir, state, _ = finished
+    read, bases = Trainer._read_params, []
+
+    def recording(self, *checksum):
+        bases.append(read(self, *checksum))
+        return bases[-1]
+
+    monkeypatch.setattr(Trainer, "_read_params", recording)
     shutil.copytree(workdir, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "3")
     loop.train(config, tmp_path / "run")
+    assert len(bases) == 1
     jax.tree.map(np.testing.assert_array_equal, one_run.params(tmp_path / "run"), state.params)
     assert comparable(tmp_path / "run") == comparable(workdir)
 

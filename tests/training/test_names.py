@@ -119,7 +119,6 @@ def test_every_loss_trains_on_mazes(loss, tmp_path):
     config.estimator.baseline, config.k, config.train.epochs = "centered", 4, 2
     trainer = Trainer(config)
     state = trainer.start(tmp_path)
-    trainer.read_reference(tmp_path)
     before = np.concatenate([np.ravel(x) for x in jax.tree.leaves(state.params)])
     clipped = kl = 0.0
     for step in range(STEPS):
