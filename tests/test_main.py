@@ -86,6 +86,7 @@ def main(tmp_path_factory):
     [
         ([], "error: --workdir is missing"),
         (["--workdir=x", "--config.train.lr=1"], "error: unknown config key train.lr"),
+        (["--workdir=x", "--config.n=8"], "key n; did you mean eval.n or rollout.n?"),
         (["--workdir=x", "--config.train.steps=many"], "--config.train.steps=many"),
         (["--workdir=x", "--config=none.py"], "--config=none.py: none.py does not exist; expected"),
         (["--workdir=x", "--config", "maze"], "one of the package's: arc_tiny, arithmetic_tiny, c"),

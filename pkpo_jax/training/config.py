@@ -486,13 +486,17 @@ def get(config: config_dict.ConfigDict, key: str) -> Any:
 
 
 def unknown_key(key: str, known: list[str]) -> ConfigError:
-    """Returns the error for an unknown key, with the most similar known key or its neighbours."""
+    """Returns the error for an unknown key, with the keys that are most likely meant.
+
+    These are the most similar key, or those with the same last name, or those of the same section.
+    """
+    section, _, name = key.rpartition(".")
     close = difflib.get_close_matches(key, known, 1, cutoff=0.8)
-    section = key.rpartition(".")[0]
+    close = close or [k for k in known if k.rpartition(".")[2] == name]
     neighbours = [k for k in known if k.rpartition(".")[0] == section]
     sections = dict.fromkeys(k.partition(".")[0] for k in known)
     if close:
-        hint = f"did you mean {close[0]}?"
+        hint = f"did you mean {' or '.join(close)}?"
     elif neighbours:
         hint = f"the keys there are {', '.join(neighbours)}."
     else:

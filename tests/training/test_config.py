@@ -57,6 +57,7 @@ def of_responses(responses):
     [
         (dict(train__lr=1e-3), "unknown config key train.lr; the keys there are train.b1, "),
         (dict(train__learning_rat=1e-3), "did you mean train.learning_rate?"),
+        (dict(train__temperature=1.0), "did you mean eval.temperature or rollout.temperature?"),
         (dict(task__walls=0.2), "unknown config key task.walls; the keys there are task.data_dir"),
         (
             dict(task__name="chess"),
