@@ -26,7 +26,7 @@ from pkpo_jax.policy import lora
 from pkpo_jax.policy.checkpoints import CheckpointError, Stacked
 from pkpo_jax.policy.sampling import Rollout
 from pkpo_jax.training import pairs
-from pkpo_jax.training.files import first_line, writing
+from pkpo_jax.training.files import first_line, read_json, replace, writing
 from pkpo_jax.training.state import TrainState
 
 
@@ -288,17 +288,36 @@ def read_adapters(path: pathlib.Path, like: Any) -> dict[str, Any]:
 
 
 def verify_base(path: pathlib.Path, where: str, params: Any) -> None:
-    """Checks that parameters are those with which the adapters in DIR/checkpoints/... were trained.
+    """Checks that parameters are those with which the adapters at `path` were trained.
+
+    Adapters whose run is older than the record of this are not checked.
 
     Args:
-      path: the directory of the adapters.
+      path: the directory of the adapters, DIR/checkpoints/<step>/params or DIR/warm_start.
       where: the checkpoint that holds the parameters.
       params: the parameters; adapters among them do not count.
 
     Raises:
       CheckpointError: they are others.
     """
-    check_base(_read_progress(path).get("base"), where, params)
+    recorded = _read_progress(path) or read_json(_record(path), dict)
+    check_base(recorded.get("base"), where, params)
+
+
+def record_base(path: pathlib.Path, params: Any) -> None:
+    """Records the parameters that the adapters of a warm start belong to, for `verify_base`.
+
+    Args:
+      path: the directory of the adapters, DIR/warm_start.
+      params: the parameters; adapters among them do not count.
+    """
+    base = check_base(None, "", params)
+    if parallel.is_first_process():
+        replace(_record(path), json.dumps({"base": base}) + "\n")
+
+
+def _record(path: pathlib.Path) -> pathlib.Path:
+    return path.with_suffix(".json")
 
 
 def check_base(saved: int | None, where: str, params: Any) -> int:

@@ -14,6 +14,7 @@ from ml_collections import config_dict
 from pkpo_jax import parallel
 from pkpo_jax.policy import checkpoints, lora
 from pkpo_jax.tasks import Task
+from pkpo_jax.training import checkpoints as run_checkpoints
 from pkpo_jax.training import data
 from pkpo_jax.training.files import first_line, writing
 from pkpo_jax.training.programs import Programs
@@ -33,10 +34,16 @@ def warm_start(
     """Returns the parameters after `config.warm_start.steps` steps on demonstrations.
 
     They are saved in DIR/warm_start, in the layout of official checkpoints, and are read from there
-    if it exists. Of a policy with adapters, the adapters alone are trained and saved.
+    if it exists. Of a policy with adapters, the adapters alone are trained and saved, with the
+    checksum of the other parameters in DIR/warm_start.json.
+
+    Raises:
+      CheckpointError: what is saved cannot be read, or its adapters belong to other parameters.
     """
     path = workdir / "warm_start"
     if path.exists():
+        if "lora" in params:
+            run_checkpoints.verify_base(path, config.model.checkpoint, params)
         return _read(path, params, programs)
     options, devices = config.warm_start, programs.devices
     state = programs.create(params)
@@ -65,6 +72,8 @@ def warm_start(
         if s % 50 == 0 or s == options.steps - 1:
             bar.set_postfix(loss=f"{float(metrics['loss']):.3f}")
     with writing("the warm start"):
+        if "lora" in state.params:
+            run_checkpoints.record_base(path, state.frozen)
         checkpoints.write(str(path), state.saved)
     return state.policy
 
