@@ -24,6 +24,7 @@ import pkpo_jax
 from pkpo_jax import tasks
 from pkpo_jax.policy import sizes
 from pkpo_jax.reporting import page_format, plots
+from pkpo_jax.reporting.labels import LABELS
 from pkpo_jax.tasks.drawing import printable
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import files, metrics, provenance, saved_run
@@ -31,15 +32,10 @@ from pkpo_jax.training.evaluation import Evaluation, k_of, reported_ks
 
 # The page shows this many characters of a file of samples.
 _SHOWN = 20_000
-_HEALTH = {
-    "train/skipped": "updates skipped because the loss or gradient was not finite",
-    "train/invalid": "responses that could not be graded",
-    "train/truncated": "responses cut off before their end",
-    "train/dead_groups": "groups without gradient",
-    "train/equal_groups": "zero-variance groups, whose rewards are all equal",
-    "train/clip_fraction": "tokens whose importance ratio was clipped",
-    "train/log_prob_gap_max": "largest difference between the log-probs of sampler and scorer",
-}
+_HEALTH = (
+    *("skipped", "invalid", "truncated", "dead_groups", "equal_groups", "clip_fraction"),
+    "log_prob_gap_max",
+)
 
 
 def write(workdir: pathlib.Path, config: config_dict.ConfigDict, last: Evaluation) -> None:
@@ -347,11 +343,12 @@ def _rates(lines: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> d
 def _health(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, float, float, int]]:
     """Returns (key, meaning, mean, largest value, its step) of each recorded metric of _HEALTH."""
     rows = []
-    for key, meaning in _HEALTH.items():
+    for name in _HEALTH:
+        key = f"train/{name}"
         if pairs := plots.points(lines, key):
             step, largest = max(pairs, key=lambda pair: pair[1])
             mean = math.fsum(value for _, value in pairs) / len(pairs)
-            rows.append((key, meaning, mean, largest, step))
+            rows.append((key, LABELS[name], mean, largest, step))
     return rows
 
 

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from pkpo_jax.reporting.labels import LABELS
 from pkpo_jax.tasks import Task
 from pkpo_jax.training.evaluation import Evaluation, k_of, reported_ks
 
@@ -54,10 +55,10 @@ def panels(
         "held-out problems, distinct correct@k": [
             key for key in _keys(lines) if key.startswith("eval/distinct_correct_")
         ],
-        "held-out problems, share of the modes found": ["eval/mode_coverage"],
-        "entropy per token, nats": ["train/entropy", "eval/entropy"],
+        f"held-out problems, {LABELS['mode_coverage']}": ["eval/mode_coverage"],
+        LABELS["entropy"]: ["train/entropy", "eval/entropy"],
         "k": ["train/k"],
-        "groups without gradient, truncated": ["train/dead_groups", "train/truncated"],
+        f"{LABELS['dead_groups']}, truncated": ["train/dead_groups", "train/truncated"],
         "gradient norm": ["train/grad_norm"],
         "KL, nats": ["train/kl", "train/policy_kl"],
         "clipped tokens": ["train/clip_fraction"],

@@ -13,24 +13,10 @@ import rich.panel
 import rich.table
 from rich.text import Text
 
+from pkpo_jax.reporting.labels import LABELS
 from pkpo_jax.tasks.drawing import printable
 from pkpo_jax.training import evaluation
 from pkpo_jax.training.evaluation import Evaluation
-
-_NAMES = {
-    "reward_mean": "mean reward",
-    "majority": "majority vote",
-    "mode_coverage": "share of the modes found",
-    "distinct_answers": "distinct answers",
-    "distinct_wrong": "distinct wrong answers",
-    "entropy": "entropy per token, nats",
-    "truncated": "responses cut off",
-    "response_length": "tokens per response",
-    "wrong_format": "responses without an answer",
-    "timeout": "grading timeouts",
-    "error": "grading errors",
-    "invalid": "responses not graded",
-}
 
 
 def figures(results: Mapping[str, Evaluation], split: str) -> None:
@@ -59,13 +45,13 @@ def figures(results: Mapping[str, Evaluation], split: str) -> None:
                 name: f"{value:.3f} ({low:.3f}-{high:.3f})"
                 for name, value in evaluation.figures(one.terms).items()
                 for low, high in [intervals[name]]
-                if name in shown or name in _NAMES
+                if name in shown or name in LABELS
             }
         )
     ks = sorted({k for column in columns for name in column if (k := evaluation.k_of(name))})
     kinds = {x: evaluation.AT_K[x] for x in evaluation.informative_kinds(list(results.values()))}
     names = {f"{x}_{k}": f"{notation[:-1]}{k}" for x, notation in kinds.items() for k in ks}
-    names |= _NAMES
+    names |= LABELS
     for name, shown_as in names.items():
         if any(name in column for column in columns):
             table.add_row(shown_as, *(Text(column.get(name, "-")) for column in columns))

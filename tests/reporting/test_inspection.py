@@ -11,6 +11,7 @@ import pkpo_jax as pkpo
 from pkpo_jax.policy import checkpoints
 from pkpo_jax.reporting import inspection, tables
 from pkpo_jax.reporting.inspection import Request
+from pkpo_jax.reporting.labels import LABELS
 from pkpo_jax.tasks import Maze
 from pkpo_jax.tasks.drawing import printable
 from pkpo_jax.training import config as config_lib
@@ -181,6 +182,8 @@ def test_eval_gives_what_the_run_measured_and_more(finished, capsys):
     shown = capsys.readouterr().out
     low, high = summary["figures"]["pass_at_4"]["interval"]
     assert f"{curve[3]:.3f} ({low:.3f}-{high:.3f})" in shown
+    # The page of a run has the same names.
+    assert all(LABELS[name] in shown for name in ("truncated", "invalid", "entropy"))
     assert "maze, step 2" in shown and "10 x 5 samples" in shown and str(directory) in shown
 
 

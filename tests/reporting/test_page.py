@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from pkpo_jax.reporting import page as report
 from pkpo_jax.reporting import plots
+from pkpo_jax.reporting.labels import LABELS
 from pkpo_jax.training import config as config_lib
 from pkpo_jax.training import metrics, provenance
 
@@ -198,6 +199,7 @@ def test_the_page_says_what_the_run_did(full):
         ["tokens a second", "250"],
     ]
     health = {row[0].split()[0]: row[1:] for row in page.tables["Over all steps"]}
+    assert all(LABELS[key[6:]] in page.text for key in health if key.startswith("train/"))
     assert health["train/skipped"] == ["0.333", "1.000 at step 2"]
     assert health["train/log_prob_gap_max"] == ["2e-06", "3e-06 at step 3"]
     assert page.tables["Counts"][1:] == [
