@@ -60,10 +60,10 @@ def sample(
     config.checkpoint.best = config.log.wandb = ""
     with contextlib.closing(Trainer(config)) as trainer:
         params = trainer.initial_params(workdir)
-        asked = trainer.held_out
+        prompts = trainer.held_out
         if split == "train":
-            asked = evaluation.spread(trainer.problems, count)
-        return chains(trainer, params, [problem["problem"] for problem in asked], revisions)
+            prompts = evaluation.spread(trainer.problems, count)
+        return chains(trainer, params, [prompt["problem"] for prompt in prompts], revisions)
 
 
 def chains(
@@ -76,18 +76,18 @@ def chains(
         {"id": p["id"], "prompt": p["prompt"], "responses": [], "rewards": [], "verified": []}
         for p in problems
     ]
-    asked = {i: task.ask("problem", problem) for i, problem in enumerate(problems)}
+    prompts = {i: task.ask("problem", problem) for i, problem in enumerate(problems)}
     for turn in range(revisions + 1):
-        graded = _answer(trainer, params, list(asked.values()), turn)
-        for i, (response, reward) in zip(list(asked), graded, strict=True):
+        graded = _answer(trainer, params, list(prompts.values()), turn)
+        for i, (response, reward) in zip(list(prompts), graded, strict=True):
             lines[i]["responses"].append(response)
             lines[i]["rewards"].append(reward)
             if reward >= 1.0:
-                del asked[i]
+                del prompts[i]
             elif task.wrapped.answer(response) is not None:
                 # A response without an answer is not shown: the prompt stays as it was.
-                asked[i] = task.ask("revision", problems[i], response)
-        if not asked:
+                prompts[i] = task.ask("revision", problems[i], response)
+        if not prompts:
             break
     verify, places = [], []
     for problem, line in zip(problems, lines, strict=True):
@@ -104,15 +104,15 @@ def chains(
 
 
 def _answer(
-    trainer: Trainer, params: Any, asked: Sequence[Problem], turn: int
+    trainer: Trainer, params: Any, prompts: Sequence[Problem], turn: int
 ) -> list[tuple[str, float]]:
     """Returns a response to each prompt and its reward, 0 if it could not be graded.
 
     `turn` decides the random numbers.
     """
-    if not asked:
+    if not prompts:
         return []
-    trainer.held_out = asked
+    trainer.held_out = prompts
     found = trainer.evaluate(params, turn)
     rewards = [reward if reward == reward else 0.0 for reward in found.rewards[:, 0].tolist()]
     return list(zip([response for (response,) in found.responses], rewards, strict=True))

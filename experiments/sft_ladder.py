@@ -39,7 +39,7 @@ MEASURES = {
 }
 
 
-def rung(depth: int, steps: int) -> Problems:
+def problems_at(depth: int, steps: int) -> Problems:
     """Returns the problems of a depth, whose warm start fits `MAZES` mazes without noise."""
     return Problems(
         f"warm start of {depth} steps",
@@ -54,7 +54,7 @@ def rung(depth: int, steps: int) -> Problems:
     )
 
 
-def climb(
+def compare(
     folder: pathlib.Path,
     depths: Sequence[int],
     seeds: Sequence[int],
@@ -66,7 +66,7 @@ def climb(
     after: list[runs.Job] = []
     done, cells = {}, [Cell(seed) for seed in seeds]
     for depth in depths:
-        where, problems = folder / f"depth{depth}", rung(depth, steps)
+        where, problems = folder / f"depth{depth}", problems_at(depth, steps)
         # The jobs of all depths run together, so that no worker waits at the end of each.
         plan.Sweep(where, DESIGN, problems, lambda jobs, _: before.extend(jobs)).before(cells)
         sweep = plan.Sweep(where, DESIGN, problems, lambda jobs, _: after.extend(jobs))
@@ -122,9 +122,9 @@ def gains(found: Mapping[int, Mapping[str, Sequence[Mapping[str, float]]]]) -> s
     return tables.markdown(["k = 8 less k = 1, by SFT steps", *MEASURES], rows)
 
 
-def main(asked: script.Asked) -> None:
-    depths, steps = (DEPTHS[:3], 50) if asked.quick else (DEPTHS, 100)
-    found = climb(asked.folder, depths, asked.seeds, steps, asked.run_all)
+def main(arguments: script.Arguments) -> None:
+    depths, steps = (DEPTHS[:3], 50) if arguments.quick else (DEPTHS, 100)
+    found = compare(arguments.folder, depths, arguments.seeds, steps, arguments.run_all)
     print(table(found), gains(found), thresholds(found), sep="\n\n")
     print(f"\n{steps} steps of RL; {experiments.machine()}")
 

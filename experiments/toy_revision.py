@@ -170,9 +170,9 @@ def compare(
     return {task: [one.measures() for one in group] for task, group in all_runs.items()}
 
 
-def main(asked: script.Asked) -> None:
-    steps = 20 if asked.quick else 100
-    found = compare(asked.folder, asked.seeds, steps, asked.quick, asked.run_all)
+def main(arguments: script.Arguments) -> None:
+    steps = 20 if arguments.quick else 100
+    found = compare(arguments.folder, arguments.seeds, steps, arguments.quick, arguments.run_all)
     print(f"{table(found)}\n\n{steps} steps of RL; {experiments.machine()}")
 
 

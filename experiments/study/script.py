@@ -14,7 +14,7 @@ from experiments.study import plan, runs
 flags.disclaim_key_flags()
 
 
-class Asked(NamedTuple):
+class Arguments(NamedTuple):
     """The arguments of the command line.
 
     Attributes:
@@ -30,7 +30,7 @@ class Asked(NamedTuple):
     run_all: plan.RunAll
 
 
-def run(compare: Callable[[Asked], None], quick: str) -> None:
+def run(compare: Callable[[Arguments], None], quick: str) -> None:
     """Runs a script as `python -m MODULE DIR [--quick] [--seeds=0,1,2] [--workers=2]`.
 
     Modules that import a script may define flags with these names, so that it calls this only when
@@ -64,6 +64,6 @@ def run(compare: Callable[[Asked], None], quick: str) -> None:
         seeds = [int(seed) for seed in given.seeds][: 1 if given.quick else None]
         with runs.resumable():
             run_all = runs.runner(folder, given.workers or None)
-            compare(Asked(folder, seeds, given.quick, run_all))
+            compare(Arguments(folder, seeds, given.quick, run_all))
 
     app.run(main)

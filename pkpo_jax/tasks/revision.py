@@ -33,7 +33,7 @@ DRAWS = 64
 # A policy from scratch reads these characters after an answer, and writes these verdicts.
 _MARKS = {REVISION: "!", VERIFICATION: "?"}
 _VERDICTS = {False: "n", True: "y"}
-_ASKED = {
+_INSTRUCTIONS = {
     REVISION: "This answer is wrong. Give a right one.",
     VERIFICATION: r"Is this answer right? Reason step by step, and end with \boxed{True} or "
     r"\boxed{False}.",
@@ -116,15 +116,17 @@ class Revision(Task):
         kinds = self.kinds if split == "train" else (self.evaluate_on,)
         problems, found = self.wrapped.problems(split), []
         for number, attempts in enumerate(self._attempts(split, problems, kinds)):
-            asked = [self.ask(PROBLEM, problems[number])]
+            prompts = [self.ask(PROBLEM, problems[number])]
             wrong = [attempt for attempt, right in attempts if not right]
             unverified = wrong[len(attempts) - len(wrong) :] if self.balanced else []
             for name, (attempt, right) in enumerate(attempts):
-                about = [] if right else [REVISION]
-                about += [] if attempt in unverified else [VERIFICATION]
+                of_attempt = [] if right else [REVISION]
+                of_attempt += [] if attempt in unverified else [VERIFICATION]
                 options = {"right": right, "name": name}
-                asked += [self.ask(kind, problems[number], attempt, **options) for kind in about]
-            found += [prompt for prompt in asked if prompt["kind"] in kinds]
+                prompts += [
+                    self.ask(kind, problems[number], attempt, **options) for kind in of_attempt
+                ]
+            found += [prompt for prompt in prompts if prompt["kind"] in kinds]
         if set(kinds) - {PROBLEM} and all(prompt["kind"] == PROBLEM for prompt in found):
             raise ValueError(
                 f"task.attempts={self.attempts!r}: no {split} problem has both a right and a wrong "
@@ -151,14 +153,14 @@ class Revision(Task):
           right: whether this answer is right, which a verification should find.
           name: tells apart the prompts of one kind about one problem, in their ids.
         """
-        asked = {"kind": kind, "problem": problem, "right": right}
+        fields = {"kind": kind, "problem": problem, "right": right}
         if kind == PROBLEM:
-            return {**asked, "id": problem["id"], "prompt": problem["prompt"]}
+            return {**fields, "id": problem["id"], "prompt": problem["prompt"]}
         prompt = f"{problem['prompt']}{attempt}{_MARKS[kind]}"
         if self.instruct:
             text = problem["prompt"].strip()
-            prompt = f"Problem:\n{text}\n\nAnswer:\n{attempt}\n\n{_ASKED[kind]}\n"
-        return {**asked, "id": f"{kind} {problem['id']} {name}", "prompt": prompt}
+            prompt = f"Problem:\n{text}\n\nAnswer:\n{attempt}\n\n{_INSTRUCTIONS[kind]}\n"
+        return {**fields, "id": f"{kind} {problem['id']} {name}", "prompt": prompt}
 
     def grade(self, problem: Problem, response: str) -> float | Grade:
         """Returns 1 iff the verdict of a verification is right, else the wrapped task's grade."""
@@ -222,13 +224,13 @@ class Revision(Task):
         Answers that the wrapped task cannot read are left out, since there is nothing to verify in
         them. So are those of problems without both right and wrong ones.
         """
-        asks_about_answers = set(kinds) != {PROBLEM}
-        read = self._read() if self.attempts and asks_about_answers else {}
+        needs_attempts = set(kinds) != {PROBLEM}
+        read = self._read() if self.attempts and needs_attempts else {}
         for number in range(len(problems)):
             problem, found = problems[number], {}
             if self.attempts:
                 found = read.get((problem["id"], problem["prompt"]), {})
-            elif asks_about_answers:
+            elif needs_attempts:
                 found = self._demonstrated(split, problem)
             found = {a: right for a, right in found.items() if self.wrapped.answer(a) is not None}
             yield list(found.items()) if len({*found.values()}) == 2 else []

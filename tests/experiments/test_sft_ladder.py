@@ -34,7 +34,7 @@ def test_a_ladder_reads_its_runs(tmp_path):
             text = "".join(json.dumps(line) + "\n" for line in lines)
             (job.workdir / "metrics.jsonl").write_text(text)
 
-    found = sft_ladder.climb(tmp_path, [50, 100], [0, 1], 7, run_all)
+    found = sft_ladder.compare(tmp_path, [50, 100], [0, 1], 7, run_all)
     before, after = started
     assert before == [f"depth{d}/reported/base_seed{s}" for d in (50, 100) for s in (0, 1)]
     assert len(after) == 8 and "depth100/reported/k8_lr0.0006_seed1" in after
@@ -57,7 +57,7 @@ def test_the_threshold_is_the_best_depth():
 
 
 def test_every_run_is_one_that_the_trainer_accepts():
-    problems = sft_ladder.rung(100, 60)
+    problems = sft_ladder.problems_at(100, 60)
     config = runs._config(problems.config)
     before = saved_run.override(config, problems.base(Cell(0)))
     checks.validate(before, 1)

@@ -33,19 +33,19 @@ class Scripted:
 
 def test_a_chain_revises_the_last_answer_until_one_is_right(tmp_path):
     a, b, c = (p["problem"] for p in TASK.problems("test")[:3])
-    asked = [p["prompt"] for p in (a, b, c)]
+    prompts = [p["prompt"] for p in (a, b, c)]
     script = {
-        asked[0]: [a["answer"]],
-        asked[1]: ["77"],
+        prompts[0]: [a["answer"]],
+        prompts[1]: ["77"],
         # A text that is no number leaves the prompt as it is, and the last revision fails too.
-        asked[2]: ["no", "88"],
-        f"{asked[1]}77!": [b["answer"]],
-        f"{asked[2]}88!": ["99"],
-        f"{asked[0]}{a['answer']}?": ["y"],
-        f"{asked[1]}77?": ["n"],
-        f"{asked[1]}{b['answer']}?": ["n"],
-        f"{asked[2]}88?": ["y"],
-        f"{asked[2]}99?": [""],
+        prompts[2]: ["no", "88"],
+        f"{prompts[1]}77!": [b["answer"]],
+        f"{prompts[2]}88!": ["99"],
+        f"{prompts[0]}{a['answer']}?": ["y"],
+        f"{prompts[1]}77?": ["n"],
+        f"{prompts[1]}{b['answer']}?": ["n"],
+        f"{prompts[2]}88?": ["y"],
+        f"{prompts[2]}99?": [""],
     }
     trainer = Scripted(script)
     lines = revision_chains.chains(trainer, None, [a, b, c], revisions=2)
@@ -62,7 +62,7 @@ def test_a_chain_revises_the_last_answer_until_one_is_right(tmp_path):
     path = tmp_path / "chains.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     task = Revision(options=TASK.options, attempts=str(path), evaluate_on="revision")
-    assert [p["prompt"] for p in task.problems("test")] == [f"{asked[1]}77!"]
+    assert [p["prompt"] for p in task.problems("test")] == [f"{prompts[1]}77!"]
 
 
 def test_the_measures_of_chains():

@@ -49,17 +49,17 @@ def test_demonstrations_of_the_wrapped_task_give_prompts_of_every_kind(inner, op
     assert len(found["revision"]) == len(plain) and len(found["verification"]) == 2 * len(plain)
     assert [p["right"] for p in found["verification"]].count(True) == len(plain)
     for kind, mark in (("revision", "!"), ("verification", "?")):
-        for asked in found[kind]:
-            start = asked["problem"]["prompt"]
-            assert asked["prompt"].startswith(start) and asked["prompt"].endswith(mark)
-            attempt = asked["prompt"][len(start) : -1]
-            assert task.wrapped.grade(asked["problem"], attempt) == asked["right"]
+        for prompt in found[kind]:
+            start = prompt["problem"]["prompt"]
+            assert prompt["prompt"].startswith(start) and prompt["prompt"].endswith(mark)
+            attempt = prompt["prompt"][len(start) : -1]
+            assert task.wrapped.grade(prompt["problem"], attempt) == prompt["right"]
     ids = [p["id"] for problems in found.values() for p in problems]
     assert len(set(ids)) == len(ids)
     # A policy from scratch can read the prompts and write the demonstrations.
     tokenizer, rng = CharacterTokenizer(task.alphabet), random.Random(0)
-    for asked in task.problems("train"):
-        tokenizer.encode(asked["prompt"] + task.demonstration(asked, rng))
+    for prompt in task.problems("train"):
+        tokenizer.encode(prompt["prompt"] + task.demonstration(prompt, rng))
     assert task.problems("train") == pickle.loads(pickle.dumps(task)).problems("train")
     # The test split asks the same problems as the wrapped task's.
     test = task.problems("test")
@@ -126,26 +126,26 @@ HOSTILE = ["", "y\n", " y", "Y", "yy", "yn", "ny", "true", "1", "y\x00", "\uff59
 def test_a_verdict_has_one_spelling(right):
     task = Revision(options=OPTIONS)
     problem = SUMS.problems("train")[0]
-    asked = task.ask("verification", problem, "77", right=right)
-    assert task.grade(asked, "y") == (float(right), Status.OK)
-    assert task.grade(asked, "n") == (float(not right), Status.OK)
+    prompt = task.ask("verification", problem, "77", right=right)
+    assert task.grade(prompt, "y") == (float(right), Status.OK)
+    assert task.grade(prompt, "n") == (float(not right), Status.OK)
     # The right number is no verdict.
     for response in [*HOSTILE, problem["answer"]]:
-        assert task.grade(asked, response) == (0.0, Status.WRONG_FORMAT)
-    assert task.demonstration(asked, random.Random(0)) == "ny"[right]
-    assert task.mode_of(asked, "y") == "y" and task.mode_count(asked) == 1
+        assert task.grade(prompt, response) == (0.0, Status.WRONG_FORMAT)
+    assert task.demonstration(prompt, random.Random(0)) == "ny"[right]
+    assert task.mode_of(prompt, "y") == "y" and task.mode_count(prompt) == 1
 
 
 def test_a_boxed_verdict_is_the_last_box():
     task = Revision(options=f"{OPTIONS}, instruct=True", instruct=True)
     problem = task.wrapped.problems("train")[0]
-    asked = task.ask("verification", problem, r"It is \boxed{True}.", right=False)
-    assert problem["prompt"].strip() in asked["prompt"] and r"\boxed{True}." in asked["prompt"]
-    assert task.grade(asked, r"\boxed{True}, no, \boxed{False}.") == (1.0, Status.OK)
-    assert task.grade(asked, r"\boxed{False} or \boxed{True}") == (0.0, Status.OK)
+    prompt = task.ask("verification", problem, r"It is \boxed{True}.", right=False)
+    assert problem["prompt"].strip() in prompt["prompt"] and r"\boxed{True}." in prompt["prompt"]
+    assert task.grade(prompt, r"\boxed{True}, no, \boxed{False}.") == (1.0, Status.OK)
+    assert task.grade(prompt, r"\boxed{False} or \boxed{True}") == (0.0, Status.OK)
     for response in ("False", r"\boxed{false}", r"\boxed{False", r"\boxed{True or False}", "n"):
-        assert task.grade(asked, response) == (0.0, Status.WRONG_FORMAT)
-    assert task.grade(asked, task.demonstration(asked, random.Random(0))).reward == 1.0
+        assert task.grade(prompt, response) == (0.0, Status.WRONG_FORMAT)
+    assert task.grade(prompt, task.demonstration(prompt, random.Random(0))).reward == 1.0
 
 
 @hypothesis.given(st.text() | st.sampled_from([*HOSTILE, "y", "n"]))
@@ -153,8 +153,8 @@ def test_any_response_to_a_problem_or_a_revision_has_the_grade_of_the_wrapped_ta
     task = Revision(options=OPTIONS)
     problem = SUMS.problems("test")[0]
     for kind in ("problem", "revision"):
-        asked = task.ask(kind, problem, "77")
-        ours = grading.Grader(task).grade([asked], [[response]])
+        prompt = task.ask(kind, problem, "77")
+        ours = grading.Grader(task).grade([prompt], [[response]])
         own = grading.Grader(SUMS).grade([problem], [[response]])
         assert (ours.rewards, ours.statuses) == (own.rewards, own.statuses)
 
@@ -166,17 +166,17 @@ def test_a_grade_of_the_wrapped_task_passes_through():
 
     task = Revision(options=OPTIONS)
     task.__dict__["wrapped"] = Late()
-    asked = task.ask("problem", SUMS.problems("test")[0])
-    assert task.grade(asked, "y") == task.grade(asked, "7") == (0.0, Status.TIMEOUT)
+    prompt = task.ask("problem", SUMS.problems("test")[0])
+    assert task.grade(prompt, "y") == task.grade(prompt, "7") == (0.0, Status.TIMEOUT)
 
 
 def test_modes_and_answers_are_those_of_the_wrapped_task():
     task, maze = Revision(inner="maze", options="max_path=4, fog=0.0"), Maze(max_path=4, fog=0.0)
     problem = {"id": 0, "prompt": "S.\n.E", "grid": "S.\n.E"}
-    asked = task.ask("revision", problem, "RR")
-    assert asked["prompt"] == "S.\n.ERR!"
-    assert task.mode_of(asked, "RLRD") == maze.mode_of(problem, "RLRD") == "RD"
-    assert task.mode_count(asked) == 2
+    prompt = task.ask("revision", problem, "RR")
+    assert prompt["prompt"] == "S.\n.ERR!"
+    assert task.mode_of(prompt, "RLRD") == maze.mode_of(problem, "RLRD") == "RD"
+    assert task.mode_count(prompt) == 2
     assert [task.answer(text) for text in ("RD", "y", "go")] == ["RD", "y", None]
 
 
@@ -184,9 +184,9 @@ def test_prompts_are_drawn():
     task = Revision(options=OPTIONS)
     for kind in ("problem", "revision", "verification"):
         axes = matplotlib.figure.Figure().subplots()
-        asked = task.ask(kind, SUMS.problems("test")[0], "77")
-        task.draw(axes, asked, ["y", "\ud800"], [0.0, 0.0])
-        assert asked["prompt"] in axes.texts[0].get_text()
+        prompt = task.ask(kind, SUMS.problems("test")[0], "77")
+        task.draw(axes, prompt, ["y", "\ud800"], [0.0, 0.0])
+        assert prompt["prompt"] in axes.texts[0].get_text()
 
 
 @pytest.mark.parametrize(
