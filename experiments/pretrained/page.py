@@ -12,7 +12,7 @@ from experiments import study as tiny
 from experiments.pretrained import claims
 from experiments.pretrained.design import DESIGN
 from experiments.study import claims as tiny_claims
-from experiments.study import results, tables
+from experiments.study import legends, results, tables
 from experiments.study.base import KS, Study
 from experiments.study.measures import all_sets, estimate
 
@@ -43,7 +43,7 @@ def _draw(found: Mapping[str, Any], folder: pathlib.Path) -> list[str]:
             ax.errorbar(KS, means, errors, color=color, label=problems.design.label(method))
         ax.set(xlabel="k", ylabel="pass@k, held out", xscale="log", title=problems.problems.title)
         ax.set_xticks(KS, KS)
-    figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside right upper", fontsize=7)
+    legends.add(figure)
     figure.savefig(folder / "a_pass_at_k.png", dpi=90)
     return ["a_pass_at_k.png"]
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from experiments.referee import claims
 from experiments.referee.design import BONUSES, DESIGN, DISTINCT, LOSSES_OF_GRPO, PROBLEMS
-from experiments.study import plan, tables
+from experiments.study import legends, plan, tables
 from experiments.study.base import KS, Cell, Study
 from experiments.study.measures import Set, all_sets, estimate, listed, number, paired
 from experiments.study.runs import Measurement
@@ -180,13 +180,7 @@ def _draw(found: Mapping[str, Any], folder: pathlib.Path) -> list[str]:
                 _trajectory(ax, problems, metric)
             ax.set(xlabel="pass@1, held out", ylabel=f"{metric}, held out")
             ax.set_title(problems.problems.title, fontsize=9)
-        # The last panel has the most methods, and the others may have more to add.
-        named = {
-            label: handle
-            for ax in axes[::-1]
-            for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
-        }
-        figure.legend(named.values(), named.keys(), loc="outside right upper", fontsize=6)
+        legends.add(figure, fontsize=6)
         figure.savefig(folder / file, dpi=90)
     return list(plots)
 

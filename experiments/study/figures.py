@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.study import claims, design
+from experiments.study import claims, design, legends
 from experiments.study.base import KS
 from experiments.study.design import DESIGN, PKPO, label
 from experiments.study.measures import all_sets, estimate
@@ -126,11 +126,12 @@ def _methods(results: Mapping[str, Any]) -> Figure:
 def _panels(panels: Mapping[str, Mapping[str, Curve]]) -> Figure:
     """Plots {y axis: {method: curve}} side by side, against steps."""
     figure = Figure(figsize=(3.8 * len(panels) + 1.6, 3.4), layout="constrained")
+    methods = list(dict.fromkeys(method for curves in panels.values() for method in curves))
     for ax, (text, curves) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-        for i, (method, curve) in enumerate(curves.items()):
-            _band(ax, curve, f"C{i}", label(method))
+        for method, curve in curves.items():
+            _band(ax, curve, f"C{methods.index(method)}", label(method))
         ax.set(xlabel="step", ylabel=text)
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=7)
+    legends.add(figure)
     return figure
 
 

@@ -1,5 +1,6 @@
 """Tests of the study on a pretrained model: what it runs, its rules, and its page."""
 
+import copy
 import dataclasses
 import itertools
 import re
@@ -165,6 +166,20 @@ def test_the_page_says_what_ran_and_what_did_not(tmp_path):
     assert "The tiny policy's verdict, by a similar rule: partly reproduced." in written
     report.write(page.STUDY, _results(), tmp_path)
     assert "Not run:" not in (tmp_path / "RESULTS.md").read_text()
+
+
+def test_the_legend_names_the_methods_of_every_panel(tmp_path, monkeypatch):
+    found, named = _results(), []
+    sets = {name: copy.deepcopy(one) for name, one in found["problems"].items()}
+    del list(sets.values())[-1]["methods"]["k8"]
+
+    def savefig(figure, *_, **__):
+        named.append([text.get_text() for text in figure.legends[0].get_texts()])
+
+    monkeypatch.setattr(page.Figure, "savefig", savefig)
+    page.STUDY.draw({**found, "problems": sets}, tmp_path)
+    (texts,) = named
+    assert sorted(texts) == sorted(map(design.DESIGN.label, ["base", *_AT]))
 
 
 def test_the_page_kept_has_a_place_for_every_part():

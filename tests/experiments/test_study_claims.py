@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from experiments.study import base, claims, design, measures, page, report, results, runs
+from experiments.study import base, claims, design, figures, measures, page, report, results, runs
 from experiments.study.measures import estimate, paired
 
 
@@ -211,6 +211,15 @@ def test_the_page_shows_every_claim_with_its_figure(tmp_path):
     assert "d_hard" not in again and not (tmp_path / "figures" / "d_hard.png").exists()
     loaded = results.load(tmp_path / "results.json")
     assert results.dump(loaded) == results.dump(kept)
+
+
+def test_a_method_has_one_colour_and_a_place_in_the_legend_whatever_panels_it_is_in():
+    curve = [1, 2], [[0.1, 0.2]]
+    figure = figures._panels({"a": {"k1": curve, "k8": curve}, "b": {"k8": curve}})
+    names = [design.label("k1"), design.label("k8")]
+    assert sorted(text.get_text() for text in figure.legends[0].get_texts()) == sorted(names)
+    drawn = {(line.get_label(), line.get_color()) for ax in figure.axes for line in ax.lines}
+    assert len(drawn) == 2 and {name for name, _ in drawn} == set(names)
 
 
 def test_paired_differences_leave_out_what_seeds_share():
