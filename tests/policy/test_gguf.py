@@ -11,7 +11,7 @@ import safetensors.numpy
 
 from pkpo_jax.policy import checkpoints, gguf, hugging_face, sizes, tokenizers
 from pkpo_jax.policy.checkpoint_checks import CheckpointError
-from tests.policy import hf_golden
+from tests.policy import hf_golden, sentencepieces
 from tests.policy.test_checkpoints import assert_equal, assert_one_line, read, tensors
 
 TYPE = package.GGMLQuantizationType
@@ -285,33 +285,19 @@ TEXTS = (
 def original(tmp_path_factory):
     """Trains a tokenizer.model with the special tokens and the normaliser of Gemma 3's."""
     sentencepiece = pytest.importorskip("sentencepiece")
-    directory = tmp_path_factory.mktemp("tokenizer")
-    (directory / "corpus.txt").write_text("\n".join((*TEXTS[:3], "user", "model", "naïve")))
     spaces = ["\u2581" * n for n in range(2, 32)]
     symbols = ["<mask>", "[multimodal]", "<unused0>", "<start_of_turn>", "<end_of_turn>"]
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(directory / "corpus.txt"),
-        model_prefix=str(directory / "tokenizer"),
-        model_type="bpe",
+    path = sentencepieces.train(
+        tmp_path_factory.mktemp("tokenizer"),
+        (*TEXTS[:3], "user", "model", "naïve"),
+        [*symbols, *("\n" * n for n in range(1, 5)), "\t", *spaces],
         vocab_size=450,
-        pad_id=0,
-        eos_id=1,
-        bos_id=2,
-        unk_id=3,
         pad_piece="<pad>",
         eos_piece="<eos>",
         bos_piece="<bos>",
-        user_defined_symbols=[*symbols, *("\n" * n for n in range(1, 5)), "\t", *spaces],
-        byte_fallback=True,
-        split_digits=True,
         allow_whitespace_only_pieces=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        add_dummy_prefix=False,
-        hard_vocab_limit=False,
-        minloglevel=2,
     )
-    return sentencepiece.SentencePieceProcessor(model_file=str(directory / "tokenizer.model"))
+    return sentencepiece.SentencePieceProcessor(model_file=path)
 
 
 def converted(original):

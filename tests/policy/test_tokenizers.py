@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pkpo_jax.policy import tokenizers
+from tests.policy import sentencepieces
 
 TEXTS = ("What is 12 + 30?", "It is 42.\n\nThe answer is $\\boxed{42}$.", "x² ≤ 9, also  spaces")
 
@@ -14,32 +15,11 @@ TEXTS = ("What is 12 + 30?", "It is 42.\n\nThe answer is $\\boxed{42}$.", "x² �
 @pytest.fixture(scope="module")
 def vocabulary(tmp_path_factory):
     """Trains a tokenizer.model that has the official special tokens at their ids."""
-    import sentencepiece
-
-    directory = tmp_path_factory.mktemp("tokenizer")
-    corpus = directory / "corpus.txt"
-    corpus.write_text("\n".join((*TEXTS, "user", "model", "the quick brown fox")))
     symbols = ["<mask>", "<2mass>", "[@BOS@]", *(f"<unused{i}>" for i in range(99))]
     symbols += ["<start_of_turn>", "<end_of_turn>", "\n", "\n\n"]
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(corpus),
-        model_prefix=str(directory / "tokenizer"),
-        model_type="bpe",
-        vocab_size=500,
-        pad_id=0,
-        eos_id=1,
-        bos_id=2,
-        unk_id=3,
-        user_defined_symbols=symbols,
-        byte_fallback=True,
-        split_digits=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        add_dummy_prefix=False,
-        hard_vocab_limit=False,
-        minloglevel=2,
-    )
-    return str(directory / "tokenizer.model")
+    texts = (*TEXTS, "user", "model", "the quick brown fox")
+    directory = tmp_path_factory.mktemp("tokenizer")
+    return sentencepieces.train(directory, texts, symbols, vocab_size=500)
 
 
 @pytest.mark.parametrize("text", TEXTS)
