@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from pkpo_jax.policy import gemma
+from pkpo_jax.policy import gemma, gguf
 from pkpo_jax.policy.hugging_face import HEAD_NORMS, NORMS, TABLE, describe
 
 # A file holds at most this many bytes, as files that `transformers` writes.
@@ -45,7 +45,7 @@ def write(
       directory: where to write; it must not exist yet.
       params: parameters in memory, float32 or bfloat16; the files have the same dtype.
       config: the network that they belong to.
-      tokenizer: path of a tokenizer.model to copy, or "".
+      tokenizer: path of a tokenizer.model to copy, or of a GGUF file to write it from, or "".
       beside: a directory of Hugging Face whose tokenizer and generation settings are copied, or
         None.
       stop_tokens: the ids at which generation stops. If there are none, it stops where that of
@@ -79,7 +79,11 @@ def write(
             if (beside / name).exists():
                 (beside / name).copy(directory / name, overwrite=True)
     if tokenizer:
-        epath.Path(tokenizer).expanduser().copy(directory / "tokenizer.model", overwrite=True)
+        place, to = epath.Path(tokenizer).expanduser(), directory / "tokenizer.model"
+        if place.suffix == ".gguf":
+            gguf.write_tokenizer(place, to)
+        else:
+            place.copy(to, overwrite=True)
         settings = directory / "tokenizer_config.json"
         if not settings.exists():
             _write_json(settings, {"tokenizer_class": "GemmaTokenizer", "add_bos_token": True})

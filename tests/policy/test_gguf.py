@@ -8,8 +8,16 @@ import gguf as package
 import numpy as np
 import pytest
 import safetensors.numpy
+from etils import epath
 
-from pkpo_jax.policy import checkpoints, gguf, hugging_face, sizes, tokenizers
+from pkpo_jax.policy import (
+    checkpoints,
+    gguf,
+    hugging_face,
+    hugging_face_export,
+    sizes,
+    tokenizers,
+)
 from pkpo_jax.policy.checkpoint_checks import CheckpointError
 from tests.policy import hf_golden, sentencepieces
 from tests.policy.test_checkpoints import assert_equal, assert_one_line, read, tensors
@@ -451,4 +459,15 @@ def test_a_checkpoint_and_its_tokenizer_by_path(original, tmp_path):
         checkpoints.find(str(path), sizes.SIZES["gemma3_270m"])
     assert_one_line(error, str(path), "is of the size tiny")
     found = tokenizers._read(str(path))
+    assert [found.encode(text) for text in TEXTS] == [original.encode(text) for text in TEXTS]
+
+
+def test_an_export_writes_the_tokenizer_of_the_file(original, tmp_path):
+    import sentencepiece
+
+    path = write(tmp_path / "model.gguf", model_tensors(), tokenizer=converted(original))
+    params = read(hf_golden.PATH, hf_golden.CONFIGS["9b"])
+    out = epath.Path(tmp_path / "out")
+    hugging_face_export.write(out, params, hf_golden.CONFIGS["9b"], tokenizer=str(path))
+    found = sentencepiece.SentencePieceProcessor(model_file=str(out / "tokenizer.model"))
     assert [found.encode(text) for text in TEXTS] == [original.encode(text) for text in TEXTS]
