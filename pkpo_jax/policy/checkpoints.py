@@ -8,9 +8,11 @@ device holds it whole.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import jax
@@ -105,6 +107,26 @@ def write(path: str, params: Any) -> None:
     """Writes parameters to a new directory, in the format of `gm.ckpts.save_params`."""
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(epath.Path(path).expanduser().resolve(), Stacked(params).unstack(params))
+
+
+@contextlib.contextmanager
+def without_abandoned_reads() -> Iterator[None]:
+    """Keeps quiet about reads that Orbax abandons in the body because another one has failed.
+
+    Orbax reads arrays side by side, and raises the first error. The others then report to an event
+    loop that is closed, which Python would show as a traceback each.
+    """
+    previous = sys.unraisablehook
+
+    def show(unraisable: Any) -> None:
+        if repr(unraisable.exc_value) != repr(RuntimeError("Event loop is closed")):
+            previous(unraisable)
+
+    sys.unraisablehook = show
+    try:
+        yield
+    finally:
+        sys.unraisablehook = previous
 
 
 class Stacked:
@@ -286,7 +308,8 @@ class _Orbax:
             restore_args=ocp.checkpoint_utils.construct_restore_args(targets),
             partial_restore=self._tree.has_images,
         )
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+        with without_abandoned_reads(), reader as checkpointer:
             tree = checkpointer.restore(self._path, arguments)
         read: dict[Path, Any] = traverse_util.flatten_dict(tree)
         single = {}

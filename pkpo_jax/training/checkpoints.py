@@ -23,7 +23,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from pkpo_jax import parallel
 from pkpo_jax.policy import lora
-from pkpo_jax.policy.checkpoints import CheckpointError, Stacked
+from pkpo_jax.policy.checkpoints import CheckpointError, Stacked, without_abandoned_reads
 from pkpo_jax.policy.sampling import Rollout
 from pkpo_jax.training import pairs
 from pkpo_jax.training.files import first_line, read_json, replace, writing
@@ -114,6 +114,7 @@ class Checkpoints:
         with writing("a checkpoint"):
             self._manager.check_for_errors()
 
+    @without_abandoned_reads()
     def restore_newest(self) -> Restored | None:
         """Restores the newest checkpoint that can be read, or returns None if there are none.
 

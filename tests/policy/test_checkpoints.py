@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -528,3 +529,13 @@ def test_eight_devices_read_their_parts(tmp_path):
         text=True,
     )
     assert run.returncode == 0, run.stderr
+
+
+def test_only_reads_that_are_abandoned_are_kept_quiet(monkeypatch):
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda one: shown.append(one.exc_value))
+    others = [RuntimeError("Event loop is full"), ValueError("Event loop is closed"), None]
+    with checkpoints.without_abandoned_reads():
+        for error in (RuntimeError("Event loop is closed"), *others):
+            sys.unraisablehook(types.SimpleNamespace(exc_value=error))
+    assert shown == others

@@ -152,6 +152,19 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
     assert not (workdir / "checkpoints" / "8").exists()
 
 
+def test_a_checkpoint_without_its_index_is_passed_over_in_one_line(
+    undisturbed, tmp_path, caplog, monkeypatch
+):
+    workdir, shown = tmp_path / "run", []
+    shutil.copytree(undisturbed, workdir)
+    # No array is found any more, and when one is missed, Orbax abandons the reads of the others.
+    (workdir / "checkpoints" / "8" / "opt_state" / "manifest.ocdbt").unlink()
+    monkeypatch.setattr(sys, "unraisablehook", shown.append)
+    assert restore_newest(workdir).step == 6
+    assert not shown and sys.unraisablehook == shown.append
+    assert len([one for one in caplog.records if "step 8 cannot be used" in one.message]) == 1
+
+
 def evaluate(workdir):
     return inspection.evaluate([workdir], inspection.Request(survival_config(), {}))[0].metrics
 
