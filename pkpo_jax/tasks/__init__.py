@@ -16,6 +16,7 @@ from pkpo_jax.tasks.math import Math
 from pkpo_jax.tasks.maze import Maze
 from pkpo_jax.tasks.puzzles import Puzzles
 from pkpo_jax.tasks.revision import Revision
+from pkpo_jax.tasks.synthesis import Synthesis
 
 TASKS: dict[str, Callable[..., Task]] = {
     "arc": Arc,
@@ -25,6 +26,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "maze": Maze,
     "puzzles": Puzzles,
     "revision": Revision,
+    "synthesis": Synthesis,
 }
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "Puzzles",
     "Revision",
     "Status",
+    "Synthesis",
     "Task",
     "find",
     "make",

@@ -12,7 +12,7 @@ import ast
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 # All expressions of this many numbers are found in milliseconds.
@@ -89,28 +89,50 @@ def canonical(text: str) -> str | None:
     >>> canonical("(1+2) * 3"), canonical("3*(2 - -1)"), canonical("4 - 1/3")
     ('(*3*(+1+2))', '(*3*(+1+2))', '(-(/3*1)+4)')
     """
+    form = evaluate(text.strip(), number)
+    return None if form is None else str(form)
+
+
+def evaluate(text: str, number: Callable[[int], Any], **variables: Any) -> Any:
+    """Evaluates an expression of numbers, variables, + - * / and parentheses; None if it is none.
+
+    Values may have any type with these operators, such as forms or arrays. Nothing is run as code.
+
+    Args:
+      text: the expression.
+      number: returns the value of an integer that stands in the expression.
+      **variables: the values of names.
+
+    >>> evaluate("2*x-1", int, x=4), evaluate("y", int, x=4), evaluate("x**9", int, x=4)
+    (7, None, None)
+    """
     try:
-        return str(_read(ast.parse(text.strip(), mode="eval").body))
+        return _evaluate(ast.parse(text, mode="eval").body, number, variables)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 
 
-def _read(node: ast.expr) -> Form:
+def _evaluate(node: ast.expr, number: Callable[[int], Any], variables: Mapping[str, Any]) -> Any:
+    def value(node: ast.expr) -> Any:
+        return _evaluate(node, number, variables)
+
     match node:
-        case ast.Constant(value=int(value)):
-            return number(value)
+        case ast.Constant(value=int(integer)):
+            return number(integer)
+        case ast.Name(id=name) if name in variables:
+            return variables[name]
         case ast.UnaryOp(op=ast.UAdd(), operand=operand):
-            return _read(operand)
+            return value(operand)
         case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -_read(operand)
+            return -value(operand)
         case ast.BinOp(left=left, op=ast.Add(), right=right):
-            return _read(left) + _read(right)
+            return value(left) + value(right)
         case ast.BinOp(left=left, op=ast.Sub(), right=right):
-            return _read(left) + -_read(right)
+            return value(left) + -value(right)
         case ast.BinOp(left=left, op=ast.Mult(), right=right):
-            return _read(left) * _read(right)
+            return value(left) * value(right)
         case ast.BinOp(left=left, op=ast.Div(), right=right):
-            return _read(left) / _read(right)
+            return value(left) / value(right)
     raise ValueError(f"{ast.dump(node)} is no arithmetic")
 
 
