@@ -14,7 +14,7 @@ def get_config(argument: str = "") -> config_dict.ConfigDict:
     config = config_lib.default(task="synthesis")
     config.k = 8
 
-    # Programs have up to five characters, as in x*x-7. There are 877 problems of three modes or more.
+    # Programs have up to five characters, as x*x-7. There are 877 problems with enough modes.
     config.task.examples, config.task.min_modes = 1, 3
     config.task.length, config.task.digits = 5, "123456789"
     config.task.train_problems, config.task.test_problems = 620, 256

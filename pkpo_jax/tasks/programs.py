@@ -46,12 +46,12 @@ def behaviour(program: str, length: int, digits: str, inputs: int) -> Behaviour 
 
 @functools.lru_cache(maxsize=4)
 def behaviours(length: int, digits: str, inputs: int) -> Mapping[Behaviour, str]:
-    """Returns the behaviours of all programs of up to `length` characters, each with a shortest one.
+    """Returns the behaviours of all programs of up to `length` characters, and a program for each.
 
     This is bottom-up enumeration with observational equivalence, as in Escher (Albarghouthi et al.,
     CAV 2013) and TRANSIT (Udupa et al., PLDI 2013). From short to long, programs are composed of
-    shorter ones. Of those that behave alike, only the first is kept for each symbol of the grammar,
-    as longer programs behave alike if their parts do.
+    shorter ones. Of those that behave alike, only the first, which is a shortest one, is kept for
+    each symbol of the grammar, as longer programs behave alike if their parts do.
     """
     atoms = {tuple(range(inputs)): "x"} | {(int(d),) * inputs: d for d in digits}
     # These hold the new behaviours of each length, by the symbols of the grammar.

@@ -162,23 +162,24 @@ def _splits(task: Synthesis) -> dict[str, list[Problem]]:
             for examples, count in sorted(modes.items())
             if count >= task.min_modes and all(abs(y) <= task.largest for _, y in examples)
         ]
-    count = task.test_problems + task.train_problems
+    count, most = task.test_problems + task.train_problems, len(candidates)
     require(
         task,
-        count <= len(candidates),
+        count <= most,
         "train_problems",
-        f"at most {len(candidates) - task.test_problems}, for {len(candidates)} problems have "
-        f"task.min_modes={task.min_modes} or more, and task.test_problems={task.test_problems} are "
+        f"at most {max(0, most - task.test_problems)}, for there are {most} problems with "
+        f"task.min_modes={task.min_modes}, of which task.test_problems={task.test_problems} are "
         "held out; raise task.length or task.largest, or lower task.min_modes",
     )
-    sampled = random.Random(f"{task.seed}").sample(candidates, count)
+    # The test split stays the same if train_problems changes.
+    random.Random(task.seed).shuffle(candidates)
     return {
         split: [
             {"id": i, "prompt": task._prompt(examples), "examples": examples}
             for i, examples in enumerate(of)
         ]
         for split, of in [
-            ("test", sampled[: task.test_problems]),
-            ("train", sampled[task.test_problems :]),
+            ("test", candidates[: task.test_problems]),
+            ("train", candidates[task.test_problems : count]),
         ]
     }
