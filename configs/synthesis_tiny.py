@@ -2,6 +2,10 @@
 
 python -m pkpo_jax.main --config=configs/synthesis_tiny.py --workdir=runs/synthesis
 
+The run takes about a minute of processor time. Held out, as means over seeds 0, 1 and 2, RL raises
+pass@1 from .115 to .400 and pass@8 from .544 to .810, and lowers the share of a problem's modes
+that 32 samples find from .382 to .262. docs/tasks.md compares it with --config.k=1 and with
+--config.estimator.name=distinct, and has the commands.
 """
 
 from ml_collections import config_dict
@@ -14,7 +18,7 @@ def get_config(argument: str = "") -> config_dict.ConfigDict:
     config = config_lib.default(task="synthesis")
     config.k = 8
 
-    # Programs have up to five characters, as x*x-7. There are 877 problems with enough modes.
+    # Programs have up to five characters, as in x*x-7. 877 problems have three modes or more.
     config.task.examples, config.task.min_modes = 1, 3
     config.task.length, config.task.digits = 5, "123456789"
     config.task.train_problems, config.task.test_problems = 620, 256
