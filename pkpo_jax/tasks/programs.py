@@ -30,7 +30,7 @@ def behaviour(program: str, length: int, digits: str, inputs: int) -> Behaviour 
     """Returns the outputs of a program on the inputs 0, ..., inputs - 1.
 
     Returns None if the text is no program of the grammar, is longer than `length` characters, or
-    has a digit that is not in `digits`. It takes time for `length` characters at most.
+    has a digit that is not in `digits`. Longer text is refused before it is read.
 
     >>> behaviour("x*(x+1)", 7, "12", inputs=5), behaviour("-x", 7, "12", inputs=5)
     ((0, 2, 6, 12, 20), None)
