@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import rich.console
@@ -58,11 +58,15 @@ class Run(NamedTuple):
         return self.workdir.name
 
 
-class Result(NamedTuple):
-    """The held-out {k: pass@k} of a run, before RL and after its last step."""
+# Figures of an evaluation map k, or the name of another column, to a value.
+Figures = dict[Any, float]
 
-    before: dict[int, float]
-    after: dict[int, float]
+
+class Result(NamedTuple):
+    """The held-out figures of a run, before RL and after its last step."""
+
+    before: Figures
+    after: Figures
 
 
 class Spread(NamedTuple):
@@ -72,8 +76,8 @@ class Spread(NamedTuple):
     std: float
 
 
-# Rows map the label of a row to {k: spread of pass@k}.
-Rows = dict[str, dict[int, Spread]]
+# Rows map the label of a row to the spread of each figure.
+Rows = dict[str, dict[Any, Spread]]
 
 
 def requested() -> Request:
@@ -104,11 +108,17 @@ def run(workdir: pathlib.Path, request: Request) -> int:
     todo = [one for one in runs if not _is_finished(one)]
     codes = _run_all(todo, request)
     failed = {one.name: code for one in todo if (code := codes[one.name])}
-    results = {(one.k, one.seed): _read(one) for one in runs if one.name not in failed}
-    if results:
-        rows = compare(results)
-        _write(workdir, request, rows, results, failed)
-        rich.console.Console(width=100).print(_table(rows, request.seeds))
+    done = {(one.k, one.seed): metrics.read(one.workdir) for one in runs if one.name not in failed}
+    if done:
+        results = {key: _result(lines, page.pass_at_k) for key, lines in done.items()}
+        modes = {key: _result(lines, _modes) for key, lines in done.items()}
+        rows, mode_rows = compare(results), compare(modes)
+        _write(workdir, request, rows, mode_rows, results, failed)
+        console = rich.console.Console(width=100)
+        console.print(_table("pass@k", rows, request.seeds))
+        # Where right responses are all of one mode, the number of modes among k is pass@k.
+        if any(rows[label].get(k) != x for label, row in mode_rows.items() for k, x in row.items()):
+            console.print(_table("distinct correct@k", mode_rows, request.seeds))
         print(f"{workdir / 'sweep.png'} shows it, and {workdir / 'sweep.json'} holds the numbers.")
     for name, code in failed.items():
         print(f"{name} failed, with exit code {code}.", file=sys.stderr)
@@ -202,9 +212,18 @@ def _end(processes: Iterable[subprocess.Popen[bytes]]) -> None:
             process.kill()
 
 
-def _read(run: Run) -> Result:
-    curves = [values for line in metrics.read(run.workdir) if (values := page.pass_at_k(line))]
-    return Result(curves[0], curves[-1])
+def _result(
+    lines: Iterable[Mapping[str, Any]], figures: Callable[[Mapping[str, Any]], Figures]
+) -> Result:
+    found = [values for line in lines if page.pass_at_k(line) for values in [figures(line)]]
+    return Result(found[0], found[-1])
+
+
+def _modes(line: Mapping[str, Any]) -> Figures:
+    """Returns distinct correct@k for each k, and the coverage of modes if it is known."""
+    figures: Figures = {**page.at_k(line, "distinct_correct")}
+    coverage = line.get("eval/mode_coverage")
+    return figures if coverage is None else figures | {"coverage": coverage}
 
 
 def compare(results: Mapping[tuple[int, int], Result]) -> Rows:
@@ -216,9 +235,8 @@ def compare(results: Mapping[tuple[int, int], Result]) -> Rows:
     """
     before = {seed: result.before for (_, seed), result in results.items()}
     # Values that were not finite are missing, so only the k that all results have are compared.
-    ks = sorted(
-        set.intersection(*(set(values) for result in results.values() for values in result))
-    )
+    every = [values for result in results.values() for values in result]
+    ks = [k for k in every[0] if all(k in values for values in every)]
     groups = {"before RL": list(before.values())}
     for (k, _), result in results.items():
         groups.setdefault(f"k = {k}", []).append(result.after)
@@ -232,29 +250,30 @@ def _spread(values: Sequence[float]) -> Spread:
     return Spread(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
 
 
-def _table(rows: Rows, seeds: Sequence[int]) -> rich.table.Table:
+def _table(name: str, rows: Rows, seeds: Sequence[int]) -> rich.table.Table:
     over = f"mean (standard deviation) over seeds {', '.join(map(str, seeds))}"
-    table = rich.table.Table("", title=f"held-out pass@k, {over}")
+    table = rich.table.Table("", title=f"held-out {name}, {over}")
     for k in rows["before RL"]:
-        table.add_column(f"@{k}", justify="right")
+        table.add_column(k if isinstance(k, str) else f"@{k}", justify="right")
     for label, row in rows.items():
         table.add_row(label, *(f"{_short(x.mean)} ({_short(x.std)})" for x in row.values()))
     return table
 
 
-def _short(share: float) -> str:
-    """Formats a share with three decimals and without a leading zero.
+def _short(value: float) -> str:
+    """Formats a number with three decimals and without a leading zero.
 
     >>> _short(0.25), _short(1.0)
     ('.250', '1.000')
     """
-    return f"{share:.3f}".removeprefix("0")
+    return f"{value:.3f}".removeprefix("0")
 
 
 def _write(
     workdir: pathlib.Path,
     request: Request,
     rows: Rows,
+    mode_rows: Rows,
     results: Mapping[tuple[int, int], Result],
     failed: Mapping[str, int],
 ) -> None:
@@ -269,8 +288,13 @@ def _write(
     contents: dict[str, Any] = {
         "config": request.config,
         "overrides": list(request.overrides),
-        "rows": {k: {at: x._asdict() for at, x in row.items()} for k, row in rows.items()},
+        "rows": _plain(rows),
+        "distinct_correct": _plain(mode_rows),
         "runs": {f"k{k}_seed{seed}": result._asdict() for (k, seed), result in results.items()},
         "failed": dict(failed),
     }
     files.replace(workdir / "sweep.json", json.dumps(contents, indent=2) + "\n")
+
+
+def _plain(rows: Rows) -> dict[str, Any]:
+    return {label: {at: x._asdict() for at, x in row.items()} for label, row in rows.items()}

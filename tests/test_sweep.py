@@ -43,6 +43,32 @@ def test_spread_over_seeds():
     assert rows["k = 8"][1] == (0.5, 0.0)
 
 
+@pytest.mark.parametrize("modes", [True, False])
+def test_modes_are_shown_where_they_differ_from_answers(tmp_path, monkeypatch, capsys, modes):
+    def lines(workdir):
+        k, seed = (int(part[-1]) for part in workdir.name.split("_"))
+        for step in (0, 5):
+            passed = {1: 0.1 * k, 2: 0.2 + 0.01 * (step + seed)}
+            distinct = {1: passed[1], 2: passed[2] + 0.3 * modes}
+            yield {"step": step - 1, "train/reward_mean": 0.5}
+            yield {
+                "step": step,
+                **{f"eval/pass_at_{k}": x for k, x in passed.items()},
+                **{f"eval/distinct_correct_{k}": x for k, x in distinct.items()},
+                "eval/mode_coverage": 0.25 if modes else None,
+            }
+
+    monkeypatch.setattr(sweep, "_is_finished", lambda run: True)
+    monkeypatch.setattr(sweep.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sweep.metrics, "read", lambda workdir: list(lines(workdir)))
+    assert sweep.run(tmp_path, sweep.Request("a.py", [], [1, 2], [0, 2])) == 0
+    shown = capsys.readouterr().out
+    assert "held-out pass@k" in shown
+    assert ("held-out distinct correct@k" in shown) == ("coverage" in shown) == modes
+    # The mean of .25 and .27 for pass@2 after RL, with .3 more for the second mode.
+    assert ".260 (.014)" in shown and (".560 (.014)" in shown) == modes
+
+
 def test_interrupted_it_ends_its_runs(tmp_path, monkeypatch):
     started = []
 
@@ -90,4 +116,7 @@ def test_a_run_that_fails_costs_itself_and_is_done_when_started_again(
     assert (list(found["runs"]), found["failed"]) == (["k1_seed0", "k2_seed0"], {})
     last = metrics.read(second.workdir)[-1]
     assert found["rows"]["k = 2"]["2"] == {"mean": last["eval/pass_at_2"], "std": 0.0}
+    modes = found["distinct_correct"]["k = 2"]
+    assert modes["2"] == {"mean": last["eval/distinct_correct_2"], "std": 0.0}
+    assert modes["coverage"] == {"mean": last["eval/mode_coverage"], "std": 0.0}
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")

@@ -87,9 +87,14 @@ def _ends(lines: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
 
 def pass_at_k(line: Mapping[str, Any]) -> dict[int, Any]:
     """Returns {k: pass@k} of a metrics line that holds an evaluation, without null values."""
-    prefix = "eval/pass_at_"
+    return at_k(line, "pass_at")
+
+
+def at_k(line: Mapping[str, Any], kind: str) -> dict[int, Any]:
+    """Returns {k: value} of a kind of `evaluation.AT_K` in a metrics line, without null values."""
+    prefix = f"eval/{kind}_"
     values = {key: v for key, v in line.items() if key.startswith(prefix) and v is not None}
-    return {int(key.removeprefix(prefix)): value for key, value in values.items()}
+    return {int(key.removeprefix(prefix)): values[key] for key in values}
 
 
 def write_page(workdir: pathlib.Path) -> pathlib.Path:
