@@ -162,9 +162,11 @@ def _draw(found: Mapping[str, Any], folder: pathlib.Path) -> list[str]:
     sets = {n: one for n, one in all_sets(found, DESIGN).items() if not one.problems.fixed}
     if not sets:
         return []
+    of_modes = f"distinct_correct_{DISTINCT}"
+    titles = {"pass_at_16": "pass@16", of_modes: f"distinct right answers of {DISTINCT}"}
     plots = {"a_ends.png": {n: "pass_at_16" for n in sets}}
     if "modes" in sets:
-        plots["b_diversity.png"] = {"modes": f"distinct_correct_{DISTINCT}"}
+        plots["b_diversity.png"] = {"modes": of_modes}
     for file, panels in plots.items():
         figure = Figure(figsize=(4.2 * len(panels) + 2.4, 4.2), layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -178,7 +180,7 @@ def _draw(found: Mapping[str, Any], folder: pathlib.Path) -> list[str]:
                 ax.errorbar(x.mean, y.mean, xerr=x.se, yerr=y.se, ls="", label=label, **style)
             if metric != "pass_at_16":
                 _trajectory(ax, problems, metric)
-            ax.set(xlabel="pass@1, held out", ylabel=f"{metric}, held out")
+            ax.set(xlabel="pass@1, held out", ylabel=f"{titles[metric]}, held out")
             ax.set_title(problems.problems.title, fontsize=9)
         legends.add(figure, fontsize=6)
         figure.savefig(folder / file, dpi=90)
