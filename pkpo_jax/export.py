@@ -102,7 +102,8 @@ def _stop_tokens(config: config_dict.ConfigDict) -> tuple[int, ...]:
         return tuple(policies.vocabulary(config).stop_tokens)
     if config.model.size != "tiny" and not config.model.tokenizer:
         return ()
-    tokenizer = policies.make_tokenizer(config, tasks.make(config.task.to_dict()))
+    task = tasks.make(config.task.to_dict()) if config.model.size == "tiny" else None
+    tokenizer = policies.make_tokenizer(config, task)
     return prompts.PromptTokenizer(tokenizer, config_lib.freeze(config).prompt).stop_tokens
 
 

@@ -113,11 +113,10 @@ def run(workdir: pathlib.Path, request: Request) -> int:
         results = {key: _result(lines, page.pass_at_k) for key, lines in done.items()}
         modes = {key: _result(lines, _modes) for key, lines in done.items()}
         rows, mode_rows = compare(results), compare(modes)
-        _write(workdir, request, rows, mode_rows, results, failed)
+        _write(workdir, request, rows, results, mode_rows, modes, failed)
         console = rich.console.Console(width=100)
         console.print(_table("pass@k", rows, request.seeds))
-        # Where right responses are all of one mode, the number of modes among k is pass@k.
-        if any(rows[label].get(k) != x for label, row in mode_rows.items() for k, x in row.items()):
+        if _have_modes(rows, mode_rows):
             console.print(_table("distinct correct@k", mode_rows, request.seeds))
         print(f"{workdir / 'sweep.png'} shows it, and {workdir / 'sweep.json'} holds the numbers.")
     for name, code in failed.items():
@@ -215,7 +214,7 @@ def _end(processes: Iterable[subprocess.Popen[bytes]]) -> None:
 def _result(
     lines: Iterable[Mapping[str, Any]], figures: Callable[[Mapping[str, Any]], Figures]
 ) -> Result:
-    found = [values for line in lines if page.pass_at_k(line) for values in [figures(line)]]
+    found = [figures(line) for line in lines if page.pass_at_k(line)]
     return Result(found[0], found[-1])
 
 
@@ -224,6 +223,16 @@ def _modes(line: Mapping[str, Any]) -> Figures:
     figures: Figures = {**page.at_k(line, "distinct_correct")}
     coverage = line.get("eval/mode_coverage")
     return figures if coverage is None else figures | {"coverage": coverage}
+
+
+def _have_modes(rows: Rows, mode_rows: Rows) -> bool:
+    """Returns whether right responses have several modes; else their number among k is pass@k."""
+    return any(
+        not math.isclose(x.mean, mode_rows[label][k].mean, abs_tol=1e-6)
+        for label, row in rows.items()
+        for k, x in row.items()
+        if k in mode_rows[label]
+    )
 
 
 def compare(results: Mapping[tuple[int, int], Result]) -> Rows:
@@ -273,8 +282,9 @@ def _write(
     workdir: pathlib.Path,
     request: Request,
     rows: Rows,
-    mode_rows: Rows,
     results: Mapping[tuple[int, int], Result],
+    mode_rows: Rows,
+    modes: Mapping[tuple[int, int], Result],
     failed: Mapping[str, int],
 ) -> None:
     """Writes WORKDIR/sweep.png and WORKDIR/sweep.json."""
@@ -288,13 +298,15 @@ def _write(
     contents: dict[str, Any] = {
         "config": request.config,
         "overrides": list(request.overrides),
-        "rows": _plain(rows),
-        "distinct_correct": _plain(mode_rows),
-        "runs": {f"k{k}_seed{seed}": result._asdict() for (k, seed), result in results.items()},
+        **_plain(rows, results),
+        "distinct_correct": _plain(mode_rows, modes),
         "failed": dict(failed),
     }
     files.replace(workdir / "sweep.json", json.dumps(contents, indent=2) + "\n")
 
 
-def _plain(rows: Rows) -> dict[str, Any]:
-    return {label: {at: x._asdict() for at, x in row.items()} for label, row in rows.items()}
+def _plain(rows: Rows, results: Mapping[tuple[int, int], Result]) -> dict[str, Any]:
+    return {
+        "rows": {label: {k: x._asdict() for k, x in row.items()} for label, row in rows.items()},
+        "runs": {f"k{k}_seed{seed}": result._asdict() for (k, seed), result in results.items()},
+    }

@@ -55,7 +55,7 @@ def test_modes_are_shown_where_they_differ_from_answers(tmp_path, monkeypatch, c
                 "step": step,
                 **{f"eval/pass_at_{k}": x for k, x in passed.items()},
                 **{f"eval/distinct_correct_{k}": x for k, x in distinct.items()},
-                "eval/mode_coverage": 0.25 if modes else None,
+                "eval/mode_coverage": 0.25,
             }
 
     monkeypatch.setattr(sweep, "_is_finished", lambda run: True)
@@ -116,7 +116,7 @@ def test_a_run_that_fails_costs_itself_and_is_done_when_started_again(
     assert (list(found["runs"]), found["failed"]) == (["k1_seed0", "k2_seed0"], {})
     last = metrics.read(second.workdir)[-1]
     assert found["rows"]["k = 2"]["2"] == {"mean": last["eval/pass_at_2"], "std": 0.0}
-    modes = found["distinct_correct"]["k = 2"]
+    modes = found["distinct_correct"]["rows"]["k = 2"]
     assert modes["2"] == {"mean": last["eval/distinct_correct_2"], "std": 0.0}
     assert modes["coverage"] == {"mean": last["eval/mode_coverage"], "std": 0.0}
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")

@@ -220,7 +220,7 @@ def _policy(workdir: pathlib.Path, request: Request) -> _Policy:
         config.model.checkpoint = path
     # The parameters of another run may have been saved in another dtype, so only the run's own
     # ones are read and verified as saved.
-    own = pathlib.Path(path).is_relative_to(workdir)
+    own = any(pathlib.Path(path).is_relative_to(workdir / d) for d in ("checkpoints", "warm_start"))
     config.warm_start.steps = 0
     # These keys are about training alone, and checkpoint.best depends on training's evaluations.
     config.checkpoint.best = config.log.wandb = ""

@@ -94,7 +94,9 @@ def canonical(text: str) -> str | None:
 
 
 def evaluate(text: str, number: Callable[[int], Any], **variables: Any) -> Any:
-    """Evaluates an expression of numbers, variables, + - * / and parentheses; None if it is none.
+    """Evaluates an expression of numbers, variables, + - * / and parentheses.
+
+    Returns None if the text is no such expression, or divides by zero.
 
     Values may have any type with these operators, such as forms or arrays. Nothing is run as code.
 
@@ -103,12 +105,12 @@ def evaluate(text: str, number: Callable[[int], Any], **variables: Any) -> Any:
       number: returns the value of an integer that stands in the expression.
       **variables: the values of names.
 
-    >>> evaluate("2*x-1", int, x=4), evaluate("y", int, x=4), evaluate("x**9", int, x=4)
+    >>> evaluate("2*x-1", int, x=4), evaluate("y", int, x=4), evaluate("x/0", int, x=4)
     (7, None, None)
     """
     try:
         return _evaluate(ast.parse(text, mode="eval").body, number, variables)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except (SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError):
         return None
 
 

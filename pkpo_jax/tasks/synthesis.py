@@ -41,7 +41,7 @@ class Synthesis(Task):
         train split contains no prompt of the test split.
       seed: the seed of the problems, independent of the run's seed.
       instruct: whether the prompt explains the task and asks for the program in \\boxed{}, where
-        spaces do not count, as language models need it.
+        white space does not count, as language models need it.
     """
 
     inputs: int = 10
@@ -123,7 +123,7 @@ class Synthesis(Task):
         drawing.draw_text(axes, problem["prompt"], responses, rewards, right)
 
     def _behaviour(self, response: str) -> programs.Behaviour | None:
-        program = (boxed(response) or "").replace(" ", "") if self.instruct else response
+        program = "".join((boxed(response) or "").split()) if self.instruct else response
         return programs.behaviour(program, self.length, self.digits, self.inputs)
 
     def _prompt(self, examples: Examples) -> str:
@@ -163,13 +163,16 @@ def _splits(task: Synthesis) -> dict[str, list[Problem]]:
             if count >= task.min_modes and all(abs(y) <= task.largest for _, y in examples)
         ]
     count, most = task.test_problems + task.train_problems, len(candidates)
+    supply = f"there are {most} problems with task.min_modes={task.min_modes}"
+    hint = "raise task.length or task.largest, or lower task.min_modes"
+    held_out = task.test_problems
+    require(task, held_out < most, "test_problems", f"fewer than {most}, for {supply}; {hint}")
     require(
         task,
         count <= most,
         "train_problems",
-        f"at most {max(0, most - task.test_problems)}, for there are {most} problems with "
-        f"task.min_modes={task.min_modes}, of which task.test_problems={task.test_problems} are "
-        "held out; raise task.length or task.largest, or lower task.min_modes",
+        f"at most {most - held_out}, for {supply}, of which task.test_problems={held_out} are held "
+        f"out; {hint}",
     )
     # The test split stays the same if train_problems changes.
     random.Random(task.seed).shuffle(candidates)

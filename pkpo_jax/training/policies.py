@@ -48,14 +48,17 @@ def resolve(
     return config
 
 
-def make_tokenizer(config: config_dict.ConfigDict, task: tasks.Task) -> Any:
+def make_tokenizer(config: config_dict.ConfigDict, task: tasks.Task | None) -> Any:
     """Returns a character tokenizer for the tiny policy, or the official one for other sizes.
+
+    The tiny policy reads the characters of its task; other sizes need no task.
 
     Raises:
       ConfigError: the official tokenizer cannot be read.
     """
     kind = _kind(config.model.size)
     if kind is None:
+        assert task is not None
         return tokenizers.CharacterTokenizer(prompts.alphabet(task, config.prompt))
     try:
         return kind(config.model.tokenizer, chat=config.model.chat)
