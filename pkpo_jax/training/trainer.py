@@ -92,7 +92,7 @@ class Trainer:
             self._visits = Visits(len(train), config.estimator.discount)
         self._checkpoint = self._find_checkpoint()
         self._reference: Any = None
-        # The checksum of the parameters that the adapters belong to, if there are adapters.
+        # The checksum of the checkpoint's parameters, if a resumed run needs them again.
         self._base: int | None = None
         # This is the next step's batch, if it is sampled while this step's batch is graded.
         self._ahead: tuple[_Problems, Batch] | None = None
@@ -148,7 +148,8 @@ class Trainer:
     def _read_params(self, checksum: int | None = None) -> dict[str, Any]:
         """Returns the parameters of the checkpoint, or random ones, without adapters.
 
-        Where there are adapters, the checksum of the parameters is compared with the given one.
+        If a resumed run needs these parameters again, for its adapters or as the policy that the
+        loss measures the divergence from, their checksum is compared with the given one.
         """
         if not self._checkpoint:
             return self.programs.random_params(self.keys[_INIT])
@@ -157,7 +158,8 @@ class Trainer:
             params = self._checkpoint.read(self.programs.abstract_params())
         except Exception as e:  # Torn files raise errors of many libraries.
             raise checkpoints.CheckpointError(f"{path} cannot be read ({first_line(e)}).") from e
-        if self.config.model.lora.rank:
+        is_reference = self.programs.needs_reference and not self.config.warm_start.steps
+        if self.config.model.lora.rank or is_reference:
             self._base = run_checkpoints.check_base(checksum, path, params)
         return params
 
@@ -379,7 +381,9 @@ class Trainer:
           The state, with the parameters that adapters belong to: checkpoints do not hold these.
         """
         adapters = bool(self.config.model.lora.rank)
-        base = self._read_params(progress["base"]) if adapters else None
+        needs_base = adapters or self.programs.needs_reference
+        # Older checkpoints have its checksum for adapters alone.
+        base = self._read_params(progress.get("base")) if needs_base else None
         if self.programs.needs_reference:
             policy = self.initial_params(workdir, base)
             self._reference, frozen = split(policy, self.programs.frozen)

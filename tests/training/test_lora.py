@@ -193,9 +193,25 @@ def test_another_base_or_none_is_refused(config, finished, tmp_path):
             with pytest.raises((ConfigError, CheckpointError), match=message):
                 act()
 
-    assert_all_fail("holds other parameters than those with which")
+    assert_all_fail("holds other parameters than those that this run started from")
     # The adapters of the warm start are all that is left.
     shutil.rmtree(tmp_path / "run" / "checkpoints")
-    assert_all_fail("holds other parameters than those with which")
+    assert_all_fail("holds other parameters than those that this run started from")
     shutil.rmtree(base)
     assert_all_fail("base does not exist; expected")
+
+
+def test_another_reference_is_refused_without_adapters(config, tmp_path):
+    plain, base = config.copy_and_resolve_references(), tmp_path / "base"
+    plain.model.lora.rank = plain.warm_start.steps = 0
+    shutil.copytree(config.model.checkpoint, base)
+    plain.model.checkpoint, plain.train.steps = str(base), 1
+    loop.train(plain, tmp_path / "run")
+    plain.train.steps = 2
+    loop.train(plain, tmp_path / "run")
+    params = read_base(config)
+    shutil.rmtree(base)
+    checkpoints.write(str(base), jax.tree.map(lambda x: x * jnp.float32(1.01), params))
+    plain.train.steps = 3
+    with pytest.raises(CheckpointError, match="holds other parameters than those that this run"):
+        loop.train(plain, tmp_path / "run")
