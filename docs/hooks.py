@@ -25,6 +25,7 @@ ELSEWHERE = {
     "experiments/referee/RESULTS.md": "referee/RESULTS.md",
     "experiments/referee/TABLES.md": "referee/TABLES.md",
     "experiments/pretrained/RESULTS.md": "pretrained/RESULTS.md",
+    "experiments/pretrained/TABLES.md": "pretrained/TABLES.md",
 }
 for _folder in ("", "study/", "referee/", "pretrained/"):
     for _path in sorted((ROOT / "experiments" / f"{_folder}figures").glob("*.png")):

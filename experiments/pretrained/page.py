@@ -14,17 +14,32 @@ from experiments.pretrained.design import DESIGN
 from experiments.study import claims as tiny_claims
 from experiments.study import legends, results, tables
 from experiments.study.base import KS, Study
-from experiments.study.measures import all_sets, estimate
+from experiments.study.measures import Set, all_sets, estimate
 
 
 def _tables(letter: str, found: Mapping[str, Any]) -> list[str]:
-    pairs, sets = claims.COMPARED.get(letter, []), all_sets(found, DESIGN).values()
-    made = [(one.problems.title, tables.differences(one, pairs)) for one in sets]
+    sets = all_sets(found, DESIGN).values()
+    if letter == "b":
+        made = [(one.problems.title, _diversity(one)) for one in sets]
+    else:
+        pairs = claims.COMPARED[letter]
+        made = [(one.problems.title, tables.differences(one, pairs)) for one in sets]
     kept = results.load(pathlib.Path(tiny.__file__).with_name("results.json"))
     before = {finding.letter: finding.verdict for finding in tiny_claims.findings(kept)}
     similar = "The tiny policy's verdict, by a similar rule:"
     beside = f"{similar} {before[letter]}." if letter in "abc" else ""
     return [*filter(None, [beside]), *(f"On {name}:\n\n{table}" for name, table in made if table)]
+
+
+def _diversity(problems: Set) -> str:
+    """Returns entropy and the share of distinct wrong answers at each evaluation."""
+    rows, steps = [], []
+    for name, title in claims.DIVERSITY.items():
+        for method in problems.methods:
+            steps, seeds = problems.evaluated(method, name)
+            cells = [estimate(values).cell() for values in zip(*seeds, strict=True)]
+            rows.append([title, problems.design.label(method), *cells])
+    return tables.markdown(["", "", *(f"step {step}" for step in steps)], rows, words=2)
 
 
 def _draw(found: Mapping[str, Any], folder: pathlib.Path) -> list[str]:

@@ -252,6 +252,11 @@ class Finding:
     verdict: str
     reasons: str
 
+    def untested(self) -> Finding:
+        """Returns the finding without an outcome, for results of one seed."""
+        why = "The rule goes by intervals, which one seed does not have."
+        return dataclasses.replace(self, verdict=UNTESTED, met=(), reasons=why)
+
 
 def judged(
     letter: str,

@@ -8,7 +8,6 @@ cost was changed after a trial of its benchmark.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import statistics
 from collections.abc import Mapping
@@ -20,7 +19,6 @@ from experiments.study.base import (
     NOT,
     PARTLY,
     REPRODUCED,
-    UNTESTED,
     Finding,
     judged,
 )
@@ -77,10 +75,7 @@ def findings(results: Mapping[str, Any]) -> list[Finding]:
     found = [find(results) for find, served in enough.items() if served]
     if len(results["seeds"]) < 2:
         # Claim i is about times, which have no seeds.
-        return [
-            f if f.letter == "i" else dataclasses.replace(f, verdict=UNTESTED, met=())
-            for f in found
-        ]
+        return [f if f.letter == "i" else f.untested() for f in found]
     return found
 
 

@@ -164,6 +164,7 @@ def test_the_page_says_what_ran_and_what_did_not(tmp_path):
     assert "- few-shot countdown with three numbers: everything" in written
     assert "- of 3 runs of each method: 2" in written
     assert "The tiny policy's verdict, by a similar rule: partly reproduced." in written
+    assert "| entropy, nats a token | PKPO k = 8 | .330 | .660 | .660 |" in written
     report.write(page.STUDY, _results(), tmp_path)
     assert "Not run:" not in (tmp_path / "RESULTS.md").read_text()
 

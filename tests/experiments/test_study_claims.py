@@ -85,7 +85,7 @@ def test_noise_between_seeds_is_no_evidence():
 
 
 def test_one_seed_is_no_evidence_either_way():
-    assert set(_verdicts(_results(_DIAGONAL, seeds=1)).values()) == {claims.UNTESTED}
+    assert set(_verdicts(_results(_DIAGONAL, seeds=1)).values()) == {base.UNTESTED}
 
 
 def test_one_seed_shows_no_spread():
@@ -95,7 +95,7 @@ def test_one_seed_shows_no_spread():
     )
     assert "±" not in text.replace("mean ± standard error", "")
     assert not re.search(r"\b(nan|inf)\b", text)
-    assert text.count(claims.UNTESTED) == 8
+    assert text.count(base.UNTESTED) == 8
 
 
 _METHODS = {
