@@ -7,7 +7,7 @@ python -m experiments.pretrained --checkpoint=gemma3-270m --workdir=runs/pretrai
 python -m experiments.pretrained --estimate
 python -m experiments.pretrained --render=experiments/pretrained
 
-A run has all cores, takes half an hour on two of them, and needs 8 to 10 GiB of memory. The whole
+A run has all cores, takes half an hour on two of them, and needs up to 16 GiB of memory. The whole
 takes days: --estimate prints how many hours. The command can be stopped at any time and goes on
 from the last checkpoint of the run it was in. --problems, --methods and --seeds do it in pieces,
 whose page in WORKDIR says what was not run.

@@ -242,7 +242,7 @@ class Finding:
       rule: the conditions under which it counts as reproduced.
       met: whether each condition is met.
       verdict: how it came out.
-      reasons: the numbers behind the verdict.
+      reasons: the numbers behind the verdict, or why there is none.
     """
 
     letter: str
@@ -254,7 +254,7 @@ class Finding:
 
     def untested(self) -> Finding:
         """Returns the finding without an outcome, for results of one seed."""
-        why = "The rule goes by intervals, which one seed does not have."
+        why = "With one seed there are no intervals, which the rule needs."
         return dataclasses.replace(self, verdict=UNTESTED, met=(), reasons=why)
 
 

@@ -91,7 +91,7 @@ def blocks(study: Study, found: Mapping[str, Any], drawn: list[str]) -> dict[str
     for finding in findings:
         parts = [
             f"**{finding.verdict.capitalize()}.** {finding.reasons}",
-            f"The rule: {finding.rule}" + ("" if whole else " (Only a part of it was run.)"),
+            f"The rule: {finding.rule}" + ("" if whole else " (Only a part of the study was run.)"),
             *(
                 f"![claim {finding.letter}](figures/{name})"
                 for name in drawn
@@ -132,8 +132,9 @@ def all_tables(study: Study, found: Mapping[str, Any]) -> str:
     parts = [
         f"# Tables of {study.title}",
         "A command makes this page from `results.json`; [RESULTS.md](RESULTS.md) says what it "
-        "means. Cells are mean ± standard error over seeds. Differences are of held-out pass@k, "
-        "paired by seed, with 95% intervals, bold where 0 is outside.",
+        "means. Cells are mean ± standard error over seeds, and the best mean at each k is bold. "
+        "Differences are of held-out pass@k, paired by seed, with 95% intervals, bold where 0 is "
+        "outside. One seed has no error and no interval.",
     ]
     for problems in sets.values():
         parts.append(f"## {problems.problems.title}")

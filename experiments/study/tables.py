@@ -60,14 +60,16 @@ def training(problems: Set) -> str:
 
 def set_up(problems: Mapping[str, Set]) -> str:
     """Returns the sets of problems and how hard they are before RL."""
-    shares, rows = ["5%", "25%", "50%", "75%", "95%", "within"], []
+    shares, rows = {}, []
+    if any("pass_rates" in one.data for one in problems.values()):
+        shares = {q: q for q in ("5%", "25%", "50%", "75%", "95%")} | {"within": ".1% to 60%"}
     for one in problems.values():
         quantiles = one.data.get("pass_rates")
         before = [estimate(one.pass_at("base", k)).cell() for k in (1, 16)]
         spread = [number(statistics.fmean(quantiles[q])) if quantiles else "" for q in shares]
         rows.append([one.problems.title, str(one.last_step), *before, *spread])
-    header = ["problems", "steps of RL", "pass@1 before RL", "pass@16 before RL", *shares[:-1]]
-    return markdown([*header, ".1% to 60%"], rows)
+    header = ["problems", "steps of RL", "pass@1 before RL", "pass@16 before RL"]
+    return markdown([*header, *shares.values()], rows)
 
 
 def rates(problems: Set) -> str:

@@ -324,17 +324,17 @@ def _record(path: pathlib.Path) -> pathlib.Path:
 def check_base(saved: int | None, where: str, params: Any) -> int:
     """Returns the checksum of the parameters that a run started from.
 
-    Adapters belong to them, and the loss may measure the divergence from them.
+    Adapters belong to them, and `loss.kl` measures the divergence from them.
 
     Raises:
-      CheckpointError: it is not the one that was saved, which is None for a new run.
+      CheckpointError: it is not the one that was saved, which is None if none was recorded.
     """
     base = {name: params[name] for name in params if name != "lora"}
     found = zlib.crc32(np.asarray(jax.device_get(jax.jit(fingerprint)(base))).tobytes())
     if saved is not None and not parallel.on_all(saved == found):
         raise CheckpointError(
-            f"model.checkpoint={where} holds other parameters than those that this run started "
-            "from; put the checkpoint that it started from there again."
+            f"model.checkpoint={where} holds other parameters than those that the run started "
+            "from, which its adapters or its loss.kl need; put that checkpoint there again."
         )
     return found
 

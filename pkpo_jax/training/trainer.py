@@ -92,7 +92,7 @@ class Trainer:
             self._visits = Visits(len(train), config.estimator.discount)
         self._checkpoint = self._find_checkpoint()
         self._reference: Any = None
-        # The checksum of the checkpoint's parameters, if a resumed run needs them again.
+        # The checksum of the checkpoint's parameters, if a resumed run reads them again.
         self._base: int | None = None
         # This is the next step's batch, if it is sampled while this step's batch is graded.
         self._ahead: tuple[_Problems, Batch] | None = None
@@ -148,8 +148,8 @@ class Trainer:
     def _read_params(self, checksum: int | None = None) -> dict[str, Any]:
         """Returns the parameters of the checkpoint, or random ones, without adapters.
 
-        If a resumed run needs these parameters again, for its adapters or as the policy that the
-        loss measures the divergence from, their checksum is compared with the given one.
+        If the run has adapters or `loss.kl`, so that it reads the checkpoint again when it is
+        resumed, the checksum of the parameters is compared with the given one.
         """
         if not self._checkpoint:
             return self.programs.random_params(self.keys[_INIT])
@@ -158,8 +158,7 @@ class Trainer:
             params = self._checkpoint.read(self.programs.abstract_params())
         except Exception as e:  # Torn files raise errors of many libraries.
             raise checkpoints.CheckpointError(f"{path} cannot be read ({first_line(e)}).") from e
-        is_reference = self.programs.needs_reference and not self.config.warm_start.steps
-        if self.config.model.lora.rank or is_reference:
+        if self.config.model.lora.rank or self.programs.needs_reference:
             self._base = run_checkpoints.check_base(checksum, path, params)
         return params
 

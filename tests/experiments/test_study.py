@@ -332,7 +332,7 @@ def test_the_quick_form_makes_a_page_of_claims_a_and_b(tmp_path):
     found["machine"] = "here"
     made = report.blocks(page.STUDY, found, [])
     assert list(made) == ["summary", "set-up", "claim a", "claim b"]
-    assert "(Only a part of it was run.)" in made["claim b"]
+    assert "(Only a part of the study was run.)" in made["claim b"]
     # The page is made from the file, which holds the same results.
     report.write(page.STUDY, found, tmp_path)
     assert all(text in (tmp_path / "RESULTS.md").read_text() for text in made.values())

@@ -193,10 +193,10 @@ def test_another_base_or_none_is_refused(config, finished, tmp_path):
             with pytest.raises((ConfigError, CheckpointError), match=message):
                 act()
 
-    assert_all_fail("holds other parameters than those that this run started from")
+    assert_all_fail("holds other parameters than those that the run started from")
     # The adapters of the warm start are all that is left.
     shutil.rmtree(tmp_path / "run" / "checkpoints")
-    assert_all_fail("holds other parameters than those that this run started from")
+    assert_all_fail("holds other parameters than those that the run started from")
     shutil.rmtree(base)
     assert_all_fail("base does not exist; expected")
 
@@ -213,5 +213,7 @@ def test_another_reference_is_refused_without_adapters(config, tmp_path):
     shutil.rmtree(base)
     checkpoints.write(str(base), jax.tree.map(lambda x: x * jnp.float32(1.01), params))
     plain.train.steps = 3
-    with pytest.raises(CheckpointError, match="holds other parameters than those that this run"):
+    with pytest.raises(
+        CheckpointError, match="holds other parameters than those that the run started from"
+    ):
         loop.train(plain, tmp_path / "run")
