@@ -21,7 +21,7 @@ from absl import logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from pkpo_jax import parallel
+from pkpo_jax import host_memory, parallel
 from pkpo_jax.policy import lora
 from pkpo_jax.policy.checkpoints import CheckpointError, Stacked, without_abandoned_reads
 from pkpo_jax.policy.sampling import Rollout
@@ -93,6 +93,11 @@ class Checkpoints:
         Raises:
           WriteError: this checkpoint, or the one before it, could not be written.
         """
+        with writing("a checkpoint"):
+            # The manager would wait too. What the last checkpoint has left goes before this one
+            # takes as much again.
+            self._manager.wait_until_finished()
+        host_memory.return_freed()
         self._best.step = best
         sums = {
             "arrays": self._fingerprint_of(state),

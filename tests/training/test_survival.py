@@ -230,6 +230,22 @@ def restore_newest(workdir):
     return found
 
 
+def test_what_a_checkpoint_leaves_is_returned_before_the_next_one(tmp_path, monkeypatch):
+    trainer, saving = Trainer(small_config()), []
+    kept = checkpoints.Checkpoints(tmp_path, 2, trainer.programs.abstract_state())
+    manager = kept._manager
+    monkeypatch.setattr(
+        checkpoints.host_memory,
+        "return_freed",
+        lambda: saving.append((manager.is_saving_in_progress(), manager.all_steps())),
+    )
+    state = trainer.start(tmp_path)
+    for step in (1, 2):
+        kept.save(step, state, {})
+    kept.close()
+    assert saving == [(False, []), (False, [1])]
+
+
 def test_where_no_checkpoint_can_be_read_nothing_is_changed(undisturbed, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(undisturbed, workdir)
