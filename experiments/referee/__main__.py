@@ -12,8 +12,9 @@ repeated, so the command resumes where it stopped. WORKDIR receives results.json
 RESULTS.md and TABLES.md.
 
 --quick runs twelve methods on open mazes with two seeds, at one rate, and shows a part of the
-questions. --render runs nothing: it makes the page again from a folder's results.json. --estimate
-prints how many runs there are and how long they take.
+questions. --render runs nothing: it makes the page again from a folder's results.json, to which
+--join adds those of other seeds or problems, from their WORKDIR. --estimate prints how many runs
+there are and how long they take.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ so the command resumes where it stopped. WORKDIR receives results.json, figures/
 TABLES.md.
 
 --quick trains PKPO with five k on fogged mazes, at one rate, and shows claims a and b.
---render runs nothing: it makes the page again from a folder's results.json.
+--render runs nothing: it makes the page again from a folder's results.json, to which --join adds
+those of other seeds or problems, from their WORKDIR.
 """
 
 from __future__ import annotations

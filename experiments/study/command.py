@@ -29,6 +29,12 @@ _PAGE = flags.DEFINE_string(
 _RENDER = flags.DEFINE_string(
     "render", None, "Folder whose page is made again from its results.json; nothing is run."
 )
+_JOIN = flags.DEFINE_list(
+    "join",
+    None,
+    "Folders, such as the WORKDIR of other seeds or problems, whose results.json is joined with "
+    "that of --render first.",
+)
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Pretrained parameters, which a study of a pretrained policy starts from."
 )
@@ -46,17 +52,30 @@ def main(module: str, argv: Sequence[str]) -> None:
 
     study = importlib.import_module(f"{module}.page").STUDY
     design = study.design
+    if _JOIN.value and not _RENDER.value:
+        raise app.UsageError(
+            "--join adds to the results in the folder of --render, which is missing."
+        )
     if _RENDER.value:
+        folder = pathlib.Path(_RENDER.value).expanduser()
         try:
-            report.render(study, pathlib.Path(_RENDER.value).expanduser())
+            found = results.load(folder / "results.json")
+            for other in _JOIN.value or ():
+                part = results.load(pathlib.Path(other).expanduser() / "results.json")
+                try:
+                    found = results.join(found, part)
+                except results.JoinError as e:
+                    sys.exit(f"stopped: {other}: {e}")
         except results.FormatError as e:
             sys.exit(f"stopped: {e}")
+        report.write(study, found, folder)
         return
 
     if _PAGE.value and (_QUICK.value or _PROBLEMS.value or _METHODS.value or _SEEDS.value):
         raise app.UsageError(
             "--page with a part of the study would drop the rest from that page; without --page "
-            "the page goes to WORKDIR."
+            "the page goes to WORKDIR, and --render=FOLDER --join=WORKDIR adds it to that of "
+            "FOLDER."
         )
     scope = design.quick if _QUICK.value else design.full
     if unknown := [method for method in _METHODS.value or () if method not in design.methods]:

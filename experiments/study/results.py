@@ -31,6 +31,10 @@ class FormatError(ValueError):
     """Says that a file is no results.json that this version can read."""
 
 
+class JoinError(ValueError):
+    """Says that results are not those of two parts of one study."""
+
+
 def evaluations(
     runs: Sequence[Run], more: Sequence[str] = ()
 ) -> dict[str, dict[str, list[float | None]]]:
@@ -195,3 +199,56 @@ def load(path: pathlib.Path) -> dict[str, Any]:
             "the study in its work directory again: it reads complete runs and rewrites the file."
         )
     return found
+
+
+def join(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the results of two parts of a study, run in two work directories, as those of both.
+
+    The parts have the same seeds and different sets of problems, or different seeds and the same
+    sets, methods and rates. What is measured once for all seeds is that of `a`.
+
+    Raises:
+      JoinError: they have some seeds or sets in common and others not, or differ in their rates.
+    """
+    draws = a.get("draws", [0])
+    for name, mine, others in (
+        ("draws", draws, b.get("draws", [0])),
+        ("tuned", a["tuned"], b["tuned"]),
+    ):
+        if mine != others:
+            raise JoinError(f"{name} is {mine} in one part and {others} in the other.")
+    same = sorted(set(a["problems"]) & set(b["problems"]))
+    if a["seeds"] == b["seeds"]:
+        if same:
+            raise JoinError(f"both parts have these seeds of {', '.join(same)}.")
+        joined = {**a, **{x: {**y, **a.get(x, {})} for x, y in b.items() if isinstance(y, dict)}}
+    elif set(a["seeds"]) & set(b["seeds"]):
+        raise JoinError(
+            f"seeds are {a['seeds']} in one part and {b['seeds']} in the other; expected the same "
+            "ones, or none in common."
+        )
+    else:
+        ours, theirs = ({x: y[x] for x in ("problems", "variance") if x in y} for y in (a, b))
+        of_seeds = _concatenated(ours, theirs, len(draws), "")
+        joined = {**a, **of_seeds, "seeds": a["seeds"] + b["seeds"]}
+    machines = dict.fromkeys([*a["machine"].split("; "), *b["machine"].split("; ")])
+    return {**joined, "machine": "; ".join(machines)}
+
+
+def _concatenated(a: Any, b: Any, draws: int, path: str) -> Any:
+    """Joins the values of different seeds in all lists of a tree; those of a draw stay together."""
+    if path.endswith("/grid/"):
+        # Each part had its own tuning runs, with the same seeds. What counts is that both have
+        # chosen the same rate.
+        return a
+    if isinstance(a, dict) and isinstance(b, dict):
+        if other := sorted(set(a) ^ set(b)):
+            raise JoinError(f"only one part has {path}{other[0]}.")
+        return {name: _concatenated(a[name], b[name], draws, f"{path}{name}/") for name in a}
+    if isinstance(a, list) and isinstance(b, list):
+        m, n = len(a) // draws, len(b) // draws
+        by_draw = [a[i * m : (i + 1) * m] + b[i * n : (i + 1) * n] for i in range(draws)]
+        return [value for values in by_draw for value in values]
+    if a != b:
+        raise JoinError(f"{path.rstrip('/')} is {a} in one part and {b} in the other.")
+    return a

@@ -1,9 +1,15 @@
 """Tests that the study's page and tables are what its results say."""
 
+import copy
 import pathlib
 import re
+import subprocess
+import sys
+
+import pytest
 
 from experiments.study import claims, design, measures, page, report, results
+from tests import pages
 
 FOLDER = pathlib.Path(design.__file__).parent
 
@@ -58,3 +64,97 @@ def test_the_results_kept_are_of_all_that_the_study_runs():
                 assert len(of.pass_at(method, 1)) == len(design.SEEDS)
     for measured in kept["variance"].values():
         assert {len(row["noise"]) for row in measured.values()} == {len(design.SEEDS)}
+
+
+# -- results of parts -----------------------------------------------------------------------------
+
+
+def _of(found, seeds=None, problems=None):
+    """Returns the part of results with the seeds at these places, or on these problems."""
+    count = len(found["seeds"])
+
+    def pick(tree, name=""):
+        if isinstance(tree, dict) and name != "grid":
+            return {key: pick(value, key) for key, value in tree.items()}
+        if isinstance(tree, list):
+            return [value for i, value in enumerate(tree) if i % count in seeds]
+        return tree
+
+    part = copy.deepcopy(found)
+    if problems:
+        part["problems"] = {name: part["problems"][name] for name in problems}
+        if "modes" not in problems:
+            del part["optimum"]
+    if seeds:
+        part["seeds"] = [found["seeds"][i] for i in seeds]
+        part |= {name: pick(part[name]) for name in ("problems", "variance") if name in part}
+    return part
+
+
+@pytest.mark.parametrize("study", ["study", "referee"])
+def test_seeds_run_apart_are_joined(study):
+    found = results.load(pages.ROOT / "experiments" / study / "results.json")
+    first, second, third = (_of(found, seeds) for seeds in ([0], [1, 2, 3], [4]))
+    assert len(first["problems"]["hard"]["base"]["entropy"]) == len(found.get("draws", [0]))
+    assert results.join(results.join(first, second), third) == found
+
+
+def test_problems_run_apart_are_joined():
+    found = results.load(pages.ROOT / "experiments" / "referee" / "results.json")
+    modes, hard = _of(found, problems=["modes"]), _of(found, problems=["hard"])
+    assert results.join(modes, hard) == results.join(hard, modes) == found
+    elsewhere = results.join(modes, {**hard, "machine": "a GPU"})
+    assert elsewhere["machine"] == f"{found['machine']}; a GPU"
+    assert results.join(elsewhere, {**_of(found, [0]), "seeds": [5]})["machine"].endswith("a GPU")
+
+
+def _with_another_rate(part):
+    part["problems"]["hard"]["methods"]["k4"]["rate"] = 7.0
+
+
+def _without_a_method(part):
+    del part["problems"]["modes"]["methods"]["grpo"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda part: part.update(seeds=[0, 1]), "both parts have these seeds of hard, modes."),
+        (
+            lambda part: part.update(seeds=[1, 2]),
+            r"seeds are \[0, 1\] in one part and \[1, 2\] in the other; expected",
+        ),
+        (lambda part: part.update(tuned=False), "tuned is True in one part and False in"),
+        (lambda part: part.update(draws=[0]), r"draws is \[0, 1, 2\] in one part and \[0\] in"),
+        (_with_another_rate, "^problems/hard/methods/k4/rate is .* and 7.0 in the other"),
+        (_without_a_method, "only one part has problems/modes/methods/grpo"),
+    ],
+)
+def test_what_are_not_parts_of_one_study_is_told(change, message):
+    found = results.load(pages.ROOT / "experiments" / "referee" / "results.json")
+    part = _of(found, [2, 3])
+    change(part)
+    with pytest.raises(results.JoinError, match=message):
+        results.join(_of(found, [0, 1]), part)
+
+
+def test_the_command_joins_parts_into_a_page(tmp_path):
+    found = results.load(pages.ROOT / "experiments" / "pretrained" / "results.json")
+    kept, piece = tmp_path / "kept", tmp_path / "piece"
+    results.save(kept / "results.json", found)
+    results.save(piece / "results.json", {**found, "seeds": [7]})
+
+    def render():
+        command = [sys.executable, "-m", "experiments.pretrained"]
+        command += [f"--render={kept}", f"--join={piece}"]
+        return subprocess.run(command, capture_output=True, text=True, cwd=pages.ROOT)
+
+    assert not render().returncode
+    assert results.load(kept / "results.json")["seeds"] == [*found["seeds"], 7]
+    written = (kept / "RESULTS.md").read_bytes()
+    again = render()
+    assert again.returncode and again.stderr == (
+        f"stopped: {piece}: seeds are [0, 7] in one part and [7] in the other; expected the same "
+        "ones, or none in common.\n"
+    )
+    assert (kept / "RESULTS.md").read_bytes() == written
