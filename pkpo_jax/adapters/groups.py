@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -45,11 +45,12 @@ def make(estimator: Estimator = "pkpo_weights", k: Any = None, **options: Any) -
     an average over them, because the trainer averages over all n.
 
     Args:
-      estimator: a name of WITH_K or WITHOUT_K; or a function of your own, (rewards [P, n], k) ->
-        advantages [P, n], or (rewards) if k is None, with a keyword `where=None` ([P, n] bool) if
-        rewards may be missing.
+      estimator: a name of WITH_K or WITHOUT_K, or the function of that name; or a function of your
+        own, (rewards [P, n], k) -> advantages [P, n], or (rewards) if k is None, with a keyword
+        `where=None` ([P, n] bool) if rewards may be missing.
       k: int, `Mixture` for estimators of WITH_MIXTURES, or a schedule of `pkpo_jax.schedules`,
         which is called with the training step; None for estimators without k.
+        `near_inverse_pass_rate` is none of them, because no adapter knows pass rates.
       options: further keyword arguments of the estimator, such as `baseline`. A seed as `key` is
         the start of one random stream for all steps.
 
@@ -62,7 +63,13 @@ def make(estimator: Estimator = "pkpo_weights", k: Any = None, **options: Any) -
     >>> advantages(np.array([[0.0, 4.0, 0.0, 0.0]]), 0)
     array([[0., 8., 0., 0.]])
     """
-    first = k(0) if callable(k) else k
+    if getattr(estimator, "__module__", "").startswith("pkpo_jax."):
+        # A function of this package is known by its name too.
+        estimator = getattr(estimator, "__name__", estimator)
+    if getattr(k, "__qualname__", "").startswith("near_inverse_pass_rate."):
+        raise ValueError("k=near_inverse_pass_rate goes by pass rates; expected one by the step.")
+    tried = [k(step) for step in steps_of(k)] if callable(k) else [k]
+    first = tried[0]
     if isinstance(estimator, str):
         if estimator not in WITH_K + WITHOUT_K:
             names = ", ".join(WITH_K + WITHOUT_K)
@@ -95,11 +102,28 @@ def make(estimator: Estimator = "pkpo_weights", k: Any = None, **options: Any) -
 
     if isinstance(estimator, str):
         # The values of the options are tried here, before anything is sampled.
-        ks = np.asarray(1 if k is None else first.ks if isinstance(first, Mixture) else first)
-        if ks.dtype.kind not in "iu" or (ks < 1).any():
-            raise ValueError(f"k={first!r}; expected an integer >= 1, or a Mixture of such.")
-        advantages(np.zeros((1, 1 + int(ks.max()))), 0)
+        for one in tried:
+            ks = np.asarray(1 if k is None else one.ks if isinstance(one, Mixture) else one)
+            if ks.dtype.kind not in "iu" or (ks < 1).any():
+                raise ValueError(f"k={one!r}; expected an integer >= 1, or a Mixture of such.")
+        advantages(np.zeros((1, 1 + _largest(first))), 0)
     return advantages
+
+
+def steps_of(k: Any) -> list[int]:
+    """Returns steps at which to try k: the first, and of a schedule the one of its largest k.
+
+    Schedules are tried at the first thousand steps and at ever rarer ones up to 1e8.
+    """
+    if not callable(k):
+        return [0]
+    steps = [*range(1000), *np.geomspace(1e3, 1e8, 1000).astype(int).tolist()]
+    return [0, max(steps, key=lambda step: _largest(k(step)))]
+
+
+def _largest(k: Any) -> Any:
+    """Returns the largest k of a number, a mixture or None."""
+    return np.max(k.ks if isinstance(k, Mixture) else 1 if k is None else k)
 
 
 def _check_names(function: Callable[..., ArrayLike], given: int, options: dict[str, Any]) -> None:
@@ -118,27 +142,52 @@ def _check_names(function: Callable[..., ArrayLike], given: int, options: dict[s
         raise ValueError(f"{name}: {e}; its options are: {', '.join(own) or 'none'}.") from None
 
 
-def by_group(advantages: Advantages, rewards: ArrayLike, ids: ArrayLike) -> np.ndarray:
+def of_any_size(advantages: Advantages) -> Callable[[Sequence[np.ndarray]], list[np.ndarray]]:
+    """Returns a function that maps groups of rewards, which may differ in size, to advantages.
+
+    Each group has its own n, to which k is clipped as in a group with missing rewards, and its
+    advantages are for a trainer that averages over the samples that there are. The function raises
+    a ValueError for a k above the size of the largest group so far.
+
+    Args:
+      advantages: what `make` returns. A function of your own needs the keyword `where=None`.
+    """
+    largest = 1
+
+    def of_groups(groups: Sequence[np.ndarray]) -> list[np.ndarray]:
+        nonlocal largest
+        sizes = [len(group) for group in groups]
+        largest = max([largest, *sizes])
+        padded = np.full((len(groups), largest), np.nan)
+        for row, group in zip(padded, groups, strict=True):
+            row[: len(group)] = group
+        found = advantages(padded, 0)
+        return [row[:n] * (n / largest) for row, n in zip(found, sizes, strict=True)]
+
+    return of_groups
+
+
+def by_row(
+    of_groups: Callable[[Sequence[np.ndarray]], list[np.ndarray]],
+    rewards: np.ndarray,
+    ids: Sequence[Any] | np.ndarray,
+    counted: np.ndarray,
+) -> np.ndarray:
     """Computes the advantages [B] of rows whose groups may be interleaved.
 
     Args:
-      advantages: what `make` returns.
+      of_groups: what `of_any_size` returns.
       rewards: [B] real.
       ids: [B], equal for the rows of one group.
-
-    Raises:
-      ValueError: the groups differ in size.
+      counted: [B] bool, False for rows to leave out, whose advantages are 0.
     """
-    rewards = np.asarray(rewards, np.float64)
-    _, place, sizes = np.unique(np.asarray(ids), return_inverse=True, return_counts=True)
-    if sizes.min() != sizes.max():
-        raise ValueError(
-            f"groups have {sizes.min()} to {sizes.max()} samples; expected as many for every "
-            "prompt. Turn off what filters or repeats single responses."
-        )
-    order = np.argsort(place.ravel(), kind="stable")
-    result = np.empty(rewards.shape)
-    result[order] = advantages(rewards[order].reshape(-1, sizes[0]), 0).ravel()
+    rows: dict[Any, list[int]] = {}
+    for row in np.flatnonzero(counted).tolist():
+        rows.setdefault(ids[row], []).append(row)
+    result = np.zeros(len(rewards))
+    found = of_groups([rewards[group] for group in rows.values()])
+    for group, advantages in zip(rows.values(), found, strict=True):
+        result[group] = advantages
     return result
 
 

@@ -26,9 +26,7 @@ def register(
       estimator, k, options: those of `pkpo_jax.adapters.groups.make`; k is no schedule, because
         rLLM does not say which step it is at.
 
-    Groups may differ in size. Each has its own n, to which k is clipped as in a group with missing
-    rewards; a function of your own then needs the keyword `where=None`. A k above the size of the
-    largest group so far is refused.
+    Groups may differ in size, see `pkpo_jax.adapters.groups.of_any_size`.
 
     Raises:
       ValueError: there is no such estimator, or k is a schedule.
@@ -37,19 +35,11 @@ def register(
     advantages, registry = groups.prepare(
         "rLLM", "rllm.trainer.algorithms.advantage", _INSTALL, estimator, k, options
     )
-    largest = 1
+    of_groups = groups.of_any_size(advantages)
 
     @registry.register_rllm_adv_estimator(name)
     def of_rewards(
         rewards: Sequence[np.ndarray], **_: Any
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        nonlocal largest
-        largest = max([largest, *map(len, rewards)])
-        found = []
-        for group in rewards:
-            n = len(group)
-            padded = np.full((1, largest), np.nan)
-            padded[0, :n] = np.asarray(group, np.float64)
-            # rLLM averages over the n samples that there are, not over the padding.
-            found.append(advantages(padded, 0)[0, :n] * (n / largest))
+        found = of_groups(rewards)
         return found, found

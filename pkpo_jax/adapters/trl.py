@@ -52,8 +52,9 @@ def grpo_trainer(
                     f"multi_objective_aggregation={way!r}; expected 'sum_then_normalize', because "
                     "an estimator takes one reward a response."
                 )
-            # The first k is tried here, before anything is sampled.
-            advantages(np.zeros((1, self.num_generations)), 0)
+            # The largest k is tried here, before anything is sampled.
+            for step in groups.steps_of(k):
+                advantages(np.zeros((1, self.num_generations)), step)
 
         def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
             self._rewards_per_function = super()._calculate_rewards(*args, **kwargs)

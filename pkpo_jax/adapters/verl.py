@@ -12,8 +12,10 @@ def register(
 ) -> None:
     """Registers an estimator with verl, for `algorithm.adv_estimator=name`.
 
-    Groups are the rows with one `uid`, as many for every prompt. A response's reward is the sum
-    over its tokens, and all of its tokens get its advantage.
+    Groups are the rows with one `uid`. A response's reward is the sum over its tokens, and all of
+    its tokens get its advantage. Rows without a token in the mask are left out, such as those that
+    verl fills a batch up with. Where rollouts have failed, groups differ in size: see
+    `pkpo_jax.adapters.groups.of_any_size`.
 
     Args:
       name: what the config calls it.
@@ -28,11 +30,14 @@ def register(
         "verl", "verl.trainer.ppo.core_algos", "pip install verl", estimator, k, options
     )
 
+    of_groups = groups.of_any_size(advantages)
+
     @core.register_adv_est(name)
     def of_rewards(
         token_level_rewards: Any, response_mask: Any, index: Any, **_: Any
     ) -> tuple[Any, Any]:
         rewards = token_level_rewards.detach().sum(-1).double().cpu().numpy()
-        found = groups.by_group(advantages, rewards, index)
+        counted = response_mask.bool().any(-1).cpu().numpy()
+        found = groups.by_row(of_groups, rewards, index, counted)
         tokens = token_level_rewards.new_tensor(found).unsqueeze(-1) * response_mask
         return tokens, tokens

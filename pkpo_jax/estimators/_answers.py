@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def as_classes(classes: jax.typing.ArrayLike, shape: tuple[int, ...]) -> jax.Array:
-    """Returns integer `classes` as an array of this shape, or raises ValueError."""
+    """Returns integer `classes` as an array of this shape, or raises ValueError.
+
+    Those of the host are numbered anew, because `jnp.asarray` would wrap numbers of 64 bits to 32.
+    """
+    if not isinstance(classes, jax.Array):
+        classes = np.asarray(classes)
+        if classes.dtype.kind in "iu" and classes.dtype.itemsize > 4:
+            classes = np.unique(classes, return_inverse=True)[1].reshape(classes.shape)
+            classes = classes.astype(np.int32)
     classes = jnp.asarray(classes)
     if classes.shape != shape or not jnp.issubdtype(classes.dtype, jnp.integer):
         raise ValueError(

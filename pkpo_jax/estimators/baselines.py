@@ -10,6 +10,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from pkpo_jax import options
 from pkpo_jax.estimators import _groups
 from pkpo_jax.estimators.pkpo import pkpo_weights
 
@@ -46,8 +47,6 @@ def grpo_advantages(
     >>> print(pkpo.grpo_advantages([3.0, 1.0]).round(4))
     [ 1. -1.]
     """
-    if not epsilon >= 0.0:
-        raise ValueError(f"epsilon={epsilon}; expected 0 or more.")
     centred, valid = centre(rewards, where)
     return over_deviation(centred, centred, valid, epsilon)
 
@@ -202,6 +201,7 @@ def over_deviation(x: jax.Array, centred: jax.Array, valid: jax.Array, epsilon: 
 
     Both `x` and `centred`, which are what `centre` returns or shifted from it, have its units.
     """
+    options.check("epsilon", epsilon, at_least=0)
     # Dividing by the largest magnitude first keeps the squares of huge rewards finite.
     largest = jnp.abs(centred).max(-1, keepdims=True)
     largest = jnp.where(largest > 0, largest, 1.0)

@@ -13,6 +13,7 @@ import statistics
 import jax
 import jax.numpy as jnp
 
+from pkpo_jax import options
 from pkpo_jax.estimators import _answers, _groups
 from pkpo_jax.estimators.baselines import rloo_advantages
 from pkpo_jax.estimators.posterior import mean_factor
@@ -55,14 +56,15 @@ def bbg_advantages(
       [..., n] float32 in the MEAN convention, 0 where `where` is False.
 
     Raises:
-      ValueError: static k below 1, shapes that do not fit, or values other than 0 and 1, as in
-        `pass_at_k`.
+      ValueError: static k below 1, shapes that do not fit, values other than 0 and 1, as in
+        `pass_at_k`, or a prior that is not positive.
       TypeError: k is not an integer.
 
     >>> import pkpo_jax as pkpo
     >>> print(pkpo.bbg_advantages([1, 0], k=2))  # u = 2 * 2/4
     [ 1. -1.]
     """
+    options.check_prior(prior)
     correct, valid = _groups.as_correct(correct, where)
     batch = correct.shape[:-1]
     k = jnp.maximum(_groups.check_k(k, batch, correct.shape[-1], largest=None), 1)
@@ -114,7 +116,7 @@ def tail_extrapolated_weights(
       three samples and where the rewards of the tail are equal.
 
     Raises:
-      ValueError: static k below 1, a share outside (0, 1), or shapes that do not fit.
+      ValueError: static k below 2, a share outside (0, 1), or shapes that do not fit.
       TypeError: k is not an integer.
 
     >>> import pkpo_jax as pkpo
@@ -122,14 +124,15 @@ def tail_extrapolated_weights(
     >>> print(pkpo.tail_extrapolated_weights(group, k=64).round(3))
     [ 0.     0.     0.     0.     0.     0.    -0.057 -0.007]
     """
-    if not 0.0 < share < 1.0:
-        raise ValueError(f"share={share}; expected a number between 0 and 1.")
+    options.check("share", share, above=0, below=1)
+    options.check("k", k, at_least=2, whole=True)
     rewards = _groups.as_rewards(rewards)
     valid = _groups.as_mask(where, rewards.shape)
     batch, size = rewards.shape[:-1], rewards.shape[-1]
     k = jnp.maximum(_groups.check_k(k, batch, size, largest=None), 2)[..., None]
     count = valid.sum(-1, keepdims=True)
-    in_tail = jnp.maximum(jnp.round(share * count), 2.0).astype(jnp.int32)
+    # Halves round up in float32 and float64 alike.
+    in_tail = jnp.maximum(jnp.floor(share * count + 0.5001), 2.0).astype(jnp.int32)
     ordered = jnp.sort(jnp.where(valid, rewards, -jnp.inf), -1)
     # In ascending order the tail is at the end, and the best sample outside is just before it.
     outside = jnp.take_along_axis(ordered, jnp.maximum(size - in_tail - 1, 0), -1)

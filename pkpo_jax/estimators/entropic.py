@@ -7,6 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from pkpo_jax import options
 from pkpo_jax.estimators import _groups
 
 # The largest beta, divided by the range of the rewards. Bisection then finds beta to float32.
@@ -52,8 +53,7 @@ def entropic_advantages(
     >>> print(pkpo.entropic_advantages([1.0, 0.0, 1.0, 1.0]).round(3))
     [ 0.5 -1.   0.5  0.5]
     """
-    if not nats > 0.0:
-        raise ValueError(f"nats={nats}; expected a number above 0.")
+    options.check("nats", nats, above=0)
     rewards = _groups.as_rewards(rewards)
     valid = _groups.as_mask(where, rewards.shape)
     scaled = rewards * _groups.SCALE
@@ -84,4 +84,5 @@ def entropic_advantages(
     tilt = tilted(beta)
     others = (tilt.sum(-1, keepdims=True) - tilt) / jnp.maximum(n - 1.0, 1.0)
     advantages = tilt / jnp.where(others > 0, others, 1.0) - 1.0
-    return jnp.where(valid & (high > low), advantages, 0.0)
+    # A NaN among the rewards is not hidden: it compares as neither.
+    return jnp.where(valid & ~(high <= low), advantages, 0.0)

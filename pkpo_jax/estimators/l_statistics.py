@@ -22,6 +22,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from pkpo_jax import options
 from pkpo_jax.estimators import _sorted
 from pkpo_jax.estimators._sorted import Coefficients, Ranks
 from pkpo_jax.mixtures import Mixture
@@ -55,13 +56,14 @@ def quantile_weights(
       with fewer than two samples.
 
     Raises:
-      ValueError: static k out of range, or shapes that do not fit.
+      ValueError: static k or `quantile` out of range, or shapes that do not fit.
       TypeError: k is not an integer.
 
     >>> import pkpo_jax as pkpo
     >>> print(pkpo.quantile_weights([0.0, 1.0, 2.0, 5.0], k=3, quantile=0.5))
     [-0.5 -0.5  0.5  0.5]
     """
+    options.check("quantile", quantile, above=0, at_most=1)
 
     def window(k: jax.Array) -> tuple[jax.Array, jax.Array]:
         rank = jnp.clip(jnp.ceil(quantile * k - _ROUNDING), 1, k)
@@ -91,13 +93,14 @@ def top_mean_weights(
       [..., n] float32 in the SUM convention, as in `quantile_weights`.
 
     Raises:
-      ValueError: static k out of range, or shapes that do not fit.
+      ValueError: static k or `top` out of range, or shapes that do not fit.
       TypeError: k is not an integer.
 
     >>> import pkpo_jax as pkpo
     >>> print(pkpo.top_mean_weights([0.0, 0.0, 0.0, 4.0], k=2, top=1))
     [-0.6666667 -0.6666667 -0.6666667  2.       ]
     """
+    options.check("top", top, at_least=1, whole=True)
 
     def window(k: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jnp.zeros_like(k), jnp.clip(top, 1, k)
@@ -126,13 +129,14 @@ def trimmed_mean_weights(
       [..., n] float32 in the SUM convention, as in `quantile_weights`.
 
     Raises:
-      ValueError: static k out of range, or shapes that do not fit.
+      ValueError: static k or `trim` out of range, or shapes that do not fit.
       TypeError: k is not an integer.
 
     >>> import pkpo_jax as pkpo
     >>> print(pkpo.trimmed_mean_weights([0.0, 1.0, 2.0, 300.0], k=3, trim=0.34))
     [-0.5 -0.5  0.5  0.5]
     """
+    options.check("trim", trim, at_least=0, below=0.5)
 
     def window(k: jax.Array) -> tuple[jax.Array, jax.Array]:
         drop = jnp.clip(jnp.floor(trim * k + _ROUNDING), 0, jnp.floor((k - 1) / 2))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from pkpo_jax import options
 from pkpo_jax.estimators import _groups
 from pkpo_jax.estimators.baselines import rloo_advantages
 
@@ -59,15 +60,16 @@ def posterior_advantages(
 
     Raises:
       ValueError: static k below 1, shapes that do not fit, values other than 0 and 1, as in
-        `pass_at_k`, or a prior that is not positive.
+        `pass_at_k`, a prior that is not positive, or negative counts.
       TypeError: k is not an integer.
 
     >>> import pkpo_jax as pkpo
     >>> print(pkpo.posterior_advantages([1, 0], k=2).round(4))  # u = 2 * 2/3 and 2 * 1/3
     [ 1.3333 -0.6667]
     """
-    if not min(prior) > 0.0:
-        raise ValueError(f"prior={prior}; expected two numbers above 0.")
+    options.check_prior(prior)
+    options.check("right", right, at_least=0)
+    options.check("wrong", wrong, at_least=0)
     correct, valid = _groups.as_correct(correct, where)
     batch = correct.shape[:-1]
     k = jnp.maximum(_groups.check_k(k, batch, correct.shape[-1], largest=None), 1)

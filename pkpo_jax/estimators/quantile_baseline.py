@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from pkpo_jax import options
 from pkpo_jax.estimators import baselines
 
 
@@ -39,12 +40,13 @@ def quantile_baseline_advantages(
       are all equal.
 
     Raises:
-      ValueError: shapes that do not fit.
+      ValueError: shapes that do not fit, or an option out of range.
 
     >>> import pkpo_jax as pkpo
     >>> print(pkpo.quantile_baseline_advantages([1.0, 0.0, 0.0, 0.0], 0.5).round(3))
     [2.309 0.    0.    0.   ]
     """
+    options.check("quantile", quantile, above=0, at_most=1)
     centred, valid = baselines.centre(rewards, where)
     up_to = (centred[..., None, :] <= centred[..., :, None]) & valid[..., None, :]
     needed = quantile * valid.sum(-1, keepdims=True) - 1e-4

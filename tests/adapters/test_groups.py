@@ -7,6 +7,7 @@ import types
 import numpy as np
 import pytest
 
+import pkpo_jax
 from pkpo_jax import Mixture, schedules
 from pkpo_jax.adapters import groups, rllm, verl
 from pkpo_jax.adapters import numpy as on_numpy
@@ -103,10 +104,35 @@ def test_groups_of_rllm_smaller_than_k_are_maximised_at_their_size(monkeypatch):
 def test_rows_of_a_group_may_be_anywhere():
     order = np.random.default_rng(0).permutation(8)
     ids = np.array(["b", "a"])[np.arange(8) // 4]
-    found = groups.by_group(groups.make(k=3), REWARDS.ravel()[order], ids[order])
+    of_groups = groups.of_any_size(groups.make(k=3))
+    found = groups.by_row(of_groups, REWARDS.ravel()[order], ids[order], np.ones(8, bool))
     np.testing.assert_allclose(found, exact(3).ravel()[order], atol=1e-12)
-    with pytest.raises(ValueError, match="groups have 3 to 5 samples; expected as many"):
-        groups.by_group(groups.make(k=3), REWARDS.ravel(), ["a"] * 5 + ["b"] * 3)
+
+
+def test_rows_that_fill_a_batch_up_are_left_out_and_failed_rollouts_leave_smaller_groups():
+    # The last rows have the mask of verl's padding, and a rollout of the second prompt is missing.
+    rewards = np.array([*REWARDS[0], *REWARDS[1, :3], 9.0, 9.0])
+    ids = np.array(["a"] * 4 + ["b"] * 3 + ["pad"] * 2, object)
+    for estimator, k in (("pkpo_weights", 4), ("rloo_advantages", None)):
+        of_groups = groups.of_any_size(groups.make(estimator, k))
+        found = groups.by_row(of_groups, rewards, ids, np.arange(9) < 7)
+        own = 1 if k is None else k
+        np.testing.assert_allclose(found[:4], checks.advantages(REWARDS[0], own), atol=1e-12)
+        smaller = checks.advantages(REWARDS[1, :3], min(own, 3))
+        np.testing.assert_allclose(found[4:7], smaller, atol=1e-12)
+        assert not found[7:].any()
+        assert not groups.by_row(of_groups, rewards, ids, np.zeros(9, bool)).any()
+
+
+def test_functions_of_the_package_are_known_by_their_names():
+    for function in (on_numpy.pkpo_weights, pkpo_jax.pkpo_weights):
+        np.testing.assert_allclose(groups.make(function, 2)(REWARDS, 0), exact(2), atol=1e-12)
+
+
+def test_the_largest_k_of_a_schedule_is_tried():
+    late = schedules.step({0: 2, 1500: 64, 2000: 1})
+    assert late(groups.steps_of(late)[1]) == 64
+    assert groups.steps_of(8) == [0]
 
 
 @pytest.mark.parametrize(
@@ -116,6 +142,9 @@ def test_rows_of_a_group_may_be_anywhere():
         (lambda: groups.make(), "k=None, but pkpo_weights takes a k; give one, such as k=8"),
         (lambda: groups.make(k="8"), "k='8'; expected an integer >= 1, or a Mixture of such"),
         (lambda: groups.make(k=0), "k=0; expected an integer >= 1"),
+        (lambda: groups.make(k=lambda step: 2.5 if step else 2), "k=2.5; expected an integer >="),
+        (lambda: groups.make(k=schedules.near_inverse_pass_rate(1, 4)), "goes by pass rates; exp"),
+        (lambda: groups.make("quantile_weights", 3, quantile=50), "quantile=50; .* at most 1"),
         (lambda: groups.make("rloo_advantages", 2), "k=2, but rloo_advantages takes no k; leave"),
         (lambda: groups.make(k=5)(REWARDS, 0), "k=5; expected 1 <= k <= 4 for groups of n=4"),
         (lambda: groups.make("maxrl_advantages")(REWARDS, 0), "correct holds 0.5; expected 0 or 1"),

@@ -255,6 +255,11 @@ def test_random_groups_and_orders_have_the_expected_mean():
         (lambda: on_numpy.distinct_weights([1, 0], [0.0, 1.0], 1), ValueError, "classes is float"),
         (lambda: on_numpy.max_at_k(["a", "b"], 1), ValueError, "expected real numbers"),
         (
+            lambda: on_numpy.max_at_k([0.0, 1.0], pkpo.Mixture([1, 2], np.ones((3, 2)))),
+            ValueError,
+            r"weights of shape \(3, 2\); expected leading dimensions that broadcast against \(\)",
+        ),
+        (
             lambda: on_numpy.passk_training_advantages([1, 0], 1, method="bootstrap"),
             ValueError,
             "give key=",
@@ -272,6 +277,63 @@ def test_random_groups_and_orders_have_the_expected_mean():
 def test_wrong_arguments_are_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+OUT_OF_RANGE = {
+    "quantile_weights": [{"k": 1, "quantile": q} for q in (0.0, 1.5, -0.5)],
+    "top_mean_weights": [{"k": 1, "top": top} for top in (0, 1.5)],
+    "trimmed_mean_weights": [{"k": 1, "trim": trim} for trim in (-1, 0.5)],
+    "quantile_baseline_advantages": [{"quantile": 40}, {"epsilon": -5.0}],
+    "grpo_advantages": [{"epsilon": -5.0}],
+    "entropic_advantages": [{"nats": 0.0}],
+    "tail_extrapolated_weights": [{"k": 4, "share": 1.0}, {"k": 4, "share": 0}, {"k": 1}],
+    "bbg_advantages": [{"k": 4, "prior": (1.0, -1.0)}, {"k": 4, "prior": (1.0,)}],
+    "posterior_advantages": [
+        *({"k": 4, "prior": (0.0, 1.0)}, {"k": 4, "right": -5}),
+        {"k": 4, "wrong": np.array(-1.0)},
+    ],
+}
+
+
+@pytest.mark.parametrize("of", [on_numpy, pkpo])
+@pytest.mark.parametrize("name", OUT_OF_RANGE)
+def test_options_out_of_range_are_named(name, of):
+    for options in OUT_OF_RANGE[name]:
+        option = list(options)[-1]
+        with pytest.raises(
+            ValueError, match=f"^{option}=.*; expected .* (above|at least|below|at most)"
+        ):
+            getattr(of, name)([1, 0], **options)
+
+
+def test_integers_of_64_bits_are_no_equal_answers():
+    classes = [7, 7 + 2**32, 2**40, 1]
+    for name in ("distinct_weights", "distinct_shapley_weights"):
+        k = {"k": 2} if name == "distinct_weights" else {}
+        for given in (classes, np.array(classes)):
+            theirs = getattr(pkpo, name)([1, 1, 0, 0], given, **k)
+            np.testing.assert_allclose(getattr(on_numpy, name)([1, 1, 0, 0], given, **k), theirs)
+        assert theirs[0] == theirs[1] > 0.3
+
+
+def test_rewards_in_bfloat16_are_real_numbers():
+    rewards = jnp.asarray([0.0, 4.0, 0.5, 0.25], jnp.bfloat16)
+    for given in (rewards, np.asarray(rewards)):
+        np.testing.assert_allclose(on_numpy.pkpo_weights(given, 2), pkpo.pkpo_weights(given, 2))
+
+
+@pytest.mark.parametrize("of", [on_numpy, pkpo])
+def test_a_reward_that_is_no_number_is_seen(of):
+    assert np.isnan(of.entropic_advantages([0.0, np.nan, 2.0, 5.0])).all()
+
+
+@pytest.mark.parametrize(("share", "n"), [(0.7, 45), (0.59, 50), (0.525, 60), (0.14, 75)])
+def test_a_tail_has_the_same_samples_in_float32(share, n):
+    rewards = np.arange(n) ** 2 / n**2
+    ours, theirs = (
+        of.tail_extrapolated_weights(rewards, 100, share=share) for of in (on_numpy, pkpo)
+    )
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
 def test_it_needs_no_jax():

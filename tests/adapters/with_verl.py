@@ -94,18 +94,24 @@ def main():
     assert nonzero and moved > 1e-4
 
     refused = []
-    wrong = {"unequal": ["a"] * 5 + ["b"] * 3, "k > n": list("aabbccdd")}
-    for index in wrong.values():
-        data.non_tensor_batch["uid"] = np.array(index, dtype=object)
-        try:
-            ray_trainer.compute_advantage(data, adv_estimator="pkpo", config=algorithm)
-        except ValueError as e:
-            refused.append(str(e))
-    assert len(refused) == 2 and refused[0].startswith("groups have 3 to 5 samples"), refused
+    adapter.register("too_large", k=N + 1)
+    try:
+        ray_trainer.compute_advantage(data, adv_estimator="too_large", config=algorithm)
+    except ValueError as e:
+        refused.append(str(e))
+    assert refused and refused[0].startswith("k=5; expected 1 <= k <= 4"), refused
     try:
         adapter.register("pkpo_scheduled", k=lambda step: 1)
     except ValueError as e:
         refused.append(str(e))
+    # A rollout has failed, and verl has filled the batch up with rows of one uid and no tokens.
+    data.non_tensor_batch["uid"] = np.array([*"aaaabb", "pad", "pad"], dtype=object)
+    data.batch["response_mask"][-2:] = 0
+    data = ray_trainer.compute_advantage(data, adv_estimator="pkpo", config=algorithm)
+    scores = data.batch["token_level_rewards"].sum(-1).tolist()
+    exact = [*checks.advantages(scores[:4], K), *checks.advantages(scores[4:6], min(K, 2)), 0, 0]
+    expected = torch.tensor(exact)[:, None] * data.batch["response_mask"]
+    assert (data.batch["advantages"] - expected).abs().max() < 1e-6
     assert "jax" not in sys.modules
     print(
         json.dumps(
@@ -113,7 +119,7 @@ def main():
                 "ran": "verl's compute_advantage on DataProto and its vanilla policy loss, 2 AdamW "
                 f"steps, {PROMPTS} prompts x {N} responses, k = {K}",
                 "did not run": "main_ppo: Ray, FSDP workers and inference servers",
-                "advantages checked": 2 * PROMPTS * N,
+                "advantages checked": 3 * PROMPTS * N,
                 "not 0": nonzero,
                 "losses": losses,
                 "largest change of a parameter": round(moved, 5),

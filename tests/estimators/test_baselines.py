@@ -165,7 +165,7 @@ def test_grpo_does_not_scale_up_differences_of_rounding_size():
     paper = pkpo.grpo_advantages(rewards, epsilon=0.0)
     np.testing.assert_allclose(paper, np.array([-1, -1, -1, 3]) / math.sqrt(3), rtol=1e-5)
     np.testing.assert_array_equal(pkpo.grpo_advantages(np.full(4, 0.1), epsilon=0.0), np.zeros(4))
-    with pytest.raises(ValueError, match="epsilon=-1; expected 0 or more"):
+    with pytest.raises(ValueError, match="epsilon=-1; expected a number at least 0"):
         pkpo.grpo_advantages(rewards, epsilon=-1)
 
 

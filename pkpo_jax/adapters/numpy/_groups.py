@@ -15,9 +15,16 @@ def as_group(values: ArrayLike, name: str) -> np.ndarray:
     values = np.asarray(values)
     if values.ndim < 1 or values.shape[-1] < 1:
         raise ValueError(f"{name} has shape {values.shape}; expected [..., n] with n >= 1 samples.")
+    if _is_extension(values.dtype):
+        values = values.astype(np.float64)
     if values.dtype.kind not in "biuf":
         raise ValueError(f"{name} has dtype {values.dtype}; expected real numbers.")
     return values
+
+
+def _is_extension(dtype: np.dtype) -> bool:
+    """Returns whether a dtype is a number type that NumPy lacks, such as bfloat16 of ml_dtypes."""
+    return dtype.kind == "V" and dtype.type is not np.void
 
 
 def as_rewards(
@@ -116,6 +123,13 @@ def components(
             f"the mixture has ks of shape {ks.shape} and weights of shape {weights.shape}; "
             "expected [..., C] for both, with C values of k and the weight of each."
         )
+    try:
+        np.broadcast_to(weights[..., 0], batch)
+    except ValueError:
+        raise ValueError(
+            f"the mixture has weights of shape {weights.shape}; expected leading dimensions that "
+            f"broadcast against {batch}, those of the rewards."
+        ) from None
     return [(check_k(ks[..., c], batch, n, largest), weights[..., c]) for c in range(ks.shape[-1])]
 
 

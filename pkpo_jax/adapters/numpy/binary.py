@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pkpo_jax import options
 from pkpo_jax.adapters.numpy import _groups
 from pkpo_jax.adapters.numpy.rewards import rloo_advantages
 
@@ -57,6 +58,7 @@ def bbg_advantages(
     threshold: float = 0.01,
 ) -> np.ndarray:
     """Computes pass@1 scaled by a posterior of the pass rate, as `pkpo_jax.bbg_advantages`."""
+    options.check_prior(prior)
     correct, valid = _groups.as_correct(correct, where)
     k = _groups.check_k(k, correct.shape[:-1], correct.shape[-1], largest=None)
     right, count = correct.sum(-1), valid.sum(-1)
@@ -76,8 +78,9 @@ def posterior_advantages(
     prior: tuple[float, float] = (1.0, 1.0),
 ) -> np.ndarray:
     """Computes pass@1 scaled by all visits' posterior, as `pkpo_jax.posterior_advantages`."""
-    if not min(prior) > 0.0:
-        raise ValueError(f"prior={prior}; expected two numbers above 0.")
+    options.check_prior(prior)
+    options.check("right", right, at_least=0)
+    options.check("wrong", wrong, at_least=0)
     correct, valid = _groups.as_correct(correct, where)
     batch = correct.shape[:-1]
     k = _groups.check_k(k, batch, correct.shape[-1], largest=None)

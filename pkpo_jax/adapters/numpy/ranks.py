@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pkpo_jax import options
 from pkpo_jax.adapters.numpy import _gaps, _groups
 from pkpo_jax.mixtures import Mixture
 
@@ -89,6 +90,7 @@ def quantile_weights(
     where: ArrayLike | None = None,
 ) -> np.ndarray:
     """Computes reward weights for a quantile of k samples, as `pkpo_jax.quantile_weights`."""
+    options.check("quantile", quantile, above=0, at_most=1)
     return _l_statistic(rewards, k, where, _quantile, quantile)
 
 
@@ -96,6 +98,7 @@ def top_mean_weights(
     rewards: ArrayLike, k: ArrayLike | Mixture, top: float = 2, where: ArrayLike | None = None
 ) -> np.ndarray:
     """Computes reward weights for the mean of the best, as `pkpo_jax.top_mean_weights`."""
+    options.check("top", top, at_least=1, whole=True)
     return _l_statistic(rewards, k, where, _top_mean, top)
 
 
@@ -103,6 +106,7 @@ def trimmed_mean_weights(
     rewards: ArrayLike, k: ArrayLike | Mixture, trim: float = 0.25, where: ArrayLike | None = None
 ) -> np.ndarray:
     """Computes reward weights for a trimmed mean, as `pkpo_jax.trimmed_mean_weights`."""
+    options.check("trim", trim, at_least=0, below=0.5)
     return _l_statistic(rewards, k, where, _trimmed_mean, trim)
 
 

@@ -9,6 +9,7 @@ import statistics
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pkpo_jax import options
 from pkpo_jax.adapters.numpy import _groups
 
 # These are those of pkpo_jax.estimators.entropic.
@@ -20,8 +21,6 @@ def grpo_advantages(
     rewards: ArrayLike, where: ArrayLike | None = None, *, epsilon: float = 1e-6
 ) -> np.ndarray:
     """Computes the advantages of GRPO, as `pkpo_jax.grpo_advantages`."""
-    if not epsilon >= 0.0:
-        raise ValueError(f"epsilon={epsilon}; expected 0 or more.")
     centred, valid = _centre(rewards, where)
     return _over_deviation(centred, centred, valid, epsilon)
 
@@ -47,6 +46,7 @@ def quantile_baseline_advantages(
     epsilon: float = 1e-6,
 ) -> np.ndarray:
     """Computes the advantages of QAE, as `pkpo_jax.quantile_baseline_advantages`."""
+    options.check("quantile", quantile, above=0, at_most=1)
     centred, valid = _centre(rewards, where)
     up_to = (centred[..., None, :] <= centred[..., :, None]) & valid[..., None, :]
     enough = valid & (up_to.sum(-1) >= quantile * valid.sum(-1, keepdims=True) - 1e-4)
@@ -59,8 +59,7 @@ def entropic_advantages(
     rewards: ArrayLike, where: ArrayLike | None = None, *, nats: float = math.log(2.0)
 ) -> np.ndarray:
     """Computes the advantages of the entropic objective, as `pkpo_jax.entropic_advantages`."""
-    if not nats > 0.0:
-        raise ValueError(f"nats={nats}; expected a number above 0.")
+    options.check("nats", nats, above=0)
     rewards, valid = _groups.as_rewards(rewards, where)
     low = np.where(valid, rewards, np.inf).min(-1, keepdims=True)
     high = np.where(valid, rewards, -np.inf).max(-1, keepdims=True)
@@ -79,20 +78,22 @@ def entropic_advantages(
     tilt = np.where(valid, np.exp(most * below), 0.0)
     others = (tilt.sum(-1, keepdims=True) - tilt) / np.maximum(n - 1, 1)
     advantages = tilt / np.where(others > 0, others, 1.0) - 1.0
-    return np.where(valid & (high > low), advantages, 0.0)
+    # A NaN among the rewards is not hidden: it compares as neither.
+    return np.where(valid & ~(high <= low), advantages, 0.0)
 
 
 def tail_extrapolated_weights(
     rewards: ArrayLike, k: ArrayLike, where: ArrayLike | None = None, *, share: float = 0.25
 ) -> np.ndarray:
     """Computes reward weights for k beyond n, as `pkpo_jax.tail_extrapolated_weights`."""
-    if not 0.0 < share < 1.0:
-        raise ValueError(f"share={share}; expected a number between 0 and 1.")
+    options.check("share", share, above=0, below=1)
+    options.check("k", k, at_least=2, whole=True)
     rewards, valid = _groups.as_rewards(rewards, where)
     size = rewards.shape[-1]
-    k = np.maximum(_groups.check_k(k, rewards.shape[:-1], size, largest=None), 2)[..., None]
+    k = _groups.check_k(k, rewards.shape[:-1], size, largest=None)[..., None]
     count = valid.sum(-1, keepdims=True)
-    in_tail = np.maximum(np.round(share * count), 2).astype(int)
+    # Halves round up in float32 and float64 alike.
+    in_tail = np.maximum(np.floor(share * count + 0.5001), 2).astype(int)
     ordered = np.sort(np.where(valid, rewards, -np.inf), -1)
     outside, inside = (
         np.take_along_axis(ordered, np.maximum(size - in_tail - at, 0), -1) for at in (1, 0)
@@ -136,5 +137,6 @@ def _over_deviation(
     x: np.ndarray, centred: np.ndarray, valid: np.ndarray, epsilon: float
 ) -> np.ndarray:
     """Returns x over the population deviation of a group plus epsilon, or 0 if that is 0."""
+    options.check("epsilon", epsilon, at_least=0)
     deviation = np.sqrt(_groups.mean(np.square(centred), valid)) + epsilon
     return x / np.where(deviation > 0, deviation, 1.0)
