@@ -99,7 +99,7 @@ def miss_ratios(correct: jax.Array, valid: jax.Array) -> jax.Array:
 
 
 def check_k(
-    k: jax.typing.ArrayLike, batch: tuple[int, ...], n: int, largest: int | None
+    k: jax.typing.ArrayLike, batch: tuple[int, ...], n: int, largest: int | None, smallest: int = 1
 ) -> jax.Array:
     """Returns k broadcast to the shape `batch`.
 
@@ -111,6 +111,7 @@ def check_k(
       batch: the leading dimensions of the rewards.
       n: size of the groups, for the message.
       largest: the largest k, or None for no upper bound.
+      smallest: the smallest k.
 
     Raises:
       ValueError: static k out of range, or a shape that does not broadcast.
@@ -119,9 +120,9 @@ def check_k(
     if not isinstance(k, jax.Array):
         k = np.asarray(k)
         high = np.inf if largest is None else largest
-        if k.dtype.kind in "iu" and not np.all((k >= 1) & (k <= high)):
+        if k.dtype.kind in "iu" and not np.all((k >= smallest) & (k <= high)):
             bound = "" if largest is None else f" <= {largest}"
-            raise ValueError(f"k={k}; expected 1 <= k{bound} for groups of n={n} samples.")
+            raise ValueError(f"k={k}; expected {smallest} <= k{bound} for groups of n={n} samples.")
     if not jnp.issubdtype(k.dtype, jnp.integer):
         raise TypeError(f"k has dtype {k.dtype}; expected an integer, or an array of integers.")
     try:

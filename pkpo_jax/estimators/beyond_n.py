@@ -125,11 +125,11 @@ def tail_extrapolated_weights(
     [ 0.     0.     0.     0.     0.     0.    -0.057 -0.007]
     """
     options.check("share", share, above=0, below=1)
-    options.check("k", k, at_least=2, whole=True)
     rewards = _groups.as_rewards(rewards)
     valid = _groups.as_mask(where, rewards.shape)
     batch, size = rewards.shape[:-1], rewards.shape[-1]
-    k = jnp.maximum(_groups.check_k(k, batch, size, largest=None), 2)[..., None]
+    k = _groups.check_k(k, batch, size, largest=None, smallest=2)
+    k = jnp.maximum(k, 2)[..., None]
     count = valid.sum(-1, keepdims=True)
     # Halves round up in float32 and float64 alike.
     in_tail = jnp.maximum(jnp.floor(share * count + 0.5001), 2.0).astype(jnp.int32)

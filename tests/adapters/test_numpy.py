@@ -286,7 +286,7 @@ OUT_OF_RANGE = {
     "quantile_baseline_advantages": [{"quantile": 40}, {"epsilon": -5.0}],
     "grpo_advantages": [{"epsilon": -5.0}],
     "entropic_advantages": [{"nats": 0.0}],
-    "tail_extrapolated_weights": [{"k": 4, "share": 1.0}, {"k": 4, "share": 0}, {"k": 1}],
+    "tail_extrapolated_weights": [{"k": 4, "share": 1.0}, {"k": 4, "share": 0}],
     "bbg_advantages": [{"k": 4, "prior": (1.0, -1.0)}, {"k": 4, "prior": (1.0,)}],
     "posterior_advantages": [
         *({"k": 4, "prior": (0.0, 1.0)}, {"k": 4, "right": -5}),
@@ -320,6 +320,13 @@ def test_rewards_in_bfloat16_are_real_numbers():
     rewards = jnp.asarray([0.0, 4.0, 0.5, 0.25], jnp.bfloat16)
     for given in (rewards, np.asarray(rewards)):
         np.testing.assert_allclose(on_numpy.pkpo_weights(given, 2), pkpo.pkpo_weights(given, 2))
+
+
+@pytest.mark.parametrize("of", [on_numpy, pkpo])
+@pytest.mark.parametrize("k", [1, [1]])
+def test_no_tail_is_extrapolated_to_one_sample(of, k):
+    with pytest.raises(ValueError, match=r"k=.*1.*; expected 2 <= k for groups of n=4"):
+        of.tail_extrapolated_weights([[0.0, 1.0, 2.0, 3.0]], k)
 
 
 @pytest.mark.parametrize("of", [on_numpy, pkpo])

@@ -76,7 +76,9 @@ def as_classes(classes: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
     return classes
 
 
-def check_k(k: ArrayLike, batch: tuple[int, ...], n: int, largest: int | None) -> np.ndarray:
+def check_k(
+    k: ArrayLike, batch: tuple[int, ...], n: int, largest: int | None, smallest: int = 1
+) -> np.ndarray:
     """Returns k as int64 broadcast to the shape `batch`.
 
     Args:
@@ -84,6 +86,7 @@ def check_k(k: ArrayLike, batch: tuple[int, ...], n: int, largest: int | None) -
       batch: the leading dimensions of the rewards.
       n: size of the groups, for the message.
       largest: the largest k, or None for no upper bound.
+      smallest: the smallest k.
 
     Raises:
       ValueError: k out of range, or a shape that does not broadcast.
@@ -92,9 +95,9 @@ def check_k(k: ArrayLike, batch: tuple[int, ...], n: int, largest: int | None) -
     k = np.asarray(k)
     if k.dtype.kind not in "iu":
         raise TypeError(f"k has dtype {k.dtype}; expected an integer, or an array of integers.")
-    if np.any(k < 1) or (largest is not None and np.any(k > largest)):
+    if np.any(k < smallest) or (largest is not None and np.any(k > largest)):
         bound = "" if largest is None else f" <= {largest}"
-        raise ValueError(f"k={k}; expected 1 <= k{bound} for groups of n={n} samples.")
+        raise ValueError(f"k={k}; expected {smallest} <= k{bound} for groups of n={n} samples.")
     try:
         return np.broadcast_to(k, batch).astype(np.int64)
     except ValueError:

@@ -87,10 +87,9 @@ def tail_extrapolated_weights(
 ) -> np.ndarray:
     """Computes reward weights for k beyond n, as `pkpo_jax.tail_extrapolated_weights`."""
     options.check("share", share, above=0, below=1)
-    options.check("k", k, at_least=2, whole=True)
     rewards, valid = _groups.as_rewards(rewards, where)
     size = rewards.shape[-1]
-    k = _groups.check_k(k, rewards.shape[:-1], size, largest=None)[..., None]
+    k = _groups.check_k(k, rewards.shape[:-1], size, largest=None, smallest=2)[..., None]
     count = valid.sum(-1, keepdims=True)
     # Halves round up in float32 and float64 alike.
     in_tail = np.maximum(np.floor(share * count + 0.5001), 2).astype(int)
