@@ -25,7 +25,7 @@ RIGHT = r"""
 12 | The final answer is: $12$. | Answer: 12 | (B) 12 | \text{(B) }12 | \textbf{(B)}\ 12 | B) 12
 12 | B. 12
 # Choices that are the answer.
-\text{(B)} | B | (B) | \textbf{(B)} | \textbf{(B)}\ 12
+\text{(B)} | B | (B) | \textbf{(B)} | \textbf{(B)}\ 12 | (B) I and II | (B) A = 5 | (B) AB
 B | (B) | \text{B}
 (B) | \mathrm{B}
 # Degrees.
@@ -381,7 +381,8 @@ x | X
 a+b | a-b
 # Choices and ratios.
 \text{(B)} | (C) | (C) B
-B | (A) or (B) | A, B
+B | (A) or (B) | A, B | (B) or (C) | (B) and (C) | B. or C | (B) not (C) | B: A C D | (B) or others
+(C) | C. D. E. | (C) (D) | (C) but maybe (D) | \text{(C) } \text{or } \text{(D)}
 12 | (B) 13 | (12) 13
 3:4 | 4:3 | 6:8
 2:30 | 3:30

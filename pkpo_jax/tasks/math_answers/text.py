@@ -130,6 +130,10 @@ _LABEL = re.compile(
     re.DOTALL,
 )
 
+# The text after a choice's letter may name other choices, or go on with "or". A letter before an
+# equals sign is a variable, and I is a numeral, as in "I and II only".
+_LETTER = re.compile(r"(?<![a-zA-Z\\_])[A-HJ](?![a-zA-Z]| ?=)")
+_GOES_ON = re.compile(r"(?:\\text ?\{)?\s*(?:or|and|but|not)\b")
 # The empty last group corresponds to the text that follows a label's letter.
 _CHOICE = re.compile(r"\s*(?:\\text\s*\{)?\s*(?:[Oo]ption|[Cc]hoice)\s*\}?\s*([A-J])\s*\}?()")
 
@@ -171,7 +175,10 @@ def about(text: str) -> tuple[str, bool]:
 
 
 def label(text: str) -> tuple[str, str] | None:
-    """Returns the letter of a choice and the text after it, for clean text such as "(B) 12"."""
+    """Returns the letter of a choice and the text after it, for clean text such as "(B) 12".
+
+    It returns None if the text after it names another choice, as in "(B) or (C)".
+    """
     match = _LABEL.fullmatch(text) or _CHOICE.fullmatch(text)
     if not match:
         return None
@@ -179,7 +186,9 @@ def label(text: str) -> tuple[str, str] | None:
     # The text is a product such as (A)(B + 1), or an equation of points.
     if rest and re.match(r"[,(\[^_+*/=<>!-]|\\(?:cdot|times|cup|cap)", rest) and rest[0] != "-":
         return None
-    return next(filter(None, match.groups())), rest
+    letter = next(filter(None, match.groups()))
+    others = set(_LETTER.findall(rest)) - {letter}
+    return None if others or _GOES_ON.match(rest) else (letter, rest)
 
 
 def words(text: str) -> str:
