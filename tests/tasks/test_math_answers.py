@@ -277,6 +277,10 @@ ab + bc | bc + ba
 e^{2x} | \exp(2x)
 \frac{3}{4} | {3 \over 4}
 \frac16 | 0.1\dot{6}
+# Exponentials without an ordinary value, and denominators that the answer itself has.
+3e^{-\pi} | \frac{3}{e^\pi}
+2^{\sqrt2} | 2^{\sqrt{2}}
+\frac{1}{i} | 1/i
 """
 
 # Each row has the answer of a problem, and then wrong answers of responses.
@@ -464,6 +468,13 @@ B | Option C | Option B or C
 3.5 | 3 .5
 5 | 5 miles per 2 hours | 5 miles not 6 | ₹6
 3 | \overline{3} | {6 \over 2}
+# Divisions by i, and exponentials with an ordinary value.
+4-3i | \frac{3+4i}{i} | (3+4i)/i
+-5i | \frac5i | \frac{10}{2i}
+-\frac{i}{\sqrt2} | \frac{1}{i\sqrt2}
+-1 | e^{i\pi} | e^{3\pi i}
+7 | 7e^{2\pi i} | 6-e^{i\pi}
+2 | (\sqrt2^{\sqrt2})^{\sqrt2}
 """
 
 

@@ -117,6 +117,9 @@ def _divide(node: Node, arithmetic: Arithmetic, found: Operations) -> None:
         return
     ((monomial, divisor),) = under.items()
     divisor = abs(divisor)
+    if any(a == "i" for a, _ in monomial):
+        found["quotient"] += 1
+        return
     roots = [a for a, _ in monomial if isinstance(a, int)]
     common = functools.reduce(math.gcd, (int(c) for c in over.values()), 0)
     if rational(under) is not None:
@@ -147,6 +150,9 @@ def _raise(node: Node, arithmetic: Arithmetic, found: Operations) -> None:
         found["power"] += not (
             simple and _is_lowest(base, arithmetic.power(base, exponent), number)
         )
+    elif number is None and not variables(base) and not variables(exponent):
+        # The value of e^{i\pi} and that of (\sqrt{2}^{\sqrt{2}})^{\sqrt{2}} are ordinary numbers.
+        found["power"] += 1
     elif number is not None and not variables(base):
         # Powers of pi and e cannot be simplified; powers of sums, radicals and i can.
         found["power"] += len(base) > 1 or not all(a in ("pi", "e") for m in base for a, _ in m)
