@@ -281,6 +281,16 @@ e^{2x} | \exp(2x)
 3e^{-\pi} | \frac{3}{e^\pi}
 2^{\sqrt2} | 2^{\sqrt{2}}
 \frac{1}{i} | 1/i
+# Products in brackets, and sets of sets.
+\frac32 | \frac{3}{2}
+\frac72 | 3{\frac12} | 3\dfrac{1}{2}
+\{\{1,2\},\{3\}\} | \{\{3\},\{2,1\}\}
+5 | \{5\} | x \in \{5\}
+# Inequalities that are joined, and names of sets.
+(2,5) | x>2 and x<5 | x < 5 \text{ and } x > 2
+(-\infty,2)\cup(3,\infty) | x<2, x>3 | y<2 or y>3
+x<2 or x>3 | (3,\infty)\cup(-\infty,2)
+x=1\pm\sqrt2 | 1\pm\sqrt2 | x=1-\sqrt2, x=1+\sqrt2
 """
 
 # Each row has the answer of a problem, and then wrong answers of responses.
@@ -475,6 +485,19 @@ B | Option C | Option B or C
 -1 | e^{i\pi} | e^{3\pi i}
 7 | 7e^{2\pi i} | 6-e^{i\pi}
 2 | (\sqrt2^{\sqrt2})^{\sqrt2}
+# Products in brackets, which are no mixed numbers, and sets of sets.
+\frac72 | 3(1/2) | 3\left(\frac12\right) | (3)(1/2) | (3)\frac12
+\frac32 | 3(1/2) | (3)(1/2)
+\emptyset | \{\emptyset\} | \{\{\}\}
+\{1,2,3\} | \{\{1,2\},\{3\}\} | \{1,\{2,3\}\} | \{\{1\},\{2\},\{3\}\}
+\{\{1,2\},\{3,4\}\} | \{1,2,3,4\} | \{\{1,3\},\{2,4\}\}
+# Inequalities that are joined by "and", and names of other sets.
+(-\infty,2)\cup(3,\infty) | x<2 and x>3 | x < 2 \text{ and } x > 3 | y<2 and x>3 | y<2 or x>3
+(2,5) | x>2 or x<5 | x>2 and y<5 | x\ge2 and x<5
+x>2 | y>2
+x<2 or x>3 | y<2 or y>3
+x \in [-2,7] | y \in [-2,7] | -2\le y\le 7
+x=1\pm\sqrt2 | y=1\pm\sqrt2
 """
 
 

@@ -10,7 +10,7 @@ The rules, for an answer a and the problem's own answer g:
 - An answer states one value. A chain of equations may lead to it ("2 + 5 = 7") if all its sides
   that have a value have the same; "8 = 7" and "7 \approx 8" are wrong. The last side may be the
   rounded value, after \approx ("\pi \approx 3.14"). A variable that is set equal to the value is a
-  name ("x = 7"), and has to equal the name in g, if g has one.
+  name ("x = 7", "x > 7"), and has to equal the name in g, if g has one.
 - Units are ignored if only one of the two has a unit, or if one of the units is unknown; "5 cm" is
   not "5 m". Degrees and dollars are units. A percent sign is part of the value: 50\% is 1/2 and
   not 50. But 500\% is not 5, for nobody writes a whole number so. If g has a percent sign, the
@@ -18,7 +18,7 @@ The rules, for an answer a and the problem's own answer g:
 - 52_8 equals neither 52_7 nor 42, and is wrong if g is 52. If g is 52_8, the question names the
   base, so 52 is right too.
 - Tuples and intervals need the same brackets and parts; sets, lists and unions need the same parts
-  in any order. Inequalities of one variable are intervals.
+  in any order. Inequalities of one variable are intervals; "or" joins them, "and" intersects them.
 - Words are compared as words. An unreadable answer is right only if its text is that of g.
 - If g is a letter, the letter of the choice decides; if not, "(B) 12" means 12.
 """
@@ -41,7 +41,14 @@ from pkpo_jax.tasks.math_answers.monomials import (
     variables,
 )
 from pkpo_jax.tasks.math_answers.reading import read
-from pkpo_jax.tasks.math_answers.structure import has_variable, is_label, named, point, simplified
+from pkpo_jax.tasks.math_answers.structure import (
+    has_variable,
+    is_label,
+    named,
+    names,
+    point,
+    simplified,
+)
 from pkpo_jax.tasks.math_answers.text import about, clean, label, squeezed
 from pkpo_jax.tasks.math_answers.tree import Node
 from pkpo_jax.tasks.math_answers.values import Arithmetic
@@ -100,12 +107,13 @@ class _Comparison:
 
     def same(self, gold: Node, answer: Node) -> bool:
         """Returns whether an answer, or a part of one, is right for its gold counterpart."""
+        ours, theirs = names(gold), names(answer)
+        if ours and theirs and ours != theirs:
+            return False
         gold, answer = simplified(gold), simplified(answer)
         if gold == answer:
             return True
-        (name, own), (called, value) = named(gold), named(answer)
-        if name and called and name != called:
-            return False
+        (_, own), (_, value) = named(gold), named(answer)
         if own.kind != "relation" and value.kind == "relation":
             return self._chain(own, value)
         own, value = _single(own), _single(value)
@@ -123,7 +131,15 @@ class _Comparison:
     def _unordered(self, gold: Sequence[Node], answer: Sequence[Node]) -> bool:
         left = list(answer)
         for part in gold if len(gold) == len(answer) else ():
-            match = next((i for i, other in enumerate(left) if self.same(part, other)), None)
+            # A set of one equals its element, but not where both are elements.
+            match = next(
+                (
+                    i
+                    for i, other in enumerate(left)
+                    if (part.kind == "set") == (other.kind == "set") and self.same(part, other)
+                ),
+                None,
+            )
             if match is None:
                 return False
             del left[match]
@@ -318,8 +334,9 @@ def _is_plain(node: Node) -> bool:
 
 
 def _single(node: Node) -> Node:
-    """Returns the element of a set of one; other nodes unchanged."""
-    return node.args[0] if node.kind == "set" and len(node.args) == 1 else node
+    """Returns the element of a set of one, unless it is a set itself; other nodes unchanged."""
+    one = node.kind == "set" and len(node.args) == 1 and node.args[0].kind != "set"
+    return node.args[0] if one else node
 
 
 def _same_words(gold: Node, answer: Node) -> bool:

@@ -67,9 +67,7 @@ def is_fraction(whole: Node, node: Node) -> bool:
 
 
 def mixed(whole: Node, node: Node) -> Node | None:
-    r"""Returns the mixed number of an integer and a fraction, as in 3\frac{1}{2}; else None."""
-    if not is_fraction(whole, node):
-        return None
+    r"""Returns the mixed number of an integer and a proper fraction; None for an improper one."""
     over, under = (part.args[0] for part in node.args)
     if not 0 < over < under:
         return None

@@ -66,16 +66,21 @@ class _Parser(Cursor):
 
     def sequence(self) -> Node:
         """Reads one item, or several between commas, "or", "and"."""
-        items = [self.item()]
-        while self._separator():
+        items, between = [self.item()], []
+        while separators := self._separators():
+            between += separators
             items.append(self.item())
-        return items[0] if len(items) == 1 else Node("list", tuple(items))
+        if len(items) == 1:
+            return items[0]
+        both = "and" in between and "or" not in between
+        both = both and all(item.kind == "relation" for item in items)
+        return Node("and" if both else "list", tuple(items))
 
-    def _separator(self) -> bool:
-        found = False
+    def _separators(self) -> list[str]:
+        found = []
         while self.peek() in (("text", "or"), ("text", "and")) or self.peek()[1] in (",", ";"):
+            found.append(self.peek()[1])
             self.at += 1
-            found = True
         return found
 
     def item(self) -> Node:
@@ -140,9 +145,12 @@ class _Parser(Cursor):
                 factors = [Node("call", ("mod", product(factors), self.signed()))]
             elif self._starts():
                 numeral = self.peek()[0] == "number"
+                # Brackets make a product: 3(1/2) is three halves, and no mixed number.
+                bracketed = self.peek()[1] in "([" or self.tokens[self.at - 1][1] in (")", "]")
                 factor = self.power()
-                mixed = numerals.mixed(factors[-1], factor)
-                if numeral or (mixed is None and numerals.is_fraction(factors[-1], factor)):
+                side_by_side = numerals.is_fraction(factors[-1], factor) and not bracketed
+                mixed = numerals.mixed(factors[-1], factor) if side_by_side else None
+                if numeral or (side_by_side and mixed is None):
                     raise Unreadable("numerals side by side")
                 factors = [*factors[:-1], mixed] if mixed else [*factors, factor]
             else:

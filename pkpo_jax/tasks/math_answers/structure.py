@@ -5,6 +5,7 @@ from __future__ import annotations
 from pkpo_jax.tasks.math_answers.tree import INTEGERS, Node
 
 _INFINITY = Node("symbol", ("infty",))
+_INFINITIES = (_INFINITY, Node("neg", (_INFINITY,)))
 _REALS = Node("group", ("(", ")", Node("neg", (_INFINITY,)), _INFINITY))
 _REVERSED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 
@@ -18,28 +19,50 @@ def simplified(node: Node) -> Node:
             return simplified(sides[1])
         if signs == ("=",) and is_name(sides[0]) and _has_pm(sides[1]):
             return simplified(sides[1])
-        return _interval(signs, sides) or node
+        return _interval(signs, sides)[1] or node
     if kind == "words" and args[0] in ("all real numbers", "all reals"):
         return _REALS
-    if kind in ("list", "set"):
+    if kind == "and" and any(_interval(*part.args)[1] for part in args):
+        return _intersection(args) or node
+    if kind in ("list", "and", "set"):
+        kind = "set" if kind == "set" else "list"
         args = tuple(part for part in args if not _is_domain(part)) or args
         if len(args) == 1 and kind == "list":
             return simplified(args[0])
         parts = [simplified(part) for part in args]
         unions = ("group", "union")
-        if kind == "list" and all(
+        one = kind == "list" and len(names(node)) < 2
+        if one and all(
             new.kind in unions and old.kind == "relation"
             for old, new in zip(args, parts, strict=True)
         ):
             kind = "union"
         flat = []
         for part in parts:
-            flat += part.args if part.kind in ("list", kind) else [part]
+            # The elements of a set may be sets.
+            inner = part.kind == "list" or part.kind == kind == "union"
+            flat += part.args if inner else [part]
         return Node(kind, tuple(flat))
     if _has_pm(node):
         both = tuple(_signed(node, sign) for sign in (1, -1))
         return Node("list", both)
     return node
+
+
+def names(node: Node) -> frozenset[Node]:
+    r"""Returns what a relation, or a list of them, states the values of: x in x > 2 or x \in S."""
+    if node.kind in ("list", "and"):
+        return frozenset().union(*(names(part) for part in node.args if not _is_domain(part)))
+    if node.kind != "relation":
+        return frozenset()
+    signs, sides = node.args
+    if signs == ("in",):
+        name = sides[0] if is_name(sides[0]) else None
+    else:
+        name = _interval(signs, sides)[0] or named(node)[0]
+    if name is None:
+        return frozenset()
+    return frozenset(name.args[2:] if name.kind == "group" else (name,))
 
 
 def named(node: Node) -> tuple[Node | None, Node]:
@@ -104,14 +127,33 @@ def _occurs(name: Node, node: Node) -> bool:
     return any(_occurs(part, node) for part in parts) or any(_occurs(name, n) for n in inner)
 
 
-def _interval(signs: tuple[str, ...], sides: tuple[Node, ...]) -> Node | None:
-    """Returns the interval of an inequality such as 1 < x <= 2 or x > 3; None for others."""
-    if not signs or any(sign not in _REVERSED for sign in signs) or len(signs) > 2:
+def _intersection(relations: tuple[Node, ...]) -> Node | None:
+    """Returns the interval of x > 2 and x < 5; None for other relations joined by "and"."""
+    rays = [_interval(*relation.args) for relation in relations]
+    if len(rays) != 2 or rays[0][0] != rays[1][0]:
         return None
+    below, above = (
+        next((n for _, n in rays if n is not None and n.args[side] in _INFINITIES), None)
+        for side in (2, 3)
+    )
+    if below is None or above is None or below == above:
+        return None
+    return Node("group", (above.args[0], below.args[1], above.args[2], below.args[3]))
+
+
+def _interval(
+    signs: tuple[str, ...], sides: tuple[Node, ...]
+) -> tuple[Node, Node] | tuple[None, None]:
+    """Returns the variable and interval of an inequality such as 1 < x <= 2 or x > 3.
+
+    Other relations give (None, None).
+    """
+    if not signs or any(sign not in _REVERSED for sign in signs) or len(signs) > 2:
+        return None, None
     if signs[0].startswith(">"):
         signs, sides = tuple(_REVERSED[s] for s in reversed(signs)), tuple(reversed(sides))
     if any(not sign.startswith("<") for sign in signs):
-        return None
+        return None, None
     if len(signs) == 1 and sides[0].kind == "symbol" and is_name(sides[0]):
         bounds = ("(", _closing(signs[0]), Node("neg", (_INFINITY,)), sides[1])
         variable = sides[0]
@@ -121,11 +163,11 @@ def _interval(signs: tuple[str, ...], sides: tuple[Node, ...]) -> Node | None:
         bounds = (_opening(signs[0]), _closing(signs[1]), sides[0], sides[2])
         variable = sides[1]
     else:
-        return None
+        return None, None
     # An inequality with other variables, as in y > 2x + 1, describes a region.
     if any(has_variable(bound) or _occurs(variable, bound) for bound in bounds[2:]):
-        return None
-    return Node("group", bounds)
+        return None, None
+    return variable, Node("group", bounds)
 
 
 def has_variable(node: Node) -> bool:
