@@ -291,6 +291,17 @@ e^{2x} | \exp(2x)
 (-\infty,2)\cup(3,\infty) | x<2, x>3 | y<2 or y>3
 x<2 or x>3 | (3,\infty)\cup(-\infty,2)
 x=1\pm\sqrt2 | 1\pm\sqrt2 | x=1-\sqrt2, x=1+\sqrt2
+# Bars over segments and means, and a name before a rounded value.
+30 | \overline{AB}=30 | \bar{x} = 30
+\overline{z} | \bar z
+3.14 | x \approx 3.14 | A \approx 3.1416 | \text{Area} \approx 3.14 | x = \frac{22}{7} \approx 3.14
+3.14 | 3.14159 \approx 3.14
+12 | x \approx 12
+# Units of angles, both signs, and points in the order of their names.
+75^\circ | 75 | 75\text{ degrees}
+1-i, -1+i | \pm1 \mp i
+(1,2) | y=2, x=1 | (y,x)=(2,1) | x=1 \text{ and } y=2
+(3,\frac{\pi}{2}) | r=3, \theta=\frac\pi2
 """
 
 # Each row has the answer of a problem, and then wrong answers of responses.
@@ -498,6 +509,18 @@ x>2 | y>2
 x<2 or x>3 | y<2 or y>3
 x \in [-2,7] | y \in [-2,7] | -2\le y\le 7
 x=1\pm\sqrt2 | y=1\pm\sqrt2
+# Conjugates and derivatives.
+3+4i | \overline{3+4i} | \overline{3-4i}
+z | \overline{z} | \dot z
+# Rounded values of answers that are no decimals.
+7 | \frac{22}3 \approx 7 | \sqrt{50}\approx 7 | 2.2\pi \approx 7 | x = 6.9 \approx 7 | x \approx 7.2
+3.14 | x \approx 3.15
+# Angles, both signs, and points in the order of their names.
+75^\circ | 75\text{ rad} | 75\text{ cm} | \$75
+\$5 | 5^\circ
+-\$5 | -5^\circ
+1+i, -1-i | \pm1 \mp i
+(1,2) | y=1, x=2 | (y,x)=(1,2)
 """
 
 

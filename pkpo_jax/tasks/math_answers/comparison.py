@@ -3,14 +3,14 @@ r"""Decides whether an answer is right: it has the right value, and leaves nothi
 The rules, for an answer a and the problem's own answer g:
 
 - Numbers are compared exactly: 0.5 is 1/2, and 0.333 is not 1/3. a is rounded to the places of g
-  only if g is a decimal and a states that it is inexact ("\approx 3.1416" for 3.14).
+  only if g is a decimal and a states that it is inexact ("x \approx 3.1416" for 3.14).
 - a has to be evaluated (see `forms`), except for operations that g contains too: 10^6 is right if g
   is 10^6, and wrong if g is 1000000. With variables, a has to be a product, sum or fraction just
   as g is.
 - An answer states one value. A chain of equations may lead to it ("2 + 5 = 7") if all its sides
-  that have a value have the same; "8 = 7" and "7 \approx 8" are wrong. The last side may be the
-  rounded value, after \approx ("\pi \approx 3.14"). A variable that is set equal to the value is a
-  name ("x = 7", "x > 7"), and has to equal the name in g, if g has one.
+  that have a value have the same; "8 = 7" and "7 \approx 8" are wrong. If g is a decimal, the last
+  side may be the rounded value, after \approx ("\pi \approx 3.14"). A variable that is set equal to
+  the value is a name ("x = 7", "x > 7"), and has to equal the name in g, if g has one.
 - Units are ignored if only one of the two has a unit, or if one of the units is unknown; "5 cm" is
   not "5 m". Degrees and dollars are units. A percent sign is part of the value: 50\% is 1/2 and
   not 50. But 500\% is not 5, for nobody writes a whole number so. If g has a percent sign, the
@@ -44,6 +44,7 @@ from pkpo_jax.tasks.math_answers.reading import read
 from pkpo_jax.tasks.math_answers.structure import (
     has_variable,
     is_label,
+    is_name,
     named,
     names,
     point,
@@ -113,11 +114,10 @@ class _Comparison:
         gold, answer = simplified(gold), simplified(answer)
         if gold == answer:
             return True
-        (_, own), (_, value) = named(gold), named(answer)
+        own = _single(named(gold)[1])
+        value = _single(named(point(answer) if own.kind == "group" else answer)[1])
         if own.kind != "relation" and value.kind == "relation":
             return self._chain(own, value)
-        own, value = _single(own), _single(value)
-        value = point(value) if own.kind == "group" else value
         many = ("list", "set")
         if (own.kind in many and value.kind in many) or own.kind == value.kind == "union":
             return self._unordered(own.args, value.args)
@@ -161,6 +161,8 @@ class _Comparison:
     def _chain(self, gold: Node, answer: Node) -> bool:
         r"""Returns whether a chain such as 2 + 5 = 7 or \pi \approx 3.14 states only gold."""
         signs, sides = answer.args
+        if signs == ("~",) and (is_name(sides[0]) or is_label(sides[0])):
+            return _Comparison(self.arithmetic, inexact=True).same(gold, sides[1])
         ends = signs[-1] == "~"
         exact = sides[:-1] if ends else sides
         if any(sign != "=" for sign in signs[: len(exact) - 1]):
@@ -178,8 +180,7 @@ class _Comparison:
         with contextlib.suppress(Unknown):
             if not _rounds(self.arithmetic.approximate(self.arithmetic.of(exact[-1])), rounded):
                 return False
-            decimal = exact[-1].kind in ("number", "neg", "quantity")
-            return self.same(gold, exact[-1]) or (not decimal and self.same(gold, rounded))
+            return self.same(gold, exact[-1]) or (_places(gold) > 0 and self.same(gold, rounded))
         return False
 
     def _agree(self, sides: Sequence[Node]) -> bool:
@@ -226,7 +227,7 @@ class _Comparison:
         return _allowed(*done)
 
     def _expressions(self, gold: Node, answer: Node) -> bool:
-        if gold.kind == answer.kind == "quantity" and units.differ(gold.args[1], answer.args[1]):
+        if units.differ(_unit(gold), _unit(answer)):
             return False
         gold, answer = (
             n.args[0] if n.kind in ("quantity", "degree") else n for n in (gold, answer)
@@ -281,7 +282,7 @@ def canonical(answer: str) -> str:
 
 def _shown(node: Node, compute: Arithmetic) -> str:
     """Returns the canonical text of a tree; raises Unknown if it has none."""
-    node = point(_single(named(simplified(node))[1]))
+    node = _single(named(point(simplified(node)))[1])
     kind, args = node
     if kind == "words":
         return args[0]
@@ -360,6 +361,13 @@ def _is_whole(value: Value) -> bool:
 def _allowed(gold: forms.Operations, answer: forms.Operations) -> bool:
     """Returns whether an answer leaves no more undone than gold, and expands as much."""
     return answer <= gold and answer["expand"] == gold["expand"]
+
+
+def _unit(node: Node) -> str:
+    """Returns the unit of a number with or without a sign, or ""."""
+    while node.kind == "neg":
+        node = node.args[0]
+    return "degree" if node.kind == "degree" else node.args[1] if node.kind == "quantity" else ""
 
 
 def _places(node: Node) -> int:

@@ -126,7 +126,7 @@ class _Parser(Cursor):
         sign = self.take("+", "-", r"\pm", r"\mp")
         while True:
             term = self.term()
-            wrap = {"-": "neg", r"\pm": "pm", r"\mp": "pm"}.get(sign or "+")
+            wrap = {"-": "neg", r"\pm": "pm", r"\mp": "mp"}.get(sign or "+")
             terms.append(Node(wrap, (term,)) if wrap else term)
             sign = self.take("+", "-", r"\pm", r"\mp")
             if not sign:
@@ -232,7 +232,7 @@ class _Parser(Cursor):
                 return self._char(value)
             if kind == "command":
                 return self._command(value)
-            if kind == "text" and self.peek()[1] == "=" and units.scale(value)[1]:
+            if kind == "text" and self.peek()[1] in ("=", r"\approx") and units.scale(value)[1]:
                 return Node("symbol", (value,))
             raise Unreadable(value)
         finally:
@@ -333,11 +333,17 @@ class _Parser(Cursor):
         return Node("root", (self.atom(), index))
 
     def _segment(self) -> Node:
-        """Reads a bar over the name of a segment; `numerals.number` reads one over decimals."""
+        r"""Reads a bar: \overline{AB} is AB, but a bar over a value makes another value.
+
+        `numerals.number` reads a bar over decimals.
+        """
         inner = self.atom()
         if inner.kind == "number":
             raise Unreadable("bar")
-        return inner
+        points = inner.kind == "mul" and all(
+            part.kind == "symbol" and part.args[0].isupper() for part in inner.args
+        )
+        return inner if points else Node("call", ("overline", inner))
 
     def _numbers(self) -> Node:
         infinite = Node("symbol", ("infty",))

@@ -105,12 +105,18 @@ def is_label(node: Node) -> bool:
 
 
 def point(node: Node) -> Node:
-    """Returns the point given by a list such as x = 1, y = 2; other nodes unchanged."""
+    """Returns the point given by x = 1, y = 2 or (x, y) = (1, 2); other nodes unchanged."""
     pairs = [named(part) for part in node.args] if node.kind == "list" else []
-    names = {name for name, _ in pairs}
-    if None in names or len(names) < max(2, len(pairs)):
+    name, value = named(node)
+    if name and name.kind == value.kind == "group" and len(name.args) == len(value.args):
+        pairs = list(zip(name.args[2:], value.args[2:], strict=True))
+    known = [(name, value) for name, value in pairs if name is not None]
+    if len({name for name, _ in known}) < max(2, len(pairs)):
         return node
-    return Node("group", ("(", ")", *(value for _, value in pairs)))
+    # Points are written in the order of the alphabet; that of other names is taken as it is.
+    if all(name.kind == "symbol" and len(name.args[0]) == 1 for name, _ in known):
+        known.sort(key=lambda pair: pair[0].args)
+    return Node("group", ("(", ")", *(value for _, value in known)))
 
 
 _FUNCTIONS = [Node("symbol", (name,)) for name in "fghpqPQFG"]
@@ -195,13 +201,15 @@ def _closing(sign: str) -> str:
 def _has_pm(node: Node) -> bool:
     if node.kind in ("relation", "list", "set"):
         return False
-    return node.kind == "pm" or any(_has_pm(part) for part in node.args if isinstance(part, Node))
+    return node.kind in ("pm", "mp") or any(
+        _has_pm(part) for part in node.args if isinstance(part, Node)
+    )
 
 
 def _signed(node: Node, sign: int) -> Node:
-    """Returns a tree with each \\pm replaced by a plus or a minus."""
-    if node.kind == "pm":
+    r"""Returns a tree with the upper (1) or lower (-1) sign of each \pm and \mp."""
+    if node.kind in ("pm", "mp"):
         inner = _signed(node.args[0], sign)
-        return inner if sign > 0 else Node("neg", (inner,))
+        return inner if (sign > 0) == (node.kind == "pm") else Node("neg", (inner,))
     parts = (_signed(p, sign) if isinstance(p, Node) else p for p in node.args)
     return Node(node.kind, tuple(parts))
