@@ -297,6 +297,27 @@ def test_a_formula_of_the_problem_is_no_answer():
     assert Math().grade({**problem, "answer": "7.0"}, r"\boxed{7}") == 1.0
 
 
+# Each row has a question, its answer, and answers of responses: right ones, and copies.
+RESTATED = r"""
+Write $0.35$ as a fraction. | \frac{7}{20} | x = 7/20 || 0.350 | 0.35 \text{ units} | x = 0.35
+Write 3/20 as a decimal. | 0.15 | 0.15 | .150 || 3/20 | \frac{3}{20}^\circ | \frac{-3}{-20}
+Write \begin{align*}\frac{2}{5}\end{align*} as a decimal. | 0.4 | .4 || \frac25
+Rationalize $\frac{5}{3\sqrt2}$. | \frac{5\sqrt2}{6} | 5√2/6 || \frac{5}{\sqrt2\cdot 3}
+Simplify $\frac{1}{\sqrt3}$. | \frac{\sqrt3}{3} | \sqrt3/3 || \frac{1}{3^{1/2}} | \frac{-1}{-\sqrt3}
+If heads is $\frac12$, tails? | \frac12 | P=\frac12 | 1-\frac12=\frac12 | \frac12 || 1-\frac12
+Solve it for $\theta < \frac{\pi}{2}$. | (0,\frac{\pi}{2}) | 0<x<\frac{\pi}{2} || \frac{\pi}{2}
+Let $g(x) = x^2+1$. Find $f$. | x^2+1 | f(x)=x^2+1 | 1+x^2 || g(x)
+"""
+
+
+@pytest.mark.parametrize("row", RESTATED.strip().splitlines())
+def test_a_question_in_other_spellings_is_no_answer(row):
+    (question, answer, *right), wrong = (part.split(" | ") for part in row.split(" || "))
+    problem = {"answer": answer, "problem": question}
+    assert [Math().grade(problem, rf"\boxed{{{box}}}") for box in right] == [1.0] * len(right)
+    assert [Math().grade(problem, rf"\boxed{{{box}}}") for box in wrong] == [0.0] * len(wrong)
+
+
 def test_a_vote_counts_values():
     def votes(*texts):
         return {Math().answer(f"\\boxed{{{text}}}") for text in texts}

@@ -26,12 +26,12 @@ The rules, for an answer a and the problem's own answer g:
 from __future__ import annotations
 
 import contextlib
-import functools
 import re
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 from pkpo_jax.tasks.math_answers import forms, units
+from pkpo_jax.tasks.math_answers.copies import copied
 from pkpo_jax.tasks.math_answers.monomials import (
     TooLarge,
     Unknown,
@@ -53,8 +53,6 @@ from pkpo_jax.tasks.math_answers.structure import (
 from pkpo_jax.tasks.math_answers.text import about, clean, label, squeezed
 from pkpo_jax.tasks.math_answers.tree import Node
 from pkpo_jax.tasks.math_answers.values import Arithmetic
-
-_FORMULA = re.compile(r"(?<!\\)\$\$?(.+?)(?<!\\)\$\$?|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL)
 
 
 def right(gold: str, answer: str, steps: int, question: str = "") -> bool:
@@ -94,7 +92,7 @@ def right(gold: str, answer: str, steps: int, question: str = "") -> bool:
     nodes = [node for text in texts if (node := read(text)) is not None]
     if own is None or not nodes:
         return squeezed(gold) == squeezed(answer)
-    if nodes[0] != own and question and _stands_in(question, nodes[0]):
+    if question and copied(question, own, nodes[0]):
         return False
     comparison = _Comparison(Arithmetic(steps), inexact)
     return any(comparison.same(own, node) for node in nodes)
@@ -306,32 +304,6 @@ def _shown(node: Node, compute: Arithmetic) -> str:
     if form.factors > 1 or form.divisors or form.outside != ((), 1):
         raise Unknown
     return shown(value)
-
-
-def formulas(question: str) -> list[str]:
-    """Returns the formulas of a question, and the sides of its equations and parts of its lists."""
-    found = [next(filter(None, match)) for match in _FORMULA.findall(question)]
-    return [*found, *(part for text in found for part in re.split(r"[=,<>]|\\[lg]eq?\b", text))]
-
-
-@functools.lru_cache(maxsize=256)
-def _trees(question: str) -> frozenset[Node]:
-    texts = {text.strip() for text in formulas(question)[:300]}
-    return frozenset(node for text in texts if len(text) <= 500 and (node := read(clean(text))))
-
-
-def _stands_in(question: str, node: Node) -> bool:
-    """Returns whether an answer is a formula of the question that is no integer or name."""
-    last = node.args[1][-1] if node.kind == "relation" else node
-    return not _is_plain(last) and (node in _trees(question) or last in _trees(question))
-
-
-def _is_plain(node: Node) -> bool:
-    if node.kind == "number":
-        return node.args[1] == 0
-    if node.kind in ("neg", "group", "list", "set", "quantity", "degree"):
-        return all(_is_plain(part) for part in node.args if isinstance(part, Node))
-    return node.kind in ("symbol", "words", "base")
 
 
 def _single(node: Node) -> Node:
