@@ -302,6 +302,18 @@ x=1\pm\sqrt2 | 1\pm\sqrt2 | x=1-\sqrt2, x=1+\sqrt2
 1-i, -1+i | \pm1 \mp i
 (1,2) | y=2, x=1 | (y,x)=(2,1) | x=1 \text{ and } y=2
 (3,\frac{\pi}{2}) | r=3, \theta=\frac\pi2
+# Fonts and sizes around mathematics, and lines of aligned equations.
+\frac12 | \mathbf{\frac{1}{2}} | \textbf{$\frac{1}{2}$} | \text{$\frac12$} | \mathrm{\frac{1}{2}}
+\frac12 | \bm{\frac{1}{2}} | \mathbf{x=\frac{1}{2}} | {\large \frac{1}{2}} | \nicefrac12
+0.5 | \Large .5 | \mathbf{0.5}
+\frac12 | \text{The answer is $\frac12$.} | \text{(B) $\frac12$} | \enspace \frac12 \thinspace
+7 | \begin{aligned}7\end{aligned} | \begin{align*} x &= 2+5 \\ &= 7 \end{align*} | \textbf{7} cm
+\{1,2\} | \lbrace 1,2 \rbrace
+[1,2] | \lbrack 1, 2 \rbrack
+(1,2) | \begin{cases} x=1 \\ y=2 \end{cases}
+12 | \text{12 cm}^2 | 12\mathrm{cm^{2}} | 12 \text{ cm}^{2}
+18 | \text{\$18} | \text{\$}18 | \mathrm{\$18.00}
+\mathbf{i}+2\mathbf{j} | \mathbf{\hat i}+2\mathbf{\hat j} | \vec{i}+2\vec j
 """
 
 # Each row has the answer of a problem, and then wrong answers of responses.
@@ -521,6 +533,10 @@ z | \overline{z} | \dot z
 -\$5 | -5^\circ
 1+i, -1-i | \pm1 \mp i
 (1,2) | y=1, x=2 | (y,x)=(1,2)
+# Fonts around mathematics that is wrong.
+\frac12 | \mathbf{\frac{1}{3}} | \text{$\frac12$ or $\frac13$} | \textbf{$1-\frac12$} | \text{1}{2}
+7 | \begin{aligned}7\\8\end{aligned} | \begin{aligned}x&=2+5\\&=8\end{aligned} | \text{$7$ or $8$}
+3:4 | \begin{cases} 3 & 4 \end{cases}
 """
 
 

@@ -52,7 +52,7 @@ _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 
 # Each command that the parser does not know becomes one of the same meaning that it knows.
 _COMMANDS = {
-    **dict.fromkeys(("dfrac", "tfrac", "cfrac"), "frac"),
+    **dict.fromkeys(("dfrac", "tfrac", "cfrac", "nicefrac", "sfrac"), "frac"),
     **dict.fromkeys(("dbinom", "tbinom", "choose"), "binom"),
     **dict.fromkeys(("leq", "leqslant"), "le"),
     **dict.fromkeys(("geq", "geqslant"), "ge"),
@@ -61,20 +61,28 @@ _COMMANDS = {
     **dict.fromkeys(("approx", "simeq", "doteq", "thickapprox", "approxeq"), "approx"),
     **dict.fromkeys(("varnothing", "empty", "O"), "emptyset"),
     **dict.fromkeys(("ast",), "cdot"),
-    **dict.fromkeys(("lbrack",), "["),
+    **{
+        "lbrack": "[",
+        "rbrack": "]",
+        "lparen": "(",
+        "rparen": ")",
+        "lbrace": r"\{",
+        "rbrace": r"\}",
+    },
     **dict.fromkeys(("bar", "dot", "overline"), "overline"),
     "colon": ":",
     **dict.fromkeys(("text", "mbox", "hbox", "textnormal", "textrm", "textup"), "text"),
     **dict.fromkeys(("textbf", "textit", "mathrm", "mathbf", "mathit", "mathsf", "bold"), "text"),
-    **dict.fromkeys(("operatorname", "emph", "textsf", "mathtt", "texttt"), "text"),
+    **dict.fromkeys(("operatorname", "emph", "textsf", "mathtt", "texttt", "textsc"), "text"),
     **dict.fromkeys(("ldots", "cdots", "dotsc", "dotsb"), "dots"),
     **dict.fromkeys(("vert", "lvert", "rvert", "mid"), "vert"),
-    "degree": "circ",
+    **{"degree": "circ", "textdollar": "dollar"},
 }
 _SIZES = """
 left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle textstyle
-scriptstyle limits nolimits mathstrut strut boldsymbol underline boxed fbox therefore angle triangle
-checkmark rm bf it
+scriptstyle limits nolimits mathstrut strut boldsymbol bm pmb underline boxed fbox therefore angle
+triangle checkmark rm bf it tiny small normalsize large Large LARGE huge Huge enspace thinspace
+medspace thickspace negthinspace
 """
 _DROPPED = frozenset(_SIZES.split())
 _COMMAND = re.compile(r"\\([a-zA-Z]+)\*?\s*")
@@ -85,9 +93,18 @@ _SPACED = re.compile(r"(?<![0-9.] )(?<![0-9.])[0-9]{1,3}(?: [0-9]{3})+(?! ?[0-9]
 _COMMAS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?!,?[0-9])")
 _MIXED = re.compile(r"(?<![0-9./] )(?<![0-9./^_{])([0-9]+) +([0-9]+) ?/ ?([0-9]+)(?![0-9/.])")
 _ORDINAL = re.compile(r"(?<=[0-9])\s*(?:\^\s*\{?\s*)?(?:\\text\s*)?\{?(?:st|nd|rd|th)\b\}*")
+_FONT = re.compile(
+    rf"\\(?:{'|'.join(name for name, to in _COMMANDS.items() if to == 'text')})\*?\s*(?=\{{)"
+)
+# The lines of such an environment are one answer, or the parts of one.
+_LINES = re.compile(
+    r"\\(?:begin|end)\s*\{(?:aligned|align|gathered|gather|split|equation|center|cases)\*?\}"
+)
 _COLOR = re.compile(r"\\(?:text)?color\s*\{[^{}]*\}")
 # A letter may be typeset as a vector, or upright.
-_VECTOR = re.compile(r"\\(?:(?:mathbf|vec|hat)\s*\{\s*([a-z])\s*\}|mathrm\s*\{\s*([ie])\s*\})")
+_VECTOR = re.compile(
+    r"\\(?:(?:mathbf|vec|hat)\s*\{\s*([a-z])\s*\}|(?:vec|hat) ([a-z])|mathrm\s*\{\s*([ie])\s*\})"
+)
 _OVER = re.compile(r"\{([^{}]*)\\over(?![a-zA-Z])([^{}]*)\}")
 # The half of the day (a.m., p.m.), or the base of a numeral, may follow a number.
 _HALF_DAY = re.compile(r"(?<=[0-9])\s*(?:\\text\s*\{\s*)?([AaPp])\.?\s?[Mm](?![a-zA-Z])\.?\s*\}?")
@@ -146,15 +163,15 @@ def clean(text: str) -> str:
     """
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda m: f"^{{{m[0].translate(_SUPERSCRIPTS)}}}", text)
     text = re.sub(r"√ ?([0-9]+(?:\.[0-9]+)?)", r"\\sqrt{\1}", text).translate(_UNICODE)
-    text = re.sub(r"\\\\(?:\s*\[[^\]]*\])?", r"\\row ", text)
+    text = _lines(re.sub(r"\\\\(?:\s*\[[^\]]*\])?", r"\\row ", text))
     text = _OVER.sub(r"\\frac{\1}{\2}", _COLOR.sub("", text.replace("{:}", ":")))
     text = re.sub(r"\bRs\.? ?(?=[0-9])", r"\\rupee ", text)
     text = _THOUSANDS.sub("", text.replace(r"\textsuperscript", "^"))
-    text = text.replace(r"\!", "").replace(r"\$", r"\dollar ").replace("$", "")
-    text = re.sub(r"\\[()\[\]]", " ", text)
-    text = _SPACING.sub(" ", text).replace("`", "")
+    text = text.replace(r"\!", "").replace(r"\$", r"\dollar ")
+    text = _fonts(_VECTOR.sub(r"\1\2\3", _SPACING.sub(" ", text))).replace("$", "")
+    text = re.sub(r"\\[()\[\]]", " ", text).replace("`", "")
     text = re.sub(r"(\*\*|__)(.*?)\1", r"\2", text)
-    text = _COMMAND.sub(_command, _VECTOR.sub(r"\1\2", text))
+    text = _COMMAND.sub(_command, _VECTOR.sub(r"\1\2\3", text))
     text = re.sub(r"\\text ?\{\s*(-?[0-9][0-9.,:/]*)\s*([^{}]*)\}", r"\1\\text {\2}", text)
     text = re.sub(r"\\text ?\{\s*\}", "", text)
     text = _DEGREE.sub(r"\\degree ", _ORDINAL.sub("", text))
@@ -217,7 +234,46 @@ def _command(match: re.Match[str]) -> str:
     if name in _DROPPED:
         return " "
     name = _COMMANDS.get(name, name)
-    return f"\\{name} " if len(name) > 1 else name
+    return f"\\{name} " if len(name) > 1 and name.isalpha() else name
+
+
+def _lines(text: str) -> str:
+    """Joins the lines of environments such as aligned: by commas, unless a sign follows."""
+    # An & in cases separates a value from its condition.
+    if not _LINES.search(text) or (r"{cases}" in text and "&" in text):
+        return text
+    lines = _LINES.sub(" ", text)
+    if r"\begin" in lines:
+        return lines
+    lines = re.sub(r"\s*\\row\s*(?=&?\s*(?:[=<>]|\\approx|\\[lg]eq?\b))", " ", lines)
+    return lines.replace(r"\row", ",").replace("&", " ")
+
+
+def _fonts(text: str) -> str:
+    r"""Leaves fonts such as \text around words alone, so that mathematics inside them is read.
+
+    >>> _fonts(r"\mathbf{\frac{1}{2}}"), _fonts(r"\text{so $x = 5$ cm}"), _fonts(r"5\text{\%}")
+    ('{\\frac{1}{2}}', '\\text{so }x = 5\\text{ cm}', '5\\%')
+    """
+    parts, last = [], 0
+    for match in _FONT.finditer(text):
+        closes = _closes(text[match.end() :])
+        if match.start() >= last and closes > 0:
+            inside = _fonts(text[match.end() + 1 : match.end() + closes])
+            parts += [text[last : match.start()], _font(match[0], inside)]
+            last = match.end() + closes + 1
+    return "".join(parts) + text[last:]
+
+
+def _font(command: str, inside: str) -> str:
+    # Dollars are mathematics within text.
+    words = re.sub(r"\$(.*?)\$|\\\((.*?)\\\)", rf"}}\1\2\{command}{{", inside)
+    if words != inside:
+        return re.sub(rf"\{command}\{{\s*\}}", "", f"{command}{{{words}}}")
+    inside = re.sub(r"\^\s*\{([0-9])\}", r"^\1", inside)
+    if re.fullmatch(r"\s*\^?\s*\\[a-zA-Z%]+\s*(?:\{[^{}]*\})?", inside):
+        return inside
+    return f"{{{inside}}}" if re.search(r"[\\{}=<>]", inside) else f"{command}{{{inside}}}"
 
 
 def _lead(text: str) -> str:
@@ -235,8 +291,8 @@ def _lead(text: str) -> str:
                 break
             text = text[:-1]
         text = text.removesuffix("\\row").strip()
-    while text.startswith("{") and _closes(text) == len(text) - 1:
-        text = text[1:-1].strip()
+        while text.startswith("{") and _closes(text) == len(text) - 1:
+            text = text[1:-1].strip()
     return text
 
 
