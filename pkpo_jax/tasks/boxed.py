@@ -10,6 +10,7 @@ INSTRUCTION = r"Reason step by step, and put your final answer within \boxed{}."
 LONGEST_BOX = 10_000
 # The pattern is greedy, so that the search goes back from the end of the text to the last box.
 _LAST_BOX = re.compile(r".*\\(?:boxed|fbox)(?![a-zA-Z])\s*", re.DOTALL)
+_EMPTY_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{\s*\}")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
@@ -17,16 +18,17 @@ def boxed(text: str) -> str | None:
     r"""Returns the content of the last \boxed or \fbox; None if there is none, or its brace does
     not close within `LONGEST_BOX` characters.
 
-    A box without braces extends to the next dollar, as in the MATH release's own code. The time
-    is proportional to the length of the text.
+    An empty box counts only if all are empty, for a response may end by naming the \boxed{} that it
+    was asked for. A box without braces extends to the next dollar, as in the MATH release's own
+    code. The time is proportional to the length of the text.
 
     >>> boxed(r"not \boxed{1} but \boxed{\frac{1}{2}}"), boxed(r"$\fbox 3$."), boxed(r"\boxed{4")
     ('\\frac{1}{2}', '3', None)
     """
-    box = _LAST_BOX.match(text)
+    box = _LAST_BOX.match(_EMPTY_BOX.sub("", text)) or _LAST_BOX.match(text)
     if box is None:
         return None
-    rest = text[box.end() : box.end() + LONGEST_BOX]
+    rest = box.string[box.end() : box.end() + LONGEST_BOX]
     if not rest.startswith("{"):
         return rest.partition("$")[0].strip()
     depth = 0

@@ -260,6 +260,8 @@ def test_any_text_is_graded(text):
 def test_a_box_anywhere_in_a_response_is_seen(length):
     assert grade("7", "so " * (length // 3) + r"it is \boxed{7.0}") == 1.0
     assert grade("7", r"It is \boxed{7.0}. " + "Again. " * (length // 7)) == 1.0
+    assert grade("7", r"It is \boxed{7}, in \boxed{}." + r" \boxed{ }" * (length // 10)) == 1.0
+    assert grade("7", r"It is \boxed{7}, in \boxed{8}, in \boxed{}.") == 0.0
 
 
 def test_other_threads_grade_alike():

@@ -314,6 +314,13 @@ x=1\pm\sqrt2 | 1\pm\sqrt2 | x=1-\sqrt2, x=1+\sqrt2
 12 | \text{12 cm}^2 | 12\mathrm{cm^{2}} | 12 \text{ cm}^{2}
 18 | \text{\$18} | \text{\$}18 | \mathrm{\$18.00}
 \mathbf{i}+2\mathbf{j} | \mathbf{\hat i}+2\mathbf{\hat j} | \vec{i}+2\vec j
+# Commas between items or thousands, and money and mixed numbers.
+300, 400, 500 | 300,400,500 | \{500,400,300\}
+1234, 5678 | 1,234, 5,678
+18 | US\$18 | USD 18 | 18 US dollars
+-5 | \$-5
+3.5 | \$3\frac12 | 3\frac12^\circ
+\frac13 | 33\frac13\%
 """
 
 # Each row has the answer of a problem, and then wrong answers of responses.
@@ -537,6 +544,12 @@ z | \overline{z} | \dot z
 \frac12 | \mathbf{\frac{1}{3}} | \text{$\frac12$ or $\frac13$} | \textbf{$1-\frac12$} | \text{1}{2}
 7 | \begin{aligned}7\\8\end{aligned} | \begin{aligned}x&=2+5\\&=8\end{aligned} | \text{$7$ or $8$}
 3:4 | \begin{cases} 3 & 4 \end{cases}
+# Commas between items or thousands, and money and mixed numbers.
+300, 400, 500 | 300,400 | 300,400,501 | 300400500
+1 | 1,234
+7 | \$3+\$4 | \$7 \cdot 1
+3.5 | \$3(1/2)
+\frac13 | 33\frac43\% | 33\cdot\frac13\%
 """
 
 

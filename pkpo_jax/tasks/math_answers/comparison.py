@@ -70,7 +70,14 @@ def right(gold: str, answer: str, steps: int, question: str = "") -> bool:
     >>> right("56088", r"123 \cdot 456", 1000), right(r"\frac{1}{2}", "0.5", 1000)
     (False, True)
     """
-    gold, answer = clean(gold), clean(answer)
+    gold, answer, items = clean(gold), clean(answer), clean(answer, thousands=False)
+    # In 300,400,500 the commas may separate thousands or items.
+    readings = dict.fromkeys((answer, items))
+    return any(_right(gold, reading, steps, question) for reading in readings)
+
+
+def _right(gold: str, answer: str, steps: int, question: str) -> bool:
+    """Decides for clean texts, as `right` does."""
     if squeezed(gold) == squeezed(answer):
         return True
     ours, theirs = label(gold), label(answer)

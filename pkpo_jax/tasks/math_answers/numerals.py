@@ -62,12 +62,20 @@ def _is_numeral(node: Node) -> bool:
 
 
 def is_fraction(whole: Node, node: Node) -> bool:
-    """Returns whether `node` is a fraction of two integers, and `whole` an integer before it."""
+    """Returns whether `node` is a fraction of two integers, and `whole` an integer before it.
+
+    The fraction may have a degree or percent sign, which belongs to both.
+    """
+    if node.kind in ("percent", "degree"):
+        return is_fraction(whole, node.args[0])
     return _is_numeral(whole) and node.kind == "div" and all(map(_is_numeral, node.args))
 
 
 def mixed(whole: Node, node: Node) -> Node | None:
     r"""Returns the mixed number of an integer and a proper fraction; None for an improper one."""
+    if node.kind in ("percent", "degree"):
+        inner = mixed(whole, node.args[0])
+        return inner and Node(node.kind, (inner,))
     over, under = (part.args[0] for part in node.args)
     if not 0 < over < under:
         return None

@@ -292,7 +292,7 @@ class _Parser(Cursor):
         if name == r"\emptyset":
             return Node("set", ())
         if name in units.CURRENCIES:
-            return Node("quantity", (self.power(), units.CURRENCIES[name]))
+            return Node("quantity", (self.term(), units.CURRENCIES[name]))
         if name in (r"\lfloor", r"\lceil"):
             inner = self.sum()
             self.need(name.replace("l", "r", 1))

@@ -155,8 +155,12 @@ _GOES_ON = re.compile(r"(?:\\text ?\{)?\s*(?:or|and|but|not)\b")
 _CHOICE = re.compile(r"\s*(?:\\text\s*\{)?\s*(?:[Oo]ption|[Cc]hoice)\s*\}?\s*([A-J])\s*\}?()")
 
 
-def clean(text: str) -> str:
+def clean(text: str, thousands: bool = True) -> str:
     r"""Returns the answer with one spelling of each symbol, without delimiters and decoration.
+
+    Args:
+      text: the answer.
+      thousands: whether plain commas may separate thousands, as in 1,234, and not only items.
 
     >>> clean(r"**$\left( 10,\!080 ; \tfrac12 \right)$.**"), clean("The answer is: 3½")
     ('( 10080 ; \\frac 12 )', '3\\frac {1}{2}')
@@ -166,6 +170,8 @@ def clean(text: str) -> str:
     text = _lines(re.sub(r"\\\\(?:\s*\[[^\]]*\])?", r"\\row ", text))
     text = _OVER.sub(r"\\frac{\1}{\2}", _COLOR.sub("", text.replace("{:}", ":")))
     text = re.sub(r"\bRs\.? ?(?=[0-9])", r"\\rupee ", text)
+    text = re.sub(r"\bUSD ?(?=[0-9])", r"\\dollar ", text)
+    text = re.sub(r"\bUS ?(?=\\?\$|dollars?\b)", "", text)
     text = _THOUSANDS.sub("", text.replace(r"\textsuperscript", "^"))
     text = text.replace(r"\!", "").replace(r"\$", r"\dollar ")
     text = _fonts(_VECTOR.sub(r"\1\2\3", _SPACING.sub(" ", text))).replace("$", "")
@@ -181,7 +187,7 @@ def clean(text: str) -> str:
     text = _HALF_DAY.sub(lambda m: rf"\text {{{m[1].lower()}m}}", text)
     text = _RATIO.sub(r"\1:\2", text) if _RATIO.fullmatch(text) else text
     text = _SPACED.sub(lambda m: m[0].replace(" ", ""), text)
-    text = _MIXED.sub(r"\1\\frac{\2}{\3}", _commas(text))
+    text = _MIXED.sub(r"\1\\frac{\2}{\3}", _commas(text) if thousands else text)
     return text.strip()
 
 
