@@ -321,6 +321,11 @@ x=1\pm\sqrt2 | 1\pm\sqrt2 | x=1-\sqrt2, x=1+\sqrt2
 -5 | \$-5
 3.5 | \$3\frac12 | 3\frac12^\circ
 \frac13 | 33\frac13\%
+# Units after a constant, and products of many letters.
+12 | x = 2+10 = 12 m | 12 m/s
+\frac{5}{2} | \frac{5}{2} h
+12\pi | 12\pi m^2
+24abcd | 24dcba | 24 a b c d
 """
 
 # Each row has the answer of a problem, and then wrong answers of responses.
@@ -550,6 +555,12 @@ z | \overline{z} | \dot z
 7 | \$3+\$4 | \$7 \cdot 1
 3.5 | \$3(1/2)
 \frac13 | 33\frac43\% | 33\cdot\frac13\%
+# Letters that are variables, and no units.
+2x+3 | 2x+3h | 2x + 3 h
+x^2 | x^2h
+3+\sqrt2 | 3+\sqrt2 h
+24abcd | 24 | 24abce
+12 | 12xyzw
 """
 
 

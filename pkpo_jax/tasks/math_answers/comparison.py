@@ -70,9 +70,11 @@ def right(gold: str, answer: str, steps: int, question: str = "") -> bool:
     >>> right("56088", r"123 \cdot 456", 1000), right(r"\frac{1}{2}", "0.5", 1000)
     (False, True)
     """
-    gold, answer, items = clean(gold), clean(answer), clean(answer, thousands=False)
-    # In 300,400,500 the commas may separate thousands or items.
-    readings = dict.fromkeys((answer, items))
+    readings = {clean(answer): None}
+    if "," in answer:
+        # In 300,400,500 the commas may separate thousands or items.
+        readings[clean(answer, thousands=False)] = None
+    gold = clean(gold)
     return any(_right(gold, reading, steps, question) for reading in readings)
 
 

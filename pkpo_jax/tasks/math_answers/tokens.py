@@ -82,7 +82,9 @@ def _word(run: str, spaced: bool, counted: bool) -> list[Token]:
         return [("command", f"\\{run}")]
     if run in ("or", "and") or (len(run) > 1 and units.is_unit(run)):
         return [("text", run)]
-    if len(run) > 3 or (counted and spaced and len(run) > 2 and re.search("[aeiou]", run)):
+    wordy = spaced and len(run) > 2 and re.search("[aeiou]", run)
+    if wordy if counted else len(run) > 3:
+        # The letters of 24abcd are variables, but those of "24 apples" are a unit.
         return [("text", run)]
     for name in ("pi", "sqrt"):
         # This covers xpi as well as 12pi r, whose letters are separated by a space.

@@ -55,6 +55,14 @@ answer when where which percent
 _NO_UNITS = frozenset(_OTHER_WORDS.split())
 
 
+# This matches a constant, alone or on the last side of an equation, with the letter of a unit.
+_TYPED = re.compile(
+    r"^((?:.*(?:=|\\approx))? ?-?(?:[0-9.{} ()/^]|\\(?:frac|sqrt|pi|times|cdot|dollar|degree))*"
+    r"(?<=[0-9} ])) ?([mgshLlNJWVCFK])(?=$|\^|/)",
+    re.DOTALL,
+)
+
+
 def is_unit(word: str) -> bool:
     """Returns whether a word is a known unit, a word such as "million", or "sq"."""
     return word in _NAMES or word in _SCALES or word == "sq"
@@ -97,13 +105,13 @@ def differ(one: str, other: str) -> bool:
 
 
 def marked(text: str) -> str:
-    r"""Marks a unit at the end of clean text, typed as letters, by \text{}.
+    r"""Marks a unit after a constant at the end of clean text, typed as letters, by \text{}.
 
     "12 m^2" may also be a product, and is one where the right answer has variables; callers try
     both readings.
 
-    >>> marked("12 m^2"), marked("60 km/h"), marked("2x")
-    ('12 \\text {m}^2', '60 km/h', '2x')
+    >>> marked("12 m^2"), marked("60 km/h"), marked("2x"), marked("2x + 3 h")
+    ('12 \\text {m}^2', '60 km/h', '2x', '2x + 3 h')
     """
     text = re.sub(r"(?<=[0-9]) ?min$", r" \\text {min}", text)
     text = re.sub(
@@ -112,5 +120,4 @@ def marked(text: str) -> str:
         text,
     )
     text = re.sub(r"(?<=[0-9])(?: ?\\mu m| ?\\Omega)$", r"\\text {unit}", text)
-    typed = r"(?:(?<=[0-9}]) |(?<=[0-9])|(?<=\\degree )) ?([mgshLlNJWVCFK])(?=$|\^|/)"
-    return re.sub(typed, r" \\text {\1}", text)
+    return _TYPED.sub(r"\1 \\text {\2}", text)
