@@ -326,6 +326,10 @@ x=1\pm\sqrt2 | 1\pm\sqrt2 | x=1-\sqrt2, x=1+\sqrt2
 \frac{5}{2} | \frac{5}{2} h
 12\pi | 12\pi m^2
 24abcd | 24dcba | 24 a b c d
+# Units and sentences with ordinary words.
+12 | 12 months | 12 tents
+13 | The number of her tenants is 13
+7 | 7 baths
 """
 
 # Each row has the answer of a problem, and then wrong answers of responses.
@@ -561,6 +565,12 @@ x^2 | x^2h
 3+\sqrt2 | 3+\sqrt2 h
 24abcd | 24 | 24abce
 12 | 12xyzw
+# Numerals, bases and denials are no units, and sentences about other numbers.
+7 | 7 eighths | 7\text{ tenths} | 7 hundredths | 7 sixteen
+7 | 7 dozens | 7 per mille | 7 thirds | 7 tens
+7 | 7 cannot be | 7 impossible
+12 | 12 octal | 12 in binary
+13 | Half of the answer is 13 | The wrong answer is 13 | The reciprocal is 13 | nothing equals 13
 """
 
 

@@ -121,11 +121,16 @@ _LEAD = re.compile(
     r"(?:\s*(?:is\b|are\b|:|=)\s*:?|(?=\s*[-+$]?\s*[0-9\\]))\s*(\}?)",
     re.IGNORECASE,
 )
-# A sentence such as "She has 13 apples" states one number. Words that deny or doubt it, such as
-# "not" and "maybe", keep it from being removed.
+# A sentence such as "She has 13 apples" states one number. Words that deny or doubt it, or that
+# compute another number, keep it from being removed.
+_OTHER_WORDS = """
+no not never nobody nothing neither none nor hardly cannot if unless maybe perhaps either wrong
+incorrect false half third quarter twice double triple negative opposite reciprocal inverse square
+cube root
+"""
 _SENTENCE = re.compile(
     r"\s*(?:\\text\s*\{\s*)?"
-    r"(?:(?!(?:no|not|never|nobody|neither|none|nor|if|unless|maybe|perhaps|either)\b)[a-z]+\s+){1,6}"
+    rf"(?:(?!(?:{'|'.join(_OTHER_WORDS.split())})\b)[a-z]+\s+){{1,6}}"
     r"(?:is|are|was|were|has|have|had|equals|costs?|gets?|needs?)\s*(\}?)\s*"
     r"(?=-?(?:\\dollar\s*)?[0-9])",
     re.IGNORECASE,

@@ -44,17 +44,19 @@ _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10*
 _SCALES["trillion"] = 10**12
 # These words express more than a unit, such as another number, a doubt or an alternative.
 _OTHER_WORDS = """
-zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen twenty
-thirty forty fifty sixty seventy eighty ninety dozen half halves third thirds quarter quarters
-double twice triple once not or and nor but maybe perhaps probably possibly either neither else plus
-minus over under above below more less fewer greater than least most at to through between until up
-down around about except without with if then is are was equals equal mod modulo base squared cubed
-root power factorial choose pi infinity all any none no yes wrong right correct incorrect true false
-answer when where which percent
+zero one two three half halves third thirds quarter quarters dozen dozens double twice triple once
+binary octal decimal hex hexadecimal cannot impossible mille not or and nor but maybe perhaps
+probably possibly either neither else plus minus over under above below more less fewer greater than
+least most at to through between until up down around about except without with if then is are was
+equals equal mod modulo base squared cubed root power factorial choose pi infinity all any none no
+yes wrong right correct incorrect true false answer when where which percent
 """
 _NO_UNITS = frozenset(_OTHER_WORDS.split())
-
-
+# This matches the other numerals: six, sixteen, sixty, sixths, tens, hundredths.
+_NUMERAL = re.compile(
+    "(?:four|fif|five|six|seven|eight?|nine?|ten|eleven|twelve|twelf)(?:teen|t(?:y|ie))?(?:th)?s?"
+    "|(?:thir|for|twen)(?:teen|t(?:y|ie))(?:th)?s?|(?:hundred|thousand|[mbtr]+illion)(?:ths?|s)"
+)
 # This matches a constant, alone or on the last side of an equation, with the letter of a unit.
 _TYPED = re.compile(
     r"^((?:.*(?:=|\\approx))? ?-?(?:[0-9.{} ()/^]|\\(?:frac|sqrt|pi|times|cdot|dollar|degree))*"
@@ -80,7 +82,7 @@ def scale(text: str) -> tuple[int, str | None]:
     if not re.fullmatch(r"[a-zA-Z '/^0-9()-]+", text) or re.search(r"(?<!\^)[0-9]", text):
         return 1, None
     words = re.findall(r"[a-zA-Z]+(?:\^[0-9])?|/", text.replace(" per ", "/"))
-    if any(word.lower() in _NO_UNITS for word in words) or len(words) > 5:
+    if any(map(_is_other, words)) or len(words) > 5:
         return 1, None
     factor, names, power = 1, [], ""
     for word in words:
@@ -93,6 +95,10 @@ def scale(text: str) -> tuple[int, str | None]:
             exponent, power = exponent or power, ""
             names.append(_NAMES.get(bare, bare) + (f"^{exponent}" if exponent else ""))
     return factor, " ".join(names).replace(" / ", "/")
+
+
+def _is_other(word: str) -> bool:
+    return word.lower() in _NO_UNITS or _NUMERAL.fullmatch(word.lower()) is not None
 
 
 def differ(one: str, other: str) -> bool:
