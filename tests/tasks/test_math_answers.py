@@ -330,6 +330,19 @@ x=1\pm\sqrt2 | 1\pm\sqrt2 | x=1-\sqrt2, x=1+\sqrt2
 12 | 12 months | 12 tents
 13 | The number of her tenants is 13
 7 | 7 baths
+# Names of functions, derivatives and probabilities, and formulas between a name and its value.
+2x+1 | f^{-1}(x)=2x+1 | f'(x)=2x+1 | f^{\prime}(x)=2x+1 | \frac{dy}{dx}=2x+1 | 2x+1=y
+\frac12 | P(A|B)=\frac12 | P(X=3)=\frac12 | \mathbb{E}[X]=\frac12 | P(A \cap B) \approx \frac12
+\frac12 | P(\text{even}) = \frac12 | \Pr(A)=\frac12 | \frac{BD}{DC}=\frac12
+7 | 7=x | x = 3+4 = 7
+288\pi | V=\frac43\pi r^3=288\pi
+# Products of consonants, and bases.
+bh | b\cdot h | hb
+mgh | m g h
+\text{NW} | NW
+12 | 12_{10}
+52_8 | 52₈ | 52_{\text{base }8}
+\log_2 3 | log₂3
 """
 
 # Each row has the answer of a problem, and then wrong answers of responses.
@@ -571,6 +584,13 @@ x^2 | x^2h
 7 | 7 cannot be | 7 impossible
 12 | 12 octal | 12 in binary
 13 | Half of the answer is 13 | The wrong answer is 13 | The reciprocal is 13 | nothing equals 13
+# Equations and chains that are no names, and names of other values.
+7 | 8=x | 7=x=8 | x^2=7 | 7=2x | -x=7 | xy=7 | 7y=x^2=7
+x=7 | y=3+4=7 | 7=y | y=2x=7
+f^{-1}(x)=2x | f(x)=2x | f'(x)=2x
+288\pi | \frac43\pi r^3=288\pi
+bh | bk
+52_8 | 42_{10}
 """
 
 

@@ -179,6 +179,9 @@ class _Comparison:
             or (is_label(exact[0]) and not has_variable(exact[-1]))
         ):
             exact = exact[1:]
+            if not has_variable(exact[-1]):
+                # The formula in V = \pi r^2 h = 12\pi belongs to the name.
+                exact = [*(side for side in exact[:-1] if not has_variable(side)), exact[-1]]
         if not self._agree(exact):
             return False
         if not ends:

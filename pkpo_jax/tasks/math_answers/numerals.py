@@ -45,8 +45,11 @@ def number(cursor: Cursor, digits: str) -> Node:
 
 
 def with_subscript(cursor: Cursor, node: Node) -> Node:
-    """Reads a subscript; returns the symbol with this subscript, or the numeral in this base."""
-    name = cursor.raw().strip("()").removeprefix("base ")
+    """Reads a subscript; returns the symbol with this subscript, or the numeral in this base.
+
+    Base ten is the ordinary one.
+    """
+    name = cursor.raw().strip("()").removeprefix("base").strip()
     if node.kind == "symbol":
         return Node("symbol", (f"{node.args[0]}_{name}",))
     base = _BASES.get(name, int(name) if re.fullmatch("[0-9]{1,2}", name) else 0)
@@ -54,7 +57,7 @@ def with_subscript(cursor: Cursor, node: Node) -> Node:
     digits = str(value.numerator)
     if not 2 <= base <= 36 or places or any(int(d) >= base for d in digits):
         raise Unreadable("base")
-    return Node("base", (digits, base))
+    return node if base == 10 else Node("base", (digits, base))
 
 
 def _is_numeral(node: Node) -> bool:

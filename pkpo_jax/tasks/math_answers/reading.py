@@ -199,6 +199,8 @@ class _Parser(Cursor):
                 node = Node("degree", (node,))
             elif self.peek()[1] in units.CURRENCIES and self.at == len(self.tokens) - 1:
                 node = Node("quantity", (node, units.CURRENCIES[self.take() or ""]))
+            elif node.kind == "symbol" and self.take("'"):
+                node = Node("symbol", (f"{node.args[0]}'",))
             elif self.peek() == ("char", "_") and node.kind in ("number", "symbol"):
                 self.take()
                 node = numerals.with_subscript(self, node)

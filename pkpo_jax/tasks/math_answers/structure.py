@@ -2,11 +2,13 @@ r"""Unifies trees of one meaning: inequalities become intervals, \pm and "or" be
 
 from __future__ import annotations
 
-from pkpo_jax.tasks.math_answers.tree import INTEGERS, Node
+from pkpo_jax.tasks.math_answers.tree import INTEGERS, Node, integer
 
 _INFINITY = Node("symbol", ("infty",))
 _INFINITIES = (_INFINITY, Node("neg", (_INFINITY,)))
 _REALS = Node("group", ("(", ")", Node("neg", (_INFINITY,)), _INFINITY))
+_DIFFERENTIAL = Node("symbol", ("d",))
+_FUNCTIONS = frozenset("fghpqPQFG")
 _REVERSED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 
 
@@ -59,7 +61,8 @@ def names(node: Node) -> frozenset[Node]:
     if signs == ("in",):
         name = sides[0] if is_name(sides[0]) else None
     else:
-        name = _interval(signs, sides)[0] or named(node)[0]
+        first = Node("relation", (signs[:1], sides[:2]))
+        name = _interval(signs, sides)[0] or named(first)[0]
     if name is None:
         return frozenset()
     return frozenset(name.args[2:] if name.kind == "group" else (name,))
@@ -75,31 +78,41 @@ def named(node: Node) -> tuple[Node | None, Node]:
     left, right = node.args[1]
     if is_name(left) and not _occurs(left, right):
         return left, right
-    if right.kind == "symbol" and left.kind != "number" and not _occurs(right, left):
+    if right.kind == "symbol" and is_name(right) and not _occurs(right, left):
         return right, left
     return None, node
 
 
 def is_name(node: Node) -> bool:
-    """Returns whether a side of an equation can name the other side: x, f(x), (x, y)."""
+    """Returns whether a side of an equation can name the other side: x, f(x), (x, y), dy/dx."""
     if node.kind == "symbol":
         return node.args[0] not in ("pi", "e", "i", "infty")
     if node.kind == "group":
         return all(is_name(part) for part in node.args[2:])
-    # The value of a function, such as f(x), is parsed as a product.
-    return node.kind == "mul" and len(node.args) == 2 and node.args[0] in _FUNCTIONS
+    if node.kind == "div":
+        return all(part.kind == "mul" and part.args[0] == _DIFFERENTIAL for part in node.args)
+    # The value of a function, such as f(x) or f^{-1}(x), is parsed as a product.
+    return node.kind == "mul" and len(node.args) == 2 and _is_function(node.args[0])
+
+
+def _is_function(node: Node) -> bool:
+    if node.kind == "pow" and node.args[1] == Node("neg", (integer(1),)):
+        node = node.args[0]
+    return node.kind == "symbol" and node.args[0].rstrip("'") in _FUNCTIONS
 
 
 def is_label(node: Node) -> bool:
     r"""Returns whether a side of an equation names a quantity, as AB and \cos x do.
 
     It contains no number and no sum. A product has to be one of points, for a question may well
-    state xy = 0 or a + b = 0.
+    state xy = 0 or a + b = 0. A fraction is one of labels.
     """
     if node.kind == "symbol":
         return is_name(node)
     if node.kind == "call":
         return any(isinstance(part, Node) and is_label(part) for part in node.args)
+    if node.kind == "div":
+        return all(part.kind == "mul" and is_label(part) for part in node.args)
     points = node.kind == "mul" and all(part.kind == "symbol" for part in node.args)
     return points and node.args[-1].args[0].isupper()
 
@@ -119,12 +132,9 @@ def point(node: Node) -> Node:
     return Node("group", ("(", ")", *(value for _, value in known)))
 
 
-_FUNCTIONS = [Node("symbol", (name,)) for name in "fghpqPQFG"]
-
-
 def _occurs(name: Node, node: Node) -> bool:
-    # The arguments of a function may occur in its value.
-    if name.kind == "mul":
+    # The arguments of a function may occur in its value, and so do those of a derivative.
+    if name.kind in ("mul", "div"):
         return False
     if node == name:
         return True

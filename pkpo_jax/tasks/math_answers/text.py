@@ -49,6 +49,7 @@ _SYMBOLS = {
 }
 _UNICODE = str.maketrans({char: to for chars, to in _SYMBOLS.items() for char in chars})
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 
 # Each command that the parser does not know becomes one of the same meaning that it knows.
 _COMMANDS = {
@@ -76,7 +77,7 @@ _COMMANDS = {
     **dict.fromkeys(("operatorname", "emph", "textsf", "mathtt", "texttt", "textsc"), "text"),
     **dict.fromkeys(("ldots", "cdots", "dotsc", "dotsb"), "dots"),
     **dict.fromkeys(("vert", "lvert", "rvert", "mid"), "vert"),
-    **{"degree": "circ", "textdollar": "dollar"},
+    **{"degree": "circ", "textdollar": "dollar", "Pr": "P"},
 }
 _SIZES = """
 left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle textstyle
@@ -135,6 +136,12 @@ _SENTENCE = re.compile(
     r"(?=-?(?:\\dollar\s*)?[0-9])",
     re.IGNORECASE,
 )
+# A probability or expectation may name its events in many ways.
+_PROBABILITY = re.compile(
+    r"^(?:\\text ?\{)?(Pr?|E)\}? ?"
+    r"(?=[(\[][^()\[\]]*(?:[|=<>,]|\\(?:vert|cap|cup|text|le|ge|ne)))"
+    r"(?:\([^()]*\)|\[[^\[\]]*\]) ?(?=[=]|\\approx)"
+)
 _SO = re.compile(
     r"^(?:=|:|\\(?:Rightarrow|implies|rightarrow)(?![a-zA-Z])|(?:so|thus|hence|therefore)\b)[ ,:]*",
     re.IGNORECASE,
@@ -171,6 +178,7 @@ def clean(text: str, thousands: bool = True) -> str:
     ('( 10080 ; \\frac 12 )', '3\\frac {1}{2}')
     """
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda m: f"^{{{m[0].translate(_SUPERSCRIPTS)}}}", text)
+    text = re.sub("[₀₁₂₃₄₅₆₇₈₉]+", lambda m: f"_{{{m[0].translate(_SUBSCRIPTS)}}}", text)
     text = re.sub(r"√ ?([0-9]+(?:\.[0-9]+)?)", r"\\sqrt{\1}", text).translate(_UNICODE)
     text = _lines(re.sub(r"\\\\(?:\s*\[[^\]]*\])?", r"\\row ", text))
     text = _OVER.sub(r"\\frac{\1}{\2}", _COLOR.sub("", text.replace("{:}", ":")))
@@ -185,10 +193,12 @@ def clean(text: str, thousands: bool = True) -> str:
     text = _COMMAND.sub(_command, _VECTOR.sub(r"\1\2\3", text))
     text = re.sub(r"\\text ?\{\s*(-?[0-9][0-9.,:/]*)\s*([^{}]*)\}", r"\1\\text {\2}", text)
     text = re.sub(r"\\text ?\{\s*\}", "", text)
+    text = re.sub(r"\\mathbb \{?([PE])\b\}?", r"\1", text)
+    text = re.sub(r"\^\s*\{?\s*\\prime\s*\}?", "'", text)
     text = _DEGREE.sub(r"\\degree ", _ORDINAL.sub("", text))
     text = re.sub(r"(?<!\\)%|\\text \{\s*(?:\\%|percent)\s*\}", r"\\%", text)
     text = re.sub(r"\s+", " ", text).strip()
-    text = _BASE.sub(r"_{\1}", _lead(text))
+    text = _PROBABILITY.sub(r"\1", _BASE.sub(r"_{\1}", _lead(text)))
     text = _HALF_DAY.sub(lambda m: rf"\text {{{m[1].lower()}m}}", text)
     text = _RATIO.sub(r"\1:\2", text) if _RATIO.fullmatch(text) else text
     text = _SPACED.sub(lambda m: m[0].replace(" ", ""), text)

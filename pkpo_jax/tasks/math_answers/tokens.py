@@ -33,7 +33,7 @@ _TYPED = {
     "union": r"\cup",
 }
 # Such runs of letters are products of variables, since they spell no English word.
-_PRODUCT = re.compile("[abc]+|[mn]+|[pqrst]+|[uvwxyz]+")
+_PRODUCT = re.compile("[abc]+|[mn]+|[pqrst]+|[uvwxyz]+|[b-df-hj-np-tv-xz]{2,3}")
 
 
 def are_words(text: str) -> bool:
