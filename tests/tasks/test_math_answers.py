@@ -343,6 +343,14 @@ mgh | m g h
 12 | 12_{10}
 52_8 | 52₈ | 52_{\text{base }8}
 \log_2 3 | log₂3
+# Powers and products of units.
+12 | 12 cm squared | 12\text{ cm²} | 12\text{ cm cubed} | 12\text{ N}\cdot\text{m}
+60\text{ mph} | 60 miles per hour | 60 mi/h
+# Unions and exclusions.
+(-\infty,2)\cup(3,\infty) | (-\infty,2) or (3,\infty) | (-\infty,2)\text{ and }(3,\infty)
+(-\infty,1)\cup(1,\infty) | \mathbb{R}\setminus\{1\} | x\ne1 | \mathbb{R}\backslash\{1\}
+(0,9)\cup(9,36) | (0,36)\setminus\{9\}
+[0,\infty) | f(x)\ge0
 """
 
 # Each row has the answer of a problem, and then wrong answers of responses.
@@ -591,6 +599,16 @@ f^{-1}(x)=2x | f(x)=2x | f'(x)=2x
 288\pi | \frac43\pi r^3=288\pi
 bh | bk
 52_8 | 42_{10}
+# Powers of other units.
+12 | 12 squared | 12\text{ N}\cdot 2
+15\text{ cm}^2 | 15 cm cubed | 15 m squared
+60\text{ mph} | 60 km/h
+# Unions and exclusions.
+(-\infty,2)\cup(3,\infty) | (-\infty,2) | (-\infty,2) or (4,\infty)
+(-\infty,1)\cup(1,\infty) | \mathbb{R} | \mathbb{R}\setminus\{2\} | x\ne 2
+7 | x \ne 7 | 7 \setminus 8
+x\ne1 | y \ne 1
+x\ge0 | f(x)\ge0
 """
 
 

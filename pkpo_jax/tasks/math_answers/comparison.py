@@ -126,7 +126,9 @@ class _Comparison:
         if own.kind != "relation" and value.kind == "relation":
             return self._chain(own, value)
         many = ("list", "set")
-        if (own.kind in many and value.kind in many) or own.kind == value.kind == "union":
+        # The parts of a union may also be listed, as inequalities of one variable.
+        unions = own.kind == "union" and value.kind in ("union", "list") and len(theirs) < 2
+        if (own.kind in many and value.kind in many) or unions:
             return self._unordered(own.args, value.args)
         if own.kind in ("group", "matrix", "relation", "words") or own.kind in many:
             if own.kind != value.kind:

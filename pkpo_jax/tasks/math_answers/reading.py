@@ -95,10 +95,17 @@ class _Parser(Cursor):
         return Node("relation", (tuple(signs), tuple(sides))) if signs else sides[0]
 
     def union(self) -> Node:
-        parts = [self.measured()]
+        parts = [self.difference()]
         while self.take(r"\cup"):
-            parts.append(self.measured())
+            parts.append(self.difference())
         return parts[0] if len(parts) == 1 else Node("union", tuple(parts))
+
+    def difference(self) -> Node:
+        r"""Reads a set, and what is excluded from it, as in \mathbb{R} \setminus \{1\}."""
+        node = self.measured()
+        while self.take(r"\setminus"):
+            node = Node("without", (node, self.measured()))
+        return node
 
     def measured(self) -> Node:
         """Reads a sum and the unit after it, if there is one."""
@@ -112,6 +119,9 @@ class _Parser(Cursor):
             if self.take("/"):
                 kind, value = self.peek()
                 unit += "/" + (value if kind == "char" and value.isalpha() and self.take() else "")
+            # The unit of a moment is N \cdot m.
+            if self.tokens[self.at + 1 : self.at + 2] and self.tokens[self.at + 1][0] == "text":
+                self.take(r"\cdot")
         if not unit:
             return node
         scale, name = units.scale(unit)

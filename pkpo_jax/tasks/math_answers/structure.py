@@ -21,7 +21,11 @@ def simplified(node: Node) -> Node:
             return simplified(sides[1])
         if signs == ("=",) and is_name(sides[0]) and _has_pm(sides[1]):
             return simplified(sides[1])
+        if signs == ("!=",) and is_name(sides[0]):
+            return _punctured(_REALS, sides[1]) or node
         return _interval(signs, sides)[1] or node
+    if kind == "without" and args[1].kind == "set" and len(args[1].args) == 1:
+        return _punctured(args[0], args[1].args[0]) or node
     if kind == "words" and args[0] in ("all real numbers", "all reals"):
         return _REALS
     if kind == "and" and any(_interval(*part.args)[1] for part in args):
@@ -58,7 +62,7 @@ def names(node: Node) -> frozenset[Node]:
     if node.kind != "relation":
         return frozenset()
     signs, sides = node.args
-    if signs == ("in",):
+    if signs in (("in",), ("!=",)):
         name = sides[0] if is_name(sides[0]) else None
     else:
         first = Node("relation", (signs[:1], sides[:2]))
@@ -93,6 +97,10 @@ def is_name(node: Node) -> bool:
         return all(part.kind == "mul" and part.args[0] == _DIFFERENTIAL for part in node.args)
     # The value of a function, such as f(x) or f^{-1}(x), is parsed as a product.
     return node.kind == "mul" and len(node.args) == 2 and _is_function(node.args[0])
+
+
+def _is_variable(node: Node) -> bool:
+    return node.kind != "group" and is_name(node)
 
 
 def _is_function(node: Node) -> bool:
@@ -143,6 +151,15 @@ def _occurs(name: Node, node: Node) -> bool:
     return any(_occurs(part, node) for part in parts) or any(_occurs(name, n) for n in inner)
 
 
+def _punctured(interval: Node, point: Node) -> Node | None:
+    """Returns an interval without one point inside it, as a union; None for others."""
+    if interval.kind != "group" or len(interval.args) != 4 or has_variable(point):
+        return None
+    opening, closing, low, high = interval.args
+    below, above = (opening, ")", low, point), ("(", closing, point, high)
+    return Node("union", (Node("group", below), Node("group", above)))
+
+
 def _intersection(relations: tuple[Node, ...]) -> Node | None:
     """Returns the interval of x > 2 and x < 5; None for other relations joined by "and"."""
     rays = [_interval(*relation.args) for relation in relations]
@@ -170,12 +187,12 @@ def _interval(
         signs, sides = tuple(_REVERSED[s] for s in reversed(signs)), tuple(reversed(sides))
     if any(not sign.startswith("<") for sign in signs):
         return None, None
-    if len(signs) == 1 and sides[0].kind == "symbol" and is_name(sides[0]):
+    if len(signs) == 1 and _is_variable(sides[0]):
         bounds = ("(", _closing(signs[0]), Node("neg", (_INFINITY,)), sides[1])
         variable = sides[0]
-    elif len(signs) == 1 and sides[1].kind == "symbol" and is_name(sides[1]):
+    elif len(signs) == 1 and _is_variable(sides[1]):
         bounds, variable = (_opening(signs[0]), ")", sides[0], _INFINITY), sides[1]
-    elif len(signs) == 2 and sides[1].kind == "symbol" and is_name(sides[1]):
+    elif len(signs) == 2 and _is_variable(sides[1]):
         bounds = (_opening(signs[0]), _closing(signs[1]), sides[0], sides[2])
         variable = sides[1]
     else:

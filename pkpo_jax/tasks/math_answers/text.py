@@ -62,6 +62,7 @@ _COMMANDS = {
     **dict.fromkeys(("approx", "simeq", "doteq", "thickapprox", "approxeq"), "approx"),
     **dict.fromkeys(("varnothing", "empty", "O"), "emptyset"),
     **dict.fromkeys(("ast",), "cdot"),
+    **dict.fromkeys(("backslash", "smallsetminus"), "setminus"),
     **{
         "lbrack": "[",
         "rbrack": "]",

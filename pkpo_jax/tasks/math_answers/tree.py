@@ -11,7 +11,7 @@ class Node(NamedTuple):
 
     Attributes:
       kind: number, symbol, neg, add, mul, div, pow, root, mixed, percent, degree, base, quantity,
-        scaled, call, pm, mp; group, set, list, and, union, matrix, relation; words.
+        scaled, call, pm, mp; group, set, list, and, union, without, matrix, relation; words.
       args: the operands, which are nodes, or the content of a leaf.
     """
 

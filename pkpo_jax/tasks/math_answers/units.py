@@ -29,7 +29,6 @@ _SAME = {
     "year": "years yr yrs",
     "dollar": "dollars usd USD",
     "cent": "cents",
-    "mph": "",
     "am": "",
     "pm": "",
     "unit": "units",
@@ -37,6 +36,7 @@ _SAME = {
     "degree": "degrees deg",
 }
 _NAMES = {name: unit for unit, names in _SAME.items() for name in [unit, *names.split()]}
+_NAMES |= {"mph": "mi/h", "kph": "km/h", "kmh": "km/h"}
 # These commands may stand before or after an amount of money.
 CURRENCIES = {r"\dollar": "dollar", r"\euro": "euro", r"\pounds": "pound sterling"}
 CURRENCIES |= {r"\rupee": "rupee", r"\yen": "yen"}
@@ -81,7 +81,8 @@ def scale(text: str) -> tuple[int, str | None]:
     text = text.replace(".", "")
     if not re.fullmatch(r"[a-zA-Z '/^0-9()-]+", text) or re.search(r"(?<!\^)[0-9]", text):
         return 1, None
-    words = re.findall(r"[a-zA-Z]+(?:\^[0-9])?|/", text.replace(" per ", "/"))
+    text = re.sub(r"([a-zA-Z]) squared\b", r"\1^2", text.replace(" per ", "/"))
+    words = re.findall(r"[a-zA-Z]+(?:\^[0-9])?|/", re.sub(r"([a-zA-Z]) cubed\b", r"\1^3", text))
     if any(map(_is_other, words)) or len(words) > 5:
         return 1, None
     factor, names, power = 1, [], ""
@@ -98,7 +99,8 @@ def scale(text: str) -> tuple[int, str | None]:
 
 
 def _is_other(word: str) -> bool:
-    return word.lower() in _NO_UNITS or _NUMERAL.fullmatch(word.lower()) is not None
+    word = word.partition("^")[0].lower()
+    return word in _NO_UNITS or _NUMERAL.fullmatch(word) is not None
 
 
 def differ(one: str, other: str) -> bool:
