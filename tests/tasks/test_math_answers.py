@@ -351,6 +351,21 @@ mgh | m g h
 (-\infty,1)\cup(1,\infty) | \mathbb{R}\setminus\{1\} | x\ne1 | \mathbb{R}\backslash\{1\}
 (0,9)\cup(9,36) | (0,36)\setminus\{9\}
 [0,\infty) | f(x)\ge0
+# Upright functions, other symbols, scientific notation, number words, and vectors.
+\arctan 2 | \operatorname{arctan} 2 | \tan^{-1} 2 | \mathrm{arctan}(2)
+\cot x | \mathrm{cot}\,x | \operatorname{cot} x
+\log_2 3 | \operatorname{log}_2 3
+7 | ７ | ｘ＝７
+30 | 30∘ | 30\deg | thirty
+3:4 | 3∶4
+\frac18 | ⅛ | 1⁄8
+\sqrt[3]{2} | ∛2
+\pm 3 | +/-3
+e^{1/2} | \sqrt e
+\sqrt{\pi} | \pi^{1/2}
+6\times10^5 | 6e5 | 6.0E5
+\langle1,2\rangle | \langle1.0,2\rangle | ⟨1,2⟩
+21 | twenty-one | \text{twenty one}
 """
 
 # Each row has the answer of a problem, and then wrong answers of responses.
@@ -609,6 +624,12 @@ bh | bk
 7 | x \ne 7 | 7 \setminus 8
 x\ne1 | y \ne 1
 x\ge0 | f(x)\ge0
+# Upright functions, undone roots and products, number words, and vectors.
+\arctan 2 | \tan 2 | \frac{1}{\tan 2} | \operatorname{tan} 2
+e | \sqrt{e^2}
+7 | 0.7e1
+21 | twenty-two | twenty
+\langle1,2\rangle | \langle 2,1\rangle | \{1,2\}
 """
 
 

@@ -175,8 +175,13 @@ def _extract(node: Node, arithmetic: Arithmetic, found: Operations) -> None:
 
 
 def _is_lowest(value: Value, root: Value, exponent: Fraction) -> bool:
-    r"""Returns whether a root of a whole number has no factor to extract and no smaller index."""
+    r"""Returns whether a root has no factor to extract and no smaller index.
+
+    It is the root of a whole number, of e or of pi.
+    """
     number = rational(value)
+    if value in ({(("e", Fraction(1)),): 1}, {(("pi", Fraction(1)),): 1}):
+        return True
     if number is None or number.denominator > 1 or number <= 1 or len(root) != 1:
         return False
     ((monomial, coefficient),) = root.items()

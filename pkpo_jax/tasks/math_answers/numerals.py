@@ -10,9 +10,13 @@ from pkpo_jax.tasks.math_answers.tree import Node
 
 _NUMBER_WORDS = """
 zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
-sixteen seventeen eighteen nineteen twenty
+sixteen seventeen eighteen nineteen
 """
-NUMBERS = _NUMBER_WORDS.split()
+_TENS_WORDS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_SMALL = _NUMBER_WORDS.split()
+_DIGITS = ["", *(f"-{digit}" for digit in _SMALL[1:10])]
+# The index of a word is its number.
+NUMBERS = _SMALL + [ten + digit for ten in _TENS_WORDS.split() for digit in _DIGITS]
 _BASES = {name: base for base, name in enumerate(NUMBERS) if base > 1}
 
 

@@ -46,8 +46,8 @@ def read(text: str) -> Node | None:
     """
     if are_words(text):
         plain = re.sub("^(?:an?|the) ", "", words(text))
-        if plain in numerals.NUMBERS:
-            return integer(numerals.NUMBERS.index(plain))
+        if plain.replace(" ", "-") in numerals.NUMBERS:
+            return integer(numerals.NUMBERS.index(plain.replace(" ", "-")))
         return Node("words", (plain,))
     try:
         parser = _Parser(tokens(text))
@@ -301,6 +301,10 @@ class _Parser(Cursor):
             inner = self.sequence()
             self.need(r"\}")
             return Node("set", inner.args if inner.kind == "list" else (inner,))
+        if name == r"\langle":
+            inner = self.sequence()
+            self.need(r"\rangle")
+            return Node("group", ("<", ">", *(inner.args if inner.kind == "list" else (inner,))))
         if name == r"\emptyset":
             return Node("set", ())
         if name in units.CURRENCIES:
@@ -371,6 +375,8 @@ class _Parser(Cursor):
         exponent = self._exponent() if self.take("^") else None
         base = self._argument() if self.take("_") else None
         exponent = self._exponent() if exponent is None and self.take("^") else exponent
+        if name in ("sin", "cos", "tan") and exponent == Node("neg", (integer(1),)):
+            name, exponent = f"arc{name}", None
         if self.peek() == ("char", "("):
             inner = self.atom()
             args = inner.args[2:] if inner.kind == "group" else (inner,)

@@ -7,6 +7,7 @@ never read as products of letters.
 from __future__ import annotations
 
 import re
+import unicodedata
 
 _SYMBOLS = {
     "−–—‒﹣－": "-",
@@ -15,7 +16,11 @@ _SYMBOLS = {
     "÷": r"\div ",
     "√": r"\sqrt ",
     "π": r"\pi ",
-    "°º": r"^\circ ",
+    "°º∘˚": r"^\circ ",
+    "⟨": r"\langle ",
+    "⟩": r"\rangle ",
+    "∶": ":",
+    "⁄": "/",
     "∞": r"\infty ",
     "≤⩽": r"\le ",
     "≥⩾": r"\ge ",
@@ -31,16 +36,9 @@ _SYMBOLS = {
     "θ": r"\theta ",
     "α": r"\alpha ",
     "β": r"\beta ",
-    "½": r"\frac{1}{2}",
-    "⅓": r"\frac{1}{3}",
-    "⅔": r"\frac{2}{3}",
-    "¼": r"\frac{1}{4}",
-    "¾": r"\frac{3}{4}",
     "\u00a0\u2009\u202f\u2002\u2003\t\n\r": " ",
     "“”": '"',
     "‘’′": "'",
-    "，": ",",
-    "％": r"\%",
     "€": r"\euro ",
     "£": r"\pounds ",
     "₹": r"\rupee ",
@@ -48,6 +46,9 @@ _SYMBOLS = {
     "¢": r"\text{ cents}",
 }
 _UNICODE = str.maketrans({char: to for chars, to in _SYMBOLS.items() for char in chars})
+# Full-width characters are those of ASCII; a vulgar fraction such as ½ is two numerals.
+_FULL_WIDTH = {0xFEE0 + code: chr(code) for code in range(ord("!"), ord("~") + 1)}
+_VULGAR = re.compile("[¼-¾⅐-⅞]")
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 
@@ -78,7 +79,7 @@ _COMMANDS = {
     **dict.fromkeys(("operatorname", "emph", "textsf", "mathtt", "texttt", "textsc"), "text"),
     **dict.fromkeys(("ldots", "cdots", "dotsc", "dotsb"), "dots"),
     **dict.fromkeys(("vert", "lvert", "rvert", "mid"), "vert"),
-    **{"degree": "circ", "textdollar": "dollar", "Pr": "P"},
+    **{"degree": "circ", "deg": "circ", "textdollar": "dollar", "Pr": "P"},
 }
 _SIZES = """
 left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle textstyle
@@ -101,6 +102,10 @@ _FONT = re.compile(
 # The lines of such an environment are one answer, or the parts of one.
 _LINES = re.compile(
     r"\\(?:begin|end)\s*\{(?:aligned|align|gathered|gather|split|equation|center|cases)\*?\}"
+)
+# The name of a function may be set upright; its argument follows.
+_FUNCTION = re.compile(
+    r"\\text \{\s*((?:arc)?(?:sin|cos|tan)|cot|sec|csc|ln|log)\s*\}(?=\s*[a-zA-Z0-9({^_\\])"
 )
 _COLOR = re.compile(r"\\(?:text)?color\s*\{[^{}]*\}")
 # A letter may be typeset as a vector, or upright.
@@ -180,10 +185,13 @@ def clean(text: str, thousands: bool = True) -> str:
     """
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda m: f"^{{{m[0].translate(_SUPERSCRIPTS)}}}", text)
     text = re.sub("[₀₁₂₃₄₅₆₇₈₉]+", lambda m: f"_{{{m[0].translate(_SUBSCRIPTS)}}}", text)
+    text = _VULGAR.sub(_vulgar, text.translate(_FULL_WIDTH)).replace("+/-", "±")
+    text = re.sub(r"∛ ?([0-9]+)", r"\\sqrt[3]{\1}", text)
     text = re.sub(r"√ ?([0-9]+(?:\.[0-9]+)?)", r"\\sqrt{\1}", text).translate(_UNICODE)
     text = _lines(re.sub(r"\\\\(?:\s*\[[^\]]*\])?", r"\\row ", text))
     text = _OVER.sub(r"\\frac{\1}{\2}", _COLOR.sub("", text.replace("{:}", ":")))
     text = re.sub(r"\bRs\.? ?(?=[0-9])", r"\\rupee ", text)
+    text = re.sub(r"(?<![0-9a-zA-Z.])([0-9.]+)[eE]\+?([0-9]+)$", r"\1 \\cdot 10^{\2}", text)
     text = re.sub(r"\bUSD ?(?=[0-9])", r"\\dollar ", text)
     text = re.sub(r"\bUS ?(?=\\?\$|dollars?\b)", "", text)
     text = _THOUSANDS.sub("", text.replace(r"\textsuperscript", "^"))
@@ -196,6 +204,7 @@ def clean(text: str, thousands: bool = True) -> str:
     text = re.sub(r"\\text ?\{\s*\}", "", text)
     text = re.sub(r"\\mathbb \{?([PE])\b\}?", r"\1", text)
     text = re.sub(r"\^\s*\{?\s*\\prime\s*\}?", "'", text)
+    text = _FUNCTION.sub(r"\\\1 ", text)
     text = _DEGREE.sub(r"\\degree ", _ORDINAL.sub("", text))
     text = re.sub(r"(?<!\\)%|\\text \{\s*(?:\\%|percent)\s*\}", r"\\%", text)
     text = re.sub(r"\s+", " ", text).strip()
@@ -257,6 +266,11 @@ def _command(match: re.Match[str]) -> str:
         return " "
     name = _COMMANDS.get(name, name)
     return f"\\{name} " if len(name) > 1 and name.isalpha() else name
+
+
+def _vulgar(match: re.Match[str]) -> str:
+    over, _, under = unicodedata.normalize("NFKC", match[0]).partition("⁄")
+    return rf"\frac{{{over}}}{{{under}}}"
 
 
 def _lines(text: str) -> str:
