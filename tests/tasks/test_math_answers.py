@@ -366,6 +366,12 @@ e^{1/2} | \sqrt e
 6\times10^5 | 6e5 | 6.0E5
 \langle1,2\rangle | \langle1.0,2\rangle | ⟨1,2⟩
 21 | twenty-one | \text{twenty one}
+# Percent in other words, empty text, and words with digits.
+20\% | 20 pct | 20 per cent
+7 | 7\text{.}
+3.5 | 3\text{ }\frac12
+\text{June 20, 2020} | June 20 2020
+\frac{3}{2\sqrt2} | 3/(2\sqrt2)
 """
 
 # Each row has the answer of a problem, and then wrong answers of responses.
@@ -630,6 +636,12 @@ e | \sqrt{e^2}
 7 | 0.7e1
 21 | twenty-two | twenty
 \langle1,2\rangle | \langle 2,1\rangle | \{1,2\}
+# Products with 0, fractions that can be reduced, percent in other words, and words with digits.
+0 | 0x | 0\pi | 0 \cdot \sqrt2
+\frac{\sqrt3}{3} | \frac{2}{2\sqrt3}
+7 | 7 per cent | 7 pct
+78 | 7\text{ }8
+\text{Room 1.5} | Room 15
 """
 
 

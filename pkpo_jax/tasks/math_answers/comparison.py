@@ -327,7 +327,9 @@ def _single(node: Node) -> Node:
 
 
 def _same_words(gold: Node, answer: Node) -> bool:
-    one, other = (re.sub("[^a-z0-9]", "", node.args[0]) for node in (gold, answer))
+    # A mark between two digits counts: 1.5 is not 15.
+    marks = r"\s|(?<![0-9])[^a-z0-9]|[^a-z0-9](?![0-9])"
+    one, other = (re.sub(marks, "", node.args[0]) for node in (gold, answer))
     return one == other and bool(one)
 
 

@@ -77,7 +77,7 @@ def _add(node: Node, arithmetic: Arithmetic, found: Operations) -> None:
 def _multiply(node: Node, arithmetic: Arithmetic, found: Operations) -> None:
     values = [arithmetic.of(factor) for factor in node.args]
     numerals = sum(_has_coefficient(factor, value) for factor, value in _pairs(node, values))
-    found["product"] += max(0, numerals - 1)
+    found["product"] += max(0, numerals - 1) + (len(values) - 1 if {} in values else 0)
     seen: set[object] = set()
     for value in values:
         parts = {type(a) if isinstance(a, int) else a for m in value for a, _ in m}
@@ -125,10 +125,11 @@ def _divide(node: Node, arithmetic: Arithmetic, found: Operations) -> None:
     if rational(under) is not None:
         found["quotient"] += divisor == 1 or common % divisor == 0
     elif roots:
-        # The form 2/\sqrt{7} is ordinary; 2/\sqrt{2} and \sqrt{6}/\sqrt{2} can be reduced.
+        # The form 2/\sqrt{7} is ordinary; 2/\sqrt{2}, 2/(2\sqrt{7}) and \sqrt{6}/\sqrt{2} are not.
         radicals = any(isinstance(a, int) for m in over for a, _ in m)
         radicand = math.prod(a for a in roots)
-        found["quotient"] += radicals or len(over) > 1 or math.gcd(common, radicand) > 1
+        reducible = math.gcd(common, radicand) > 1 or (divisor > 1 and common % divisor == 0)
+        found["quotient"] += radicals or len(over) > 1 or reducible
     else:
         found["quotient"] += any(all(a in dict(m) for m in over) for a, _ in monomial)
 
