@@ -372,6 +372,18 @@ e^{1/2} | \sqrt e
 3.5 | 3\text{ }\frac12
 \text{June 20, 2020} | June 20 2020
 \frac{3}{2\sqrt2} | 3/(2\sqrt2)
+# Lists in text, joining symbols, sets by a condition, and phrases before the answer.
+1,-2 | \text{1 and -2} | \text{1, -2} | x=1\lor x=-2 | \text{The solutions are } 1 \text{ and } -2
+7 | \to 7 | ∴ 7 | 7 ✓ | \Longrightarrow 7 | \text{Therefore, the answer is } 7
+\text{(C)} | The correct option is C | The correct choice is (C)
+(-\infty,2)\cup(3,\infty) | \{x \mid x<2 \text{ or } x>3\} | x<2 \lor x>3 | (-inf,2) U (3,inf)
+(-\infty,2)\cup(3,\infty) | \{x: x<2\}\cup\{x: x>3\}
+(-\infty,1)\cup(1,\infty) | x\in\mathbb{R}, x\ne1
+\frac12 | The probability is \frac{1}{2} | \text{the probability is }\frac12
+\binom{10}{3} | {10 \choose 3}
+6\times10^5 | 6 x 10^5
+0.31_5 | 0.31_{5}
+\mathbf{i}+2\mathbf{j} | \hat{\imath}+2\hat{\jmath}
 """
 
 # Each row has the answer of a problem, and then wrong answers of responses.
@@ -642,6 +654,12 @@ e | \sqrt{e^2}
 7 | 7 per cent | 7 pct
 78 | 7\text{ }8
 \text{Room 1.5} | Room 15
+# Lists in text, joining symbols, sets by a condition, and phrases before the answer.
+1,-2 | \text{1 or 2} | \text{1}
+7 | \text{7 or 8} | 7 \lor 8 | 7→8
+(-\infty,2)\cup(3,\infty) | \{x \mid x<2 \text{ and } x>3\} | \{x \mid x<2\}
+\frac12 | The probability is not \frac{1}{2}
+120 | {10 \choose 3}
 """
 
 

@@ -297,9 +297,11 @@ class _Parser(Cursor):
         if name == r"\{":
             if self.take(r"\}"):
                 return Node("set", ())
-            self._such_that()
+            conditional = self._such_that()
             inner = self.sequence()
             self.need(r"\}")
+            if conditional:
+                return inner
             return Node("set", inner.args if inner.kind == "list" else (inner,))
         if name == r"\langle":
             inner = self.sequence()
@@ -317,12 +319,16 @@ class _Parser(Cursor):
             return self._matrix()
         raise Unreadable(name)
 
-    def _such_that(self) -> None:
-        r"""Skips the head of a set, as in \{x : 1 < x\} or \{x \in \mathbb{R} \mid 1 < x\}."""
+    def _such_that(self) -> bool:
+        r"""Skips the head of a set, as in \{x : 1 < x\} or \{x \in \mathbb{R} \mid 1 < x\}.
+
+        Returns whether there was one; the set is then that of its condition.
+        """
         behind = " ".join(value for _, value in self.tokens[self.at : self.at + 8])
         head = re.match(r"[a-zA-Z] (\\in \\mathbb (?:R|{ R }) )?(\\vert|[|:]) ", behind)
         if head:
             self.at += head[0].count(" ")
+        return head is not None
 
     def _argument(self) -> Node:
         """Reads a command's argument: a group in braces, one token, or one digit of a numeral."""

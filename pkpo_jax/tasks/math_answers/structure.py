@@ -211,10 +211,10 @@ def has_variable(node: Node) -> bool:
 
 
 def _is_domain(node: Node) -> bool:
-    r"""Returns whether a part of a list only states that a variable is whole: k \in \mathbb{Z}."""
+    r"""Returns whether a part of a list only states the domain of a variable: k \in \mathbb{Z}."""
     if node.kind != "relation" or node.args[0] != ("in",) or not is_name(node.args[1][0]):
         return False
-    return node.args[1][1] == INTEGERS
+    return node.args[1][1] in (INTEGERS, _REALS)
 
 
 def _opening(sign: str) -> str:

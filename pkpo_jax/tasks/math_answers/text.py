@@ -19,6 +19,10 @@ _SYMBOLS = {
     "°º∘˚": r"^\circ ",
     "⟨": r"\langle ",
     "⟩": r"\rangle ",
+    "∨": r"\lor ",
+    "∧": r"\land ",
+    "∴✓✔": " ",
+    "→⇒": r"\to ",
     "∶": ":",
     "⁄": "/",
     "∞": r"\infty ",
@@ -55,14 +59,15 @@ _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 # Each command that the parser does not know becomes one of the same meaning that it knows.
 _COMMANDS = {
     **dict.fromkeys(("dfrac", "tfrac", "cfrac", "nicefrac", "sfrac"), "frac"),
-    **dict.fromkeys(("dbinom", "tbinom", "choose"), "binom"),
-    **dict.fromkeys(("leq", "leqslant"), "le"),
-    **dict.fromkeys(("geq", "geqslant"), "ge"),
+    **dict.fromkeys(("dbinom", "tbinom"), "binom"),
+    **dict.fromkeys(("leq", "leqslant", "leqq"), "le"),
+    **dict.fromkeys(("geq", "geqslant", "geqq"), "ge"),
     **dict.fromkeys(("neq",), "ne"),
     **dict.fromkeys(("lt",), "lt"),
     **dict.fromkeys(("approx", "simeq", "doteq", "thickapprox", "approxeq"), "approx"),
     **dict.fromkeys(("varnothing", "empty", "O"), "emptyset"),
     **dict.fromkeys(("ast",), "cdot"),
+    **{"bigcup": "cup", "longrightarrow": "to", "rightarrow": "to", "Longrightarrow": "Rightarrow"},
     **dict.fromkeys(("backslash", "smallsetminus"), "setminus"),
     **{
         "lbrack": "[",
@@ -84,8 +89,8 @@ _COMMANDS = {
 _SIZES = """
 left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle textstyle
 scriptstyle limits nolimits mathstrut strut boldsymbol bm pmb underline boxed fbox therefore angle
-triangle checkmark rm bf it tiny small normalsize large Large LARGE huge Huge enspace thinspace
-medspace thickspace negthinspace
+measuredangle triangle checkmark rm bf it tiny small normalsize large Large LARGE huge Huge enspace
+thinspace medspace thickspace negthinspace ensuremath hfill newline noindent
 """
 _DROPPED = frozenset(_SIZES.split())
 _COMMAND = re.compile(r"\\([a-zA-Z]+)\*?\s*")
@@ -112,7 +117,7 @@ _COLOR = re.compile(r"\\(?:text)?color\s*\{[^{}]*\}")
 _VECTOR = re.compile(
     r"\\(?:(?:mathbf|vec|hat)\s*\{\s*([a-z])\s*\}|(?:vec|hat) ([a-z])|mathrm\s*\{\s*([ie])\s*\})"
 )
-_OVER = re.compile(r"\{([^{}]*)\\over(?![a-zA-Z])([^{}]*)\}")
+_OVER = re.compile(r"\{([^{}]*)\\(over|choose)(?![a-zA-Z])([^{}]*)\}")
 # The half of the day (a.m., p.m.), or the base of a numeral, may follow a number.
 _HALF_DAY = re.compile(r"(?<=[0-9])\s*(?:\\text\s*\{\s*)?([AaPp])\.?\s?[Mm](?![a-zA-Z])\.?\s*\}?")
 _BASE = re.compile(
@@ -124,7 +129,8 @@ _DEGREE = re.compile(
 )
 _LEAD = re.compile(
     r"\s*(?:\\text\s*\{\s*)?"
-    r"(?:(?:the|my|our)\s+)?(?:(?:final|correct)\s+)?(?:answers?|ans|result|solution)\b\.?"
+    r"(?:(?:so|thus|hence|therefore)\b[ ,]*)?(?:(?:the|my|our)\s+)?(?:(?:final|correct)\s+)?"
+    r"(?:answers?|ans|results?|solutions?|option|choice)\b\.?"
     r"(?:\s*(?:is\b|are\b|:|=)\s*:?|(?=\s*[-+$]?\s*[0-9\\]))\s*(\}?)",
     re.IGNORECASE,
 )
@@ -139,7 +145,7 @@ _SENTENCE = re.compile(
     r"\s*(?:\\text\s*\{\s*)?"
     rf"(?:(?!(?:{'|'.join(_OTHER_WORDS.split())})\b)[a-z]+\s+){{1,6}}"
     r"(?:is|are|was|were|has|have|had|equals|costs?|gets?|needs?)\s*(\}?)\s*"
-    r"(?=-?(?:\\dollar\s*)?[0-9])",
+    r"(?=-?(?:\\dollar\s*)?(?:[0-9]|\\(?:frac|sqrt|pi)(?![a-zA-Z])))",
     re.IGNORECASE,
 )
 # A probability or expectation may name its events in many ways.
@@ -149,7 +155,7 @@ _PROBABILITY = re.compile(
     r"(?:\([^()]*\)|\[[^\[\]]*\]) ?(?=[=]|\\approx)"
 )
 _SO = re.compile(
-    r"^(?:=|:|\\(?:Rightarrow|implies|rightarrow)(?![a-zA-Z])|(?:so|thus|hence|therefore)\b)[ ,:]*",
+    r"^(?:=|:|\\(?:Rightarrow|implies|to)(?![a-zA-Z])|(?:so|thus|hence|therefore)\b)[ ,:]*",
     re.IGNORECASE,
 )
 _ABOUT = re.compile(
@@ -189,12 +195,17 @@ def clean(text: str, thousands: bool = True) -> str:
     text = re.sub(r"∛ ?([0-9]+)", r"\\sqrt[3]{\1}", text)
     text = re.sub(r"√ ?([0-9]+(?:\.[0-9]+)?)", r"\\sqrt{\1}", text).translate(_UNICODE)
     text = _lines(re.sub(r"\\\\(?:\s*\[[^\]]*\])?", r"\\row ", text))
-    text = _OVER.sub(r"\\frac{\1}{\2}", _COLOR.sub("", text.replace("{:}", ":")))
+    text = _OVER.sub(
+        lambda m: rf"\{'frac' if m[2] == 'over' else 'binom'}{{{m[1]}}}{{{m[3]}}}",
+        _COLOR.sub("", text.replace("{:}", ":")),
+    )
     text = re.sub(r"\bRs\.? ?(?=[0-9])", r"\\rupee ", text)
     text = re.sub(r"(?<![0-9a-zA-Z.])([0-9.]+)[eE]\+?([0-9]+)$", r"\1 \\cdot 10^{\2}", text)
     text = re.sub(r"\bUSD ?(?=[0-9])", r"\\dollar ", text)
     text = re.sub(r"\bUS ?(?=\\?\$|dollars?\b)", "", text)
     text = _THOUSANDS.sub("", text.replace(r"\textsuperscript", "^"))
+    text = text.replace(r"\imath", "i").replace(r"\jmath", "j")
+    text = re.sub(r"(?<=[0-9]) ?x ?(?=10 ?\^)", r"\\times ", text)
     text = text.replace(r"\!", "").replace(r"\$", r"\dollar ")
     text = _fonts(_VECTOR.sub(r"\1\2\3", _SPACING.sub(" ", text))).replace("$", "")
     text = re.sub(r"\\[()\[\]]", " ", text).replace("`", "")
@@ -204,6 +215,8 @@ def clean(text: str, thousands: bool = True) -> str:
     text = re.sub(r"\\text ?\{\s*[.,]?\s*\}", " ", text)
     text = re.sub(r"\\mathbb \{?([PE])\b\}?", r"\1", text)
     text = re.sub(r"\^\s*\{?\s*\\prime\s*\}?", "'", text)
+    text = re.sub(r"\\(?:lor|vee) ", " or ", re.sub(r"\\(?:land|wedge) ", " and ", text))
+    text = re.sub(r"(?<=[)\]]) ?U ?(?=[(\[])", r"\\cup ", text)
     text = _FUNCTION.sub(r"\\\1 ", text)
     text = _DEGREE.sub(r"\\degree ", _ORDINAL.sub("", text))
     text = re.sub(r"\bper cent\b|\bpct\b", "percent", text)
@@ -252,12 +265,14 @@ def words(text: str) -> str:
 def squeezed(text: str) -> str:
     r"""Returns clean text without \text{} and without spaces, except for those between digits.
 
+    Braces around one character vanish too.
+
     This is the last resort for comparing answers that cannot be read.
 
     >>> squeezed(clean(r"\text{(A), } x \to 3 4"))
     '(A),x\\to3 4'
     """
-    text = re.sub(r"\\text ?\{([^{}]*)\}", r"\1", text)
+    text = re.sub(r"([_^])\{(.)\}", r"\1\2", re.sub(r"\\text ?\{([^{}]*)\}", r"\1", text))
     return re.sub(r"(?<![0-9.])\s+|\s+(?![0-9.])", "", text)
 
 
@@ -308,7 +323,11 @@ def _font(command: str, inside: str) -> str:
     if words != inside:
         return re.sub(rf"\{command}\{{\s*\}}", "", f"{command}{{{words}}}")
     inside = re.sub(r"\^\s*\{([0-9])\}", r"^\1", inside)
-    if re.fullmatch(r"\s*\^?\s*\\[a-zA-Z%]+\s*(?:\{[^{}]*\})?", inside):
+    # A lone symbol and a list of numbers need no braces.
+    if re.fullmatch(
+        r"\s*\^?\s*\\[a-zA-Z%]+\s*(?:\{[^{}]*\})?|[-+0-9.,;/ ]*[0-9](?:[-+0-9.,;/ ]|and|or)*",
+        inside,
+    ):
         return inside
     return f"{{{inside}}}" if re.search(r"[\\{}=<>]", inside) else f"{command}{{{inside}}}"
 
