@@ -6,55 +6,10 @@ never read as products of letters.
 
 from __future__ import annotations
 
+import functools
 import re
-import unicodedata
 
-_SYMBOLS = {
-    "−–—‒﹣－": "-",
-    "×": r"\times ",
-    "·⋅∙": r"\cdot ",
-    "÷": r"\div ",
-    "√": r"\sqrt ",
-    "π": r"\pi ",
-    "°º∘˚": r"^\circ ",
-    "⟨": r"\langle ",
-    "⟩": r"\rangle ",
-    "∨": r"\lor ",
-    "∧": r"\land ",
-    "∴✓✔": " ",
-    "→⇒": r"\to ",
-    "∶": ":",
-    "⁄": "/",
-    "∞": r"\infty ",
-    "≤⩽": r"\le ",
-    "≥⩾": r"\ge ",
-    "≠": r"\ne ",
-    "≈": r"\approx ",
-    "±": r"\pm ",
-    "∪": r"\cup ",
-    "∩": r"\cap ",
-    "∅": r"\emptyset ",
-    "∈": r"\in ",
-    "ℝ": r"\mathbb{R}",
-    "ℤ": r"\mathbb{Z}",
-    "θ": r"\theta ",
-    "α": r"\alpha ",
-    "β": r"\beta ",
-    "\u00a0\u2009\u202f\u2002\u2003\t\n\r": " ",
-    "“”": '"',
-    "‘’′": "'",
-    "€": r"\euro ",
-    "£": r"\pounds ",
-    "₹": r"\rupee ",
-    "¥": r"\yen ",
-    "¢": r"\text{ cents}",
-}
-_UNICODE = str.maketrans({char: to for chars, to in _SYMBOLS.items() for char in chars})
-# Full-width characters are those of ASCII; a vulgar fraction such as ½ is two numerals.
-_FULL_WIDTH = {0xFEE0 + code: chr(code) for code in range(ord("!"), ord("~") + 1)}
-_VULGAR = re.compile("[¼-¾⅐-⅞]")
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
-_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+from pkpo_jax.tasks.math_answers import symbols
 
 # Each command that the parser does not know becomes one of the same meaning that it knows.
 _COMMANDS = {
@@ -112,6 +67,7 @@ _LINES = re.compile(
 _FUNCTION = re.compile(
     r"\\text \{\s*((?:arc)?(?:sin|cos|tan)|cot|sec|csc|ln|log)\s*\}(?=\s*[a-zA-Z0-9({^_\\])"
 )
+_ROW = re.compile(r"\\\\(?:\s*\[[^\]]*\])?")
 _COLOR = re.compile(r"\\(?:text)?color\s*\{[^{}]*\}")
 # A letter may be typeset as a vector, or upright.
 _VECTOR = re.compile(
@@ -127,6 +83,40 @@ _RATIO = re.compile(r"([0-9]+)\s*(?:\\text\s*\{)?\s*to\s*\}?\s*([0-9]+)")
 _DEGREE = re.compile(
     r"(?<=[0-9])\^\s*(?:\{\s*o\s*\}|o\b)|\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))|\\circ(?![a-zA-Z])"
 )
+# These patterns and their replacements apply, in order, to an answer as it was written.
+_WRITTEN_RULES = {
+    r"\{:\}": ":",
+    r"\bRs\.? ?(?=[0-9])": r"\\rupee ",
+    r"\bUSD ?(?=[0-9])": r"\\dollar ",
+    r"\bUS ?(?=\\?\$|dollars?\b)": "",
+    # In scientific notation, 6e5 and 6 x 10^5 are products.
+    r"(?<![0-9a-zA-Z.])([0-9.]+)[eE]\+?([0-9]+)$": r"\1 \\cdot 10^{\2}",
+    r"(?<=[0-9]) ?x ?(?=10 ?\^)": r"\\times ",
+    r"\\textsuperscript": "^",
+    _THOUSANDS: "",
+    r"\\!": "",
+    r"\\\$": r"\\dollar ",
+    r"\\([ij])math(?![a-zA-Z])": r"\1",
+}
+# These apply, in order, once each command has one name.
+_NAMED_RULES = {
+    r"\\text ?\{\s*(-?[0-9][0-9.,:/]*)\s*([^{}]*)\}": r"\1\\text {\2}",
+    r"\\text ?\{\s*[.,]?\s*\}": " ",
+    r"\\mathbb \{?([PE])\b\}?": r"\1",
+    r"\^\s*\{?\s*\\prime\s*\}?": "'",
+    r"\\(?:land|wedge) ": " and ",
+    r"\\(?:lor|vee) ": " or ",
+    r"(?<=[)\]]) ?U ?(?=[(\[])": r"\\cup ",
+    _FUNCTION: r"\\\1 ",
+    _ORDINAL: "",
+    _DEGREE: r"\\degree ",
+    r"\bper cent\b|\bpct\b": "percent",
+    r"(?<!\\)%|\\text \{\s*(?:\\%|percent)\s*\}": r"\\%",
+    r"\s+": " ",
+}
+_WRITTEN = [(re.compile(pattern), new) for pattern, new in _WRITTEN_RULES.items()]
+_NAMED = [(re.compile(pattern), new) for pattern, new in _NAMED_RULES.items()]
+
 _LEAD = re.compile(
     r"\s*(?:\\text\s*\{\s*)?"
     r"(?:(?:so|thus|hence|therefore)\b[ ,]*)?(?:(?:the|my|our)\s+)?(?:(?:final|correct)\s+)?"
@@ -179,6 +169,7 @@ _GOES_ON = re.compile(r"(?:\\text ?\{)?\s*(?:or|and|but|not)\b")
 _CHOICE = re.compile(r"\s*(?:\\text\s*\{)?\s*(?:[Oo]ption|[Cc]hoice)\s*\}?\s*([A-J])\s*\}?()")
 
 
+@functools.lru_cache(maxsize=4096)
 def clean(text: str, thousands: bool = True) -> str:
     r"""Returns the answer with one spelling of each symbol, without delimiters and decoration.
 
@@ -189,40 +180,17 @@ def clean(text: str, thousands: bool = True) -> str:
     >>> clean(r"**$\left( 10,\!080 ; \tfrac12 \right)$.**"), clean("The answer is: 3½")
     ('( 10080 ; \\frac 12 )', '3\\frac {1}{2}')
     """
-    text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda m: f"^{{{m[0].translate(_SUPERSCRIPTS)}}}", text)
-    text = re.sub("[₀₁₂₃₄₅₆₇₈₉]+", lambda m: f"_{{{m[0].translate(_SUBSCRIPTS)}}}", text)
-    text = _VULGAR.sub(_vulgar, text.translate(_FULL_WIDTH)).replace("+/-", "±")
-    text = re.sub(r"∛ ?([0-9]+)", r"\\sqrt[3]{\1}", text)
-    text = re.sub(r"√ ?([0-9]+(?:\.[0-9]+)?)", r"\\sqrt{\1}", text).translate(_UNICODE)
-    text = _lines(re.sub(r"\\\\(?:\s*\[[^\]]*\])?", r"\\row ", text))
-    text = _OVER.sub(
-        lambda m: rf"\{'frac' if m[2] == 'over' else 'binom'}{{{m[1]}}}{{{m[3]}}}",
-        _COLOR.sub("", text.replace("{:}", ":")),
-    )
-    text = re.sub(r"\bRs\.? ?(?=[0-9])", r"\\rupee ", text)
-    text = re.sub(r"(?<![0-9a-zA-Z.])([0-9.]+)[eE]\+?([0-9]+)$", r"\1 \\cdot 10^{\2}", text)
-    text = re.sub(r"\bUSD ?(?=[0-9])", r"\\dollar ", text)
-    text = re.sub(r"\bUS ?(?=\\?\$|dollars?\b)", "", text)
-    text = _THOUSANDS.sub("", text.replace(r"\textsuperscript", "^"))
-    text = text.replace(r"\imath", "i").replace(r"\jmath", "j")
-    text = re.sub(r"(?<=[0-9]) ?x ?(?=10 ?\^)", r"\\times ", text)
-    text = text.replace(r"\!", "").replace(r"\$", r"\dollar ")
+    text = _lines(_ROW.sub(r"\\row ", symbols.latex(text)))
+    text = _OVER.sub(_over, _COLOR.sub("", text))
+    for pattern, replacement in _WRITTEN:
+        text = pattern.sub(replacement, text)
     text = _fonts(_VECTOR.sub(r"\1\2\3", _SPACING.sub(" ", text))).replace("$", "")
     text = re.sub(r"\\[()\[\]]", " ", text).replace("`", "")
     text = re.sub(r"(\*\*|__)(.*?)\1", r"\2", text)
     text = _COMMAND.sub(_command, _VECTOR.sub(r"\1\2\3", text))
-    text = re.sub(r"\\text ?\{\s*(-?[0-9][0-9.,:/]*)\s*([^{}]*)\}", r"\1\\text {\2}", text)
-    text = re.sub(r"\\text ?\{\s*[.,]?\s*\}", " ", text)
-    text = re.sub(r"\\mathbb \{?([PE])\b\}?", r"\1", text)
-    text = re.sub(r"\^\s*\{?\s*\\prime\s*\}?", "'", text)
-    text = re.sub(r"\\(?:lor|vee) ", " or ", re.sub(r"\\(?:land|wedge) ", " and ", text))
-    text = re.sub(r"(?<=[)\]]) ?U ?(?=[(\[])", r"\\cup ", text)
-    text = _FUNCTION.sub(r"\\\1 ", text)
-    text = _DEGREE.sub(r"\\degree ", _ORDINAL.sub("", text))
-    text = re.sub(r"\bper cent\b|\bpct\b", "percent", text)
-    text = re.sub(r"(?<!\\)%|\\text \{\s*(?:\\%|percent)\s*\}", r"\\%", text)
-    text = re.sub(r"\s+", " ", text).strip()
-    text = _PROBABILITY.sub(r"\1", _BASE.sub(r"_{\1}", _lead(text)))
+    for pattern, replacement in _NAMED:
+        text = pattern.sub(replacement, text)
+    text = _PROBABILITY.sub(r"\1", _BASE.sub(r"_{\1}", _lead(text.strip())))
     text = _HALF_DAY.sub(lambda m: rf"\text {{{m[1].lower()}m}}", text)
     text = _RATIO.sub(r"\1:\2", text) if _RATIO.fullmatch(text) else text
     text = _SPACED.sub(lambda m: m[0].replace(" ", ""), text)
@@ -284,9 +252,9 @@ def _command(match: re.Match[str]) -> str:
     return f"\\{name} " if len(name) > 1 and name.isalpha() else name
 
 
-def _vulgar(match: re.Match[str]) -> str:
-    over, _, under = unicodedata.normalize("NFKC", match[0]).partition("⁄")
-    return rf"\frac{{{over}}}{{{under}}}"
+def _over(match: re.Match[str]) -> str:
+    command = "frac" if match[2] == "over" else "binom"
+    return rf"\{command}{{{match[1]}}}{{{match[3]}}}"
 
 
 def _lines(text: str) -> str:

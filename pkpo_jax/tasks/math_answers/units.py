@@ -128,4 +128,4 @@ def marked(text: str) -> str:
         text,
     )
     text = re.sub(r"(?<=[0-9])(?: ?\\mu m| ?\\Omega)$", r"\\text {unit}", text)
-    return _TYPED.sub(r"\1 \\text {\2}", text)
+    return _TYPED.sub(lambda m: rf"{m[1].rstrip()} \text {{{m[2]}}}", text)
