@@ -660,6 +660,8 @@ e | \sqrt{e^2}
 (-\infty,2)\cup(3,\infty) | \{x \mid x<2 \text{ and } x>3\} | \{x \mid x<2\}
 \frac12 | The probability is not \frac{1}{2}
 120 | {10 \choose 3}
+# A name in the middle of a chain hides no other value.
+7 | 8=x=7 | 7=x=y=8 | 8=2x=7
 """
 
 

@@ -177,7 +177,7 @@ class _Comparison:
         if any(sign != "=" for sign in signs[: len(exact) - 1]):
             return False
         if len(exact) > 1 and (
-            named(Node("relation", (("=",), exact[:2])))[0]
+            named(Node("relation", (("=",), exact[:2])))[0] == exact[0]
             or (is_label(exact[0]) and not has_variable(exact[-1]))
         ):
             exact = exact[1:]
