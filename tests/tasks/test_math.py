@@ -303,7 +303,7 @@ def test_a_formula_of_the_problem_is_no_answer():
 RESTATED = r"""
 Write $0.35$ as a fraction. | \frac{7}{20} | x = 7/20 || 0.350 | 0.35 \text{ units} | x = 0.35
 Write 3/20 as a decimal. | 0.15 | 0.15 | .150 || 3/20 | \frac{3}{20}^\circ | \frac{-3}{-20}
-Write \begin{align*}\frac{2}{5}\end{align*} as a decimal. | 0.4 | .4 || \frac25
+Write \begin{align*}\frac25\end{align*} as a decimal. | 0.4 | .4 || \frac25 | \{2/5\} | \frac25 m
 Rationalize $\frac{5}{3\sqrt2}$. | \frac{5\sqrt2}{6} | 5√2/6 || \frac{5}{\sqrt2\cdot 3}
 Simplify $\frac{1}{\sqrt3}$. | \frac{\sqrt3}{3} | \sqrt3/3 || \frac{1}{3^{1/2}} | \frac{-1}{-\sqrt3}
 If heads is $\frac12$, tails? | \frac12 | P=\frac12 | 1-\frac12=\frac12 | \frac12 || 1-\frac12

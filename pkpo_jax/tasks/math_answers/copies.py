@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 
 from pkpo_jax.tasks.math_answers.reading import read
-from pkpo_jax.tasks.math_answers.structure import named
+from pkpo_jax.tasks.math_answers.structure import named, simplified
 from pkpo_jax.tasks.math_answers.text import clean
 from pkpo_jax.tasks.math_answers.tree import Node, integer
 
@@ -35,11 +35,11 @@ def copied(question: str, gold: Node, answer: Node) -> bool:
 
     Integers and names are no copies, and neither is the gold answer itself.
     """
-    last = answer
+    answer = last = simplified(answer)
     if answer.kind == "relation" and answer.args[0][-1] in ("=", "~"):
         last = answer.args[1][-1]
     bare = _bare(last)
-    if _is_plain(last) or bare == _bare(named(gold)[1]):
+    if _is_plain(last) or bare == _bare(named(simplified(gold))[1]):
         return False
     return bool({bare, _bare(answer)} & _trees(question))
 
@@ -48,7 +48,7 @@ def copied(question: str, gold: Node, answer: Node) -> bool:
 def _trees(question: str) -> frozenset[Node]:
     texts = {text.strip() for text in formulas(question)[:300] + _NUMERAL.findall(question)[:300]}
     nodes = (read(clean(text)) for text in texts if len(text) <= 500)
-    return frozenset(_bare(node) for node in nodes if node is not None)
+    return frozenset(_bare(simplified(node)) for node in nodes if node is not None)
 
 
 def _is_plain(node: Node) -> bool:
@@ -62,7 +62,7 @@ def _is_plain(node: Node) -> bool:
 def _bare(node: Node) -> Node:
     """Returns a tree without units, places and the order of operands, with signs in front."""
     kind, args = node
-    if kind in ("quantity", "degree"):
+    if kind in ("quantity", "degree") or (kind == "set" and len(args) == 1):
         return _bare(args[0])
     if kind == "number":
         return integer(args[0])
