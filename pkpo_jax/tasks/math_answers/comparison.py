@@ -19,8 +19,10 @@ The rules, for an answer a and the problem's own answer g:
   base, so 52 is right too.
 - Tuples and intervals need the same brackets and parts; sets, lists and unions need the same parts
   in any order. Inequalities of one variable are intervals; "or" joins them, "and" intersects them.
+- A bar over a value makes another value; one over points, as in \overline{AB}, does not.
 - Words are compared as words. An unreadable answer is right only if its text is that of g.
-- If g is a letter, the letter of the choice decides; if not, "(B) 12" means 12.
+- If g is a letter, the letter of the choice decides, unless another choice follows it; if not,
+  "(B) 12" means 12.
 """
 
 from __future__ import annotations
