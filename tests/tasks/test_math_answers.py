@@ -384,6 +384,13 @@ e^{1/2} | \sqrt e
 6\times10^5 | 6 x 10^5
 0.31_5 | 0.31_{5}
 \mathbf{i}+2\mathbf{j} | \hat{\imath}+2\hat{\jmath}
+# Lists of choices, choices in brackets, exclusions, signs in words, and norms.
+\text{A, C} | C, A | A and C | (A), (C) | (A) and (C) | \text{A and C} | \{A, C\}
+A,B,D | \text{A, B, and D}
+(C) | [C] | \{C\}
+(-\infty,1)\cup(1,\infty) | \mathbb{R} - \{1\}
+-5 | minus 5 | negative 5
+\frac12 | \|\mathbf{v}\|=\frac12
 """
 
 # Each row has the answer of a problem, and then wrong answers of responses.
@@ -662,6 +669,9 @@ e | \sqrt{e^2}
 120 | {10 \choose 3}
 # A name in the middle of a chain hides no other value.
 7 | 8=x=7 | 7=x=y=8 | 8=2x=7
+# Lists of other choices, and choices in brackets.
+\text{A, C} | A | A, B | A or B | (A) and (B) | A, C, D
+(C) | [B] | [C, D] | \{B, C\}
 """
 
 

@@ -88,7 +88,7 @@ def _right(gold: str, answer: str, steps: int, question: str) -> bool:
     if re.fullmatch("[A-J]", gold):
         ours = gold, ""
     if ours and not ours[1]:
-        letter = theirs[0] if theirs else squeezed(answer)
+        letter = theirs[0] if theirs else squeezed(answer).strip("[]{}\\")
         return letter == ours[0]
     if theirs and theirs[1]:
         if ours and ours[0] != theirs[0]:

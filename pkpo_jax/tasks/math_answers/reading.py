@@ -260,14 +260,14 @@ class _Parser(Cursor):
             self.need("}")
             return Node("set", inner.args) if inner.kind == "list" else inner
         if value == "|" and not self.bars:
-            return self._bars("|")
+            return self._bars()
         raise Unreadable(value)
 
-    def _bars(self, close: str) -> Node:
+    def _bars(self) -> Node:
         self.bars += 1
         inner = self.sum()
         self.bars -= 1
-        self.need(close)
+        self.need("|")
         return Node("call", ("abs", inner))
 
     def _group(self, opening: str) -> Node:
@@ -325,7 +325,7 @@ class _Parser(Cursor):
         Returns whether there was one; the set is then that of its condition.
         """
         behind = " ".join(value for _, value in self.tokens[self.at : self.at + 8])
-        head = re.match(r"[a-zA-Z] (\\in \\mathbb (?:R|{ R }) )?(\\vert|[|:]) ", behind)
+        head = re.match(r"[a-zA-Z] (\\in \\mathbb (?:R|{ R }) )?[|:] ", behind)
         if head:
             self.at += head[0].count(" ")
         return head is not None
@@ -437,5 +437,4 @@ _ATOMS: dict[str, Callable[[_Parser], Node]] = {
     r"\sqrt": _Parser._root,
     r"\mathbb": _Parser._numbers,
     r"\overline": _Parser._segment,
-    r"\vert": lambda parser: parser._bars(r"\vert"),
 }

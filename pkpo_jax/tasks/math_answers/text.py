@@ -38,7 +38,7 @@ _COMMANDS = {
     **dict.fromkeys(("textbf", "textit", "mathrm", "mathbf", "mathit", "mathsf", "bold"), "text"),
     **dict.fromkeys(("operatorname", "emph", "textsf", "mathtt", "texttt", "textsc"), "text"),
     **dict.fromkeys(("ldots", "cdots", "dotsc", "dotsb"), "dots"),
-    **dict.fromkeys(("vert", "lvert", "rvert", "mid"), "vert"),
+    **dict.fromkeys(("vert", "lvert", "rvert", "mid", "Vert", "lVert", "rVert"), "|"),
     **{"degree": "circ", "deg": "circ", "textdollar": "dollar", "Pr": "P"},
 }
 _SIZES = """
@@ -58,6 +58,12 @@ _MIXED = re.compile(r"(?<![0-9./] )(?<![0-9./^_{])([0-9]+) +([0-9]+) ?/ ?([0-9]+
 _ORDINAL = re.compile(r"(?<=[0-9])\s*(?:\^\s*\{?\s*)?(?:\\text\s*)?\{?(?:st|nd|rd|th)\b\}*")
 _FONT = re.compile(
     rf"\\(?:{'|'.join(name for name, to in _COMMANDS.items() if to == 'text')})\*?\s*(?=\{{)"
+)
+# In a font, a lone symbol, a list of numbers, and one of choices are read as they are.
+_BARE = re.compile(
+    r"\s*\^?\s*\\[a-zA-Z%]+\s*(?:\{[^{}]*\})?"
+    r"|[-+0-9.,;/ ]*[0-9](?:[-+0-9.,;/ ]|and|or)*"
+    r"|\s*\(?[A-J]\)?(?:\s*(?:,|and|,\s*and)\s*\(?[A-J]\)?)+\s*"
 )
 # The lines of such an environment are one answer, or the parts of one.
 _LINES = re.compile(
@@ -94,6 +100,7 @@ _WRITTEN_RULES = {
     r"(?<=[0-9]) ?x ?(?=10 ?\^)": r"\\times ",
     r"\\textsuperscript": "^",
     _THOUSANDS: "",
+    r"\\\|": "|",
     r"\\!": "",
     r"\\\$": r"\\dollar ",
     r"\\([ij])math(?![a-zA-Z])": r"\1",
@@ -104,6 +111,8 @@ _NAMED_RULES = {
     r"\\text ?\{\s*[.,]?\s*\}": " ",
     r"\\mathbb \{?([PE])\b\}?": r"\1",
     r"\^\s*\{?\s*\\prime\s*\}?": "'",
+    r"(\\mathbb \{?R\}?) ?- ?(?=\\\{)": r"\1 \\setminus ",
+    r"^\s*(?:minus|negative) (?=[0-9\\])": "-",
     r"\\(?:land|wedge) ": " and ",
     r"\\(?:lor|vee) ": " or ",
     r"(?<=[)\]]) ?U ?(?=[(\[])": r"\\cup ",
@@ -291,11 +300,7 @@ def _font(command: str, inside: str) -> str:
     if words != inside:
         return re.sub(rf"\{command}\{{\s*\}}", "", f"{command}{{{words}}}")
     inside = re.sub(r"\^\s*\{([0-9])\}", r"^\1", inside)
-    # A lone symbol and a list of numbers need no braces.
-    if re.fullmatch(
-        r"\s*\^?\s*\\[a-zA-Z%]+\s*(?:\{[^{}]*\})?|[-+0-9.,;/ ]*[0-9](?:[-+0-9.,;/ ]|and|or)*",
-        inside,
-    ):
+    if _BARE.fullmatch(inside):
         return inside
     return f"{{{inside}}}" if re.search(r"[\\{}=<>]", inside) else f"{command}{{{inside}}}"
 
