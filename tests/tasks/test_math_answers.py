@@ -672,6 +672,9 @@ e | \sqrt{e^2}
 # Lists of other choices, and choices in brackets.
 \text{A, C} | A | A, B | A or B | (A) and (B) | A, C, D
 (C) | [B] | [C, D] | \{B, C\}
+# The same digits in base ten.
+12_8 | 12_{10}
+12 | 12_{8} | 13_{10}
 """
 
 

@@ -15,8 +15,8 @@ The rules, for an answer a and the problem's own answer g:
   not "5 m". Degrees and dollars are units. A percent sign is part of the value: 50\% is 1/2 and
   not 50. But 500\% is not 5, for nobody writes a whole number so. If g has a percent sign, the
   question asks for one, so the number without it is right too.
-- 52_8 equals neither 52_7 nor 42, and is wrong if g is 52. If g is 52_8, the question names the
-  base, so 52 is right too.
+- 52_8 equals neither 52_7 nor 42, and is wrong if g is 52, which is 52_{10}. If g is 52_8, the
+  question names the base, so 52 is right too.
 - Tuples and intervals need the same brackets and parts; sets, lists and unions need the same parts
   in any order. Inequalities of one variable are intervals; "or" joins them, "and" intersects them.
 - A bar over a value makes another value; one over points, as in \overline{AB}, does not.
@@ -334,9 +334,9 @@ def _same_words(gold: Node, answer: Node) -> bool:
 
 
 def _same_digits(gold: Node, answer: Node) -> bool:
-    if gold.kind != "base":
-        return False
-    if answer.kind == "number" and answer.args[1] == 0:
+    if gold.kind == "number" and answer.kind == "base" and answer.args[1] == 10:
+        gold, answer = answer, gold
+    if gold.kind == "base" and answer.kind == "number" and answer.args[1] == 0:
         return gold.args[0] == str(answer.args[0].numerator)
     return gold == answer
 

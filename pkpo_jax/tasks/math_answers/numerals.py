@@ -49,10 +49,7 @@ def number(cursor: Cursor, digits: str) -> Node:
 
 
 def with_subscript(cursor: Cursor, node: Node) -> Node:
-    """Reads a subscript; returns the symbol with this subscript, or the numeral in this base.
-
-    Base ten is the ordinary one.
-    """
+    """Reads a subscript; returns the symbol with this subscript, or the numeral in this base."""
     name = cursor.raw().strip("()").removeprefix("base").strip()
     if node.kind == "symbol":
         return Node("symbol", (f"{node.args[0]}_{name}",))
@@ -61,7 +58,7 @@ def with_subscript(cursor: Cursor, node: Node) -> Node:
     digits = str(value.numerator)
     if not 2 <= base <= 36 or places or any(int(d) >= base for d in digits):
         raise Unreadable("base")
-    return node if base == 10 else Node("base", (digits, base))
+    return Node("base", (digits, base))
 
 
 def _is_numeral(node: Node) -> bool:
