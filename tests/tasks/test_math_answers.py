@@ -675,6 +675,8 @@ e | \sqrt{e^2}
 # The same digits in base ten.
 12_8 | 12_{10}
 12 | 12_{8} | 13_{10}
+# Two equations side by side.
+2 | x = 1 \quad y = 2 | x = 1 y = 2 | x = \frac12 y = 2 | x = y = 2
 """
 
 

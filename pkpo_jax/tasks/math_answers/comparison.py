@@ -182,8 +182,7 @@ class _Comparison:
         ):
             exact = exact[1:]
             if not has_variable(exact[-1]):
-                # The formula in V = \pi r^2 h = 12\pi belongs to the name.
-                exact = [*(side for side in exact[:-1] if not has_variable(side)), exact[-1]]
+                exact = [*(side for side in exact[:-1] if not _is_formula(side)), exact[-1]]
         if not self._agree(exact):
             return False
         if not ends:
@@ -318,6 +317,16 @@ def _shown(node: Node, compute: Arithmetic) -> str:
     if form.factors > 1 or form.divisors or form.outside != ((), 1):
         raise Unknown
     return shown(value)
+
+
+def _is_formula(side: Node) -> bool:
+    r"""Returns whether a side of a chain only explains a name, as in V = \pi r^2 h = 12\pi.
+
+    The side in x = 3y = 6 does not, for these may be two equations.
+    """
+    if side.kind == "mul" and is_name(side.args[-1]):
+        return any(map(has_variable, side.args[:-1]))
+    return side.kind != "symbol" and has_variable(side)
 
 
 def _single(node: Node) -> Node:
