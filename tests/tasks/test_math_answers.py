@@ -391,6 +391,8 @@ A,B,D | \text{A, B, and D}
 (-\infty,1)\cup(1,\infty) | \mathbb{R} - \{1\}
 -5 | minus 5 | negative 5
 \frac12 | \|\mathbf{v}\|=\frac12
+# A domain beside an inequality.
+(2,\infty) | x>2 and x \in \mathbb{R} | x>2, x\in\mathbb{R}
 """
 
 # Each row has the answer of a problem, and then wrong answers of responses.

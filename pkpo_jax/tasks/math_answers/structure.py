@@ -28,31 +28,36 @@ def simplified(node: Node) -> Node:
         return _punctured(args[0], args[1].args[0]) or node
     if kind == "words" and args[0] in ("all real numbers", "all reals"):
         return _REALS
-    if kind == "and" and any(_interval(*part.args)[1] for part in args):
-        return _intersection(args) or node
     if kind in ("list", "and", "set"):
-        kind = "set" if kind == "set" else "list"
-        args = tuple(part for part in args if not _is_domain(part)) or args
-        if len(args) == 1 and kind == "list":
-            return simplified(args[0])
-        parts = [simplified(part) for part in args]
-        unions = ("group", "union")
-        one = kind == "list" and len(names(node)) < 2
-        if one and all(
-            new.kind in unions and old.kind == "relation"
-            for old, new in zip(args, parts, strict=True)
-        ):
-            kind = "union"
-        flat = []
-        for part in parts:
-            # The elements of a set may be sets.
-            inner = part.kind == "list" or part.kind == kind == "union"
-            flat += part.args if inner else [part]
-        return Node(kind, tuple(flat))
+        return _listed(node)
     if _has_pm(node):
         both = tuple(_signed(node, sign) for sign in (1, -1))
         return Node("list", both)
     return node
+
+
+def _listed(node: Node) -> Node:
+    """Simplifies a list or set: the parts, and relations that make one interval or union."""
+    kind = node.kind
+    args = tuple(part for part in node.args if not _is_domain(part)) or node.args
+    if len(args) == 1 and kind != "set":
+        return simplified(args[0])
+    if kind == "and" and any(_interval(*part.args)[1] for part in args):
+        return _intersection(args) or node
+    kind = "set" if kind == "set" else "list"
+    parts = [simplified(part) for part in args]
+    intervals = all(
+        new.kind in ("group", "union") and old.kind == "relation"
+        for old, new in zip(args, parts, strict=True)
+    )
+    if kind == "list" and intervals and len(names(node)) < 2:
+        kind = "union"
+    flat = []
+    for part in parts:
+        # The elements of a set may be sets.
+        inner = part.kind == "list" or part.kind == kind == "union"
+        flat += part.args if inner else [part]
+    return Node(kind, tuple(flat))
 
 
 def names(node: Node) -> frozenset[Node]:
