@@ -504,13 +504,68 @@ def test_tests_have_their_own_names():
     assert grade(*pi, answer=answer, test_imports=["import math"]).reward == 1.0
 
 
+_GUARDED = "def f(x):\n    if x < 0: raise ValueError\n    return 2 * x"
+_UNGUARDED = "def f(x): return 2 * x"
+_ONLY_ONE = "def f(x):\n    if x > 1: raise KeyError\n    return 2 * x"
+_CHECK = "def check(c):\n    r = f(c)\n    assert r == 2 * c\n"
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    ("solution", "tests", "wrong"),
+    [
+        # An exception ends a loop or a function of the tests after a round that held.
+        (
+            _UNGUARDED,
+            ["for c in [1, 2]:\n    r = f(c)\n    assert r == 2 * c", "assert f(0) == 0"],
+            _ONLY_ONE,
+        ),
+        (_UNGUARDED, [_CHECK + "check(1)\ncheck(2)", "assert f(0) == 0"], _ONLY_ONE),
+        (
+            "def f(n): yield from range(n)",
+            ["for i, x in enumerate(f(2)):\n    assert x == i"],
+            "def f(n):\n    yield 0\n    raise ValueError",
+        ),
+        # What follows the last assertion has to hold too.
+        (
+            _GUARDED,
+            ["assert f(1) == 2", "try:\n    f(-1)\n    assert False\nexcept ValueError: 0"],
+            _UNGUARDED,
+        ),
+        (
+            _GUARDED,
+            [
+                "assert f(1) == 2",
+                "try:\n    f(-1)\nexcept ValueError: 0\nelse:\n    raise KeyError",
+            ],
+            _UNGUARDED,
+        ),
+        (_UNGUARDED, ["assert f(1) == 2", "f('a')"], "def f(x): return 2 * x.bit_length()"),
+    ],
+)
+def test_an_exception_outside_the_assertions_fails_them(solution, tests, wrong):
+    assert grade(solution, *tests).reward == 1
+    assert grade(solution, *tests, answer=wrong).reward == 0
+
+
+@needs_sandbox
+def test_an_exception_that_the_tests_catch_fails_nothing():
+    loop = "try:\n    for c in [1, -1]:\n        r = f(c)\n        assert r == 2 * c\n"
+    tests = [loop + "except ValueError:\n    ok = 1\nassert ok == 1", "assert f(2) == 4"]
+    assert grade(_GUARDED, *tests).reward == 1
+    # Tests that held before an exception still count.
+    tests = ["assert f(1) == 2", "r = f(2)", "assert r == 4"]
+    assert grade(_UNGUARDED, *tests, answer=_ONLY_ONE).reward == 1 / 2
+
+
 @needs_sandbox
 def test_helpers_of_a_prompt_are_not_the_answers():
     # The tests of HumanEval/32 evaluate a polynomial at the answer's root by the prompt's `poly`.
     (row,) = (p for p in code_problems.human_eval() if p["task_id"] == "HumanEval/32")
     cheat = "def poly(xs, x): return 0.0\ndef find_zero(xs): return 1.0"
+    partly = "def find_zero(xs):\n    if len(xs) > 2: raise ValueError\n    return -xs[0] / xs[1]"
     task = Code(**BARE)
-    assert task.grade(row, cheat).reward == 0.0
+    assert task.grade(row, cheat).reward == task.grade(row, partly).reward == 0.0
     assert task.grade(row, row["solution"]).reward == 1.0
 
 

@@ -77,8 +77,10 @@ def instrument(source: str, first: int = 0) -> tuple[str, list[str]]:
     """Rewrites tests so that they record the result of each assertion instead of stopping there.
 
     Assertions of a constant do not count as tests: HumanEval has some, such as `assert True, "This
-    prints ..."`. A call that is a whole statement serves to change its arguments, and is marked so.
-    Two handles on one object count as the same object, though Python's `is` would distinguish them.
+    prints ..."`. A loop or a function is marked with the numbers of its assertions, for an
+    exception may end it before its last round, which then fails them. A call that is a whole
+    statement serves to change its arguments, and is marked so. Two handles on one object count as
+    the same object, though Python's `is` would distinguish them.
 
     Args:
       source: the tests.
@@ -109,6 +111,26 @@ def instrument(source: str, first: int = 0) -> tuple[str, list[str]]:
             statement.body[0].value.args[1] = self.visit(node.test)  # pyrefly: ignore
             return statement
 
+        def visit_For(self, node: ast.For | ast.While) -> ast.stmt:
+            numbers = self._visit_inside(node)
+            return _whole(numbers, [node]) if numbers else node
+
+        visit_While = visit_For
+
+        def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.stmt:
+            numbers = self._visit_inside(node)
+            if numbers:
+                node.body = [_whole(numbers, node.body)]
+            return node
+
+        visit_AsyncFunctionDef = visit_FunctionDef
+
+        def _visit_inside(self, node: ast.stmt) -> range:
+            """Rewrites the parts of a statement; returns the numbers of its assertions."""
+            start = first + len(assertions)
+            self.generic_visit(node)
+            return range(start, first + len(assertions))
+
         def visit_Compare(self, node: ast.Compare) -> ast.expr:
             self.generic_visit(node)
             (right, *others), operation = node.comparators, node.ops[0]
@@ -126,6 +148,13 @@ def instrument(source: str, first: int = 0) -> tuple[str, list[str]]:
 
     tree = Record().visit(_parse(source))
     return ast.unparse(ast.fix_missing_locations(tree)), assertions
+
+
+def _whole(numbers: range, body: list[ast.stmt]) -> ast.stmt:
+    """Marks statements as the whole in which the assertions of these numbers stand."""
+    (statement,) = ast.parse(f"with __whole__({numbers.start}, {numbers.stop}): pass").body
+    statement.body = body  # pyrefly: ignore
+    return statement
 
 
 def _rows(path: pathlib.Path) -> Iterator[tuple[str, Any]]:

@@ -285,7 +285,7 @@ def _start(
 
 
 # The parts of a problem that the checker needs.
-_CHECKER_KEYS = ("names", "classes", "attributes", "changing", "setup", "tests")
+_CHECKER_KEYS = ("names", "classes", "attributes", "changing", "setup", "tests", "count")
 
 
 def _report(answer: sandbox.Sandbox, checker: sandbox.Sandbox, cpu: float) -> str | None:

@@ -46,9 +46,12 @@ def _check(job: dict, side: Side, found: Any, passed: dict[int, bool]) -> str:
         # A test in a loop has to hold every time.
         passed[number] = bool(holds) and passed.get(number, True)
 
+    ended: list[tuple[BaseException, range]] = []
+
     space: dict = {
         "__name__": "tests",
         "__record__": record,
+        "__whole__": lambda first, end: _Whole(range(first, end), ended),
         "__changing__": _changing,
         "__same__": _same,
         "__builtins__": {**vars(builtins), "map": _map, "filter": _filter},
@@ -62,9 +65,33 @@ def _check(job: dict, side: Side, found: Any, passed: dict[int, bool]) -> str:
             else:
                 space[name] = Handle(side, name, changes=name in job["changing"])
         exec(job["tests"], space)
-    except Exception:  # Tests that were not reached have not passed.
-        pass
+    except Exception as e:
+        # Tests that were not reached have not passed, nor have those in a loop that it ended. What
+        # follows the last test, such as a call that must not raise, is a part of that test.
+        for error, numbers in ended:
+            if error is e:
+                passed.update(dict.fromkeys(numbers, False))
+        passed[job["count"] - 1] = False
     return "done"
+
+
+class _Whole:
+    """Surrounds a loop or a function of the tests, and notes which exceptions end it.
+
+    Args:
+      numbers: the numbers of the tests inside.
+      ended: the list of exceptions, each with such numbers.
+    """
+
+    def __init__(self, numbers: range, ended: list[tuple[BaseException, range]]) -> None:
+        self._numbers, self._ended = numbers, ended
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
+        if error is not None:
+            self._ended.append((error, self._numbers))
 
 
 def _changing(function: Any) -> Any:
