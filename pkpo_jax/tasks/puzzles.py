@@ -7,7 +7,10 @@ The library's scorers (version 0.1.25) are not meant for text that a policy is r
   answer would run as code. They see only answers that consist of the characters and names of
   `_READABLE`, or are replaced, as `_EQUAL` states.
 - Some accept wrong answers. The scorers of `_EQUAL` are replaced by equality; puzzle24's, which
-  accepts any four numbers, is replaced by countdown's.
+  accepts any four numbers, is replaced by countdown's. Those that read only the start of an answer
+  see only answers that are of the form of `_READABLE` as a whole.
+- propositional_logic's accepts a premise as the conclusion, which is valid but no inference, and
+  figlet_font's gives a tenth for each letter, so that ten letters of a longer word are enough.
 - Some raise exceptions. The answer then earns 0, and counts as an error.
 Even with these characters an answer can keep sympy busy forever: set grading.workers for
 simple_integration, intermediate_integration and polynomial_multiplication. No other scorer takes
@@ -70,15 +73,26 @@ _ALGEBRA = (
     r"(?:[-+*/() ]|[0-9]+(?:\.[0-9]+)?(?![.\w])"
     r"|\b(?:a?(?:sin|cos|tan)h?|exp|log|ln|sqrt|pi|[A-Za-z])\b)*"
 )
+# A move that is repeated 999999999 times, as in R999999999, would exhaust the memory or the time.
+_SMALL = r"(?:\D|\d(?!\d\d))*"
 _READABLE = {
     "complex_arithmetic": r"[-+.0-9ij() ]*",  # The scorer would accept nan.
     "countdown": _ARITHMETIC,
+    # The scorer would accept anything after the answer.
+    "fraction_simplification": (
+        r"[$ ]*(?:[0-9]+ */ *[0-9]+|\\d?frac *\{ *[0-9]+ *\} *\{ *[0-9]+ *\})[$ ]*"
+    ),
     "intermediate_integration": _ALGEBRA,
     "n_queens": r"[_Q\s]*",
     "polynomial_multiplication": _ALGEBRA,
     "puzzle24": _ARITHMETIC,
-    "rubiks_cube": r"(?:\D|\d(?!\d\d))*",  # R999999999 would exhaust the memory.
+    "rubiks_cube": _SMALL,
+    "rush_hour": _SMALL,
     "simple_integration": _ALGEBRA,
+    # The scorer would accept any text after the number of days, and more parts of a time.
+    "time_intervals": (
+        r"[0-9]+(?: days?)?|(?:[0-9]+ days, )?[0-9]+:[0-9]+(?::[0-9]+(?:\.[0-9]{3})?)?"
+    ),
 }
 
 

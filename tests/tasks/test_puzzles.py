@@ -104,6 +104,14 @@ def test_answers_are_not_run(name, tmp_path):
         ("word_sorting", "{answer}, more"),
         ("puzzle24", "1*1*4*6"),
         ("rubiks_cube", "R999999999"),
+        ("rush_hour", "A+9999999999999999"),
+        ("fraction_simplification", "{answer}99"),
+        ("fraction_simplification", "{answer} or 1/2"),
+        ("fraction_simplification", "{answer}+1"),
+        ("fraction_simplification", "${answer}/2$"),
+        ("time_intervals", "{answer} or 7 days"),
+        ("time_intervals", "{answer}:7"),
+        ("time_intervals", "{answer}, 7"),
         ("countdown", "9**9**9**9"),
         ("countdown", "{answer}+0"),
     ],
@@ -125,6 +133,30 @@ def test_other_answers_than_the_puzzle_s_own_may_be_right():
     assert Puzzles(puzzle="puzzle24").grade(puzzle24, "(4*3)*2/1") == 1.0
     integral = {"entry": {"metadata": {"variable": "t", "integrand": "2*t"}}, "answer": "t**2"}
     assert Puzzles(puzzle="simple_integration").grade(integral, "t*t + 7") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "others"),
+    [
+        (
+            "fraction_simplification",
+            r"$\frac{75}{118}$",
+            ["75/118", "$75 / 118$", r"\dfrac{75}{118}", r"$ \frac {75} {118} $"],
+        ),
+        ("time_intervals", "2 days", ["2", "2 day"]),
+        ("time_intervals", "03:22:00", ["3:22:00", "03:22"]),
+        ("time_intervals", "01:45:29.840", ["1:45:29.840"]),
+        ("time_intervals", "67 days, 01:04:00", ["67 days, 1:04"]),
+    ],
+)
+def test_other_spellings_of_an_answer_are_read(name, answer, others):
+    task = Puzzles(puzzle=name, train_problems=64, test_problems=1)
+    like = re.compile(re.sub(r"[0-9]+", "[0-9]+", re.escape(answer)))
+    puzzle = next(p for p in task.problems("train") if like.fullmatch(p["answer"]))
+    entry = {**puzzle["entry"], "answer": answer}
+    entry["metadata"] |= {"simplified_numerator": 75, "simplified_denominator": 118}
+    given = {"answer": answer, "entry": entry}
+    assert [o for o in others if task.grade(given, o) != 1.0] == []
 
 
 def test_scores_are_cut_at_the_threshold_or_kept():
