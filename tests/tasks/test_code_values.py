@@ -243,6 +243,28 @@ def test_an_object_that_agrees_to_everything_is_no_value(solution, test):
 
 
 @needs_sandbox
+def test_a_named_tuple_speaks_for_no_value():
+    carrier = "from collections import namedtuple\ndef f(): return namedtuple('N', {!r})({})"
+    for value, call in [
+        ("'ab'", "startswith('a')"),
+        ("{1}", "issubset({1, 2})"),
+        ("'12'", "isdigit()"),
+        ("2.0", "is_integer()"),
+        ("frozenset()", "isdisjoint([1])"),
+    ]:
+        tests, name = [f"assert f().{call}"], call.partition("(")[0]
+        assert grade(f"def f(): return {value}", *tests).reward == 1
+        for agree in ("lambda *a: True", "bool", "int"):
+            answer = carrier.format(name, agree)
+            assert grade(f"def f(): return {value}", *tests, answer=answer).reward == 0
+    # Fields of these names may hold data, and other fields functions.
+    fields = (
+        "from collections import namedtuple\ndef f(): return namedtuple('N', 'count g')(3, len)"
+    )
+    assert grade(fields, "assert f().count == 3 == f().g('abc') and f()[0] == 3").reward == 1
+
+
+@needs_sandbox
 @pytest.mark.parametrize(
     ("code", "test"),
     [

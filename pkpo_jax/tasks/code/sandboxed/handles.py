@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-_PLAIN = (bool, int, float, complex, str, bytes, list, tuple, dict, set)
-_PLAIN_NAMES = frozenset(name for kind in _PLAIN for name in dir(kind))
-
 
 class Handle:
     """A handle on an object of the answer's process."""
@@ -52,7 +49,7 @@ class Handle:
     def __getattr__(self, name: str) -> Any:
         # Python looks up several optional special methods, for which the answer is not asked.
         special = name.startswith("__") and name not in ("__name__", "__qualname__")
-        if special or (name in _PLAIN_NAMES and not self._may_have(name)):
+        if special or (name in values.METHODS and not self._may_have(name)):
             raise AttributeError(name)
         return self._side.ask("get", self, name)
 

@@ -43,6 +43,9 @@ _TYPES = (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozens
 _BY_NAME: dict[str, Any] = {kind.__name__: kind for kind in (*_TYPES, type(None), type)}
 _BY_NAME["Ellipsis"] = ...
 
+# The names of the methods of plain data: startswith, issubset and so on.
+METHODS = frozenset(name for kind in _TYPES for name in dir(kind))
+
 
 def _zone(value: Any) -> Any:
     offset = value.utcoffset()
@@ -99,6 +102,9 @@ _named: dict[tuple, type] = {}
 
 def _named_tuple(plain: tuple) -> tuple:
     name, fields, values = plain
+    # A function in a field that has the name of a method would speak for the value.
+    if any(f in METHODS and callable(v) for f, v in zip(fields, values, strict=True)):
+        return values
     if (name, fields) not in _named:
         _named[name, fields] = __import__("collections").namedtuple(name, fields)
     return _named[name, fields](*values)
