@@ -284,6 +284,21 @@ def test_the_answer_is_the_last_block_that_defines_something(response, answer):
 
 
 @pytest.mark.parametrize(
+    ("fence", "first", "other"),
+    [("```", "", ""), ("~~~~", "", ""), ("```", "1. ", "   "), ("```", "> ", "> ")],
+)
+def test_a_long_response_is_cut_outside_its_blocks(fence, first, other):
+    lines = f"{other}# a try\n" * 2_000
+    draft = f"So:\n\n{first}{fence}python\n{lines}{other}{fence}\n\n"
+    # The cut falls before, into and behind the draft.
+    for words in range(18_000, 20_501, 250):
+        text = draft + "Hmm, no. \n" * words + FENCED
+        assert Code().answer(text) == ADD
+    for tail in (60_000, 150_000):
+        assert Code().answer(FENCED + "x " * (tail // 2)) == ADD
+
+
+@pytest.mark.parametrize(
     "response",
     [
         "```python\n" * 200_000,

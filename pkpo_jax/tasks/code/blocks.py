@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
 
-# Only this many characters at the end of a response are read: about 12,000 tokens.
-LONGEST = 50_000
+# Only about this many characters at the end of a response are read: about 50,000 tokens.
+LONGEST = 200_000
+# A line that may open or close a block, also in a list or a quotation.
+_FENCE = re.compile(
+    r"^[ \t]*(?:(?:[-*+>]|\d+[.)])[ \t]+)*(`{3,}(?=[^`\n]*$)|~{3,})(.*)", re.MULTILINE
+)
 # A fence starts with its language: python, py, python3, Python, {.python} and so on.
 _PYTHON = re.compile(r"\W*(python|py)[\d.]*(?![a-z])(?!-)", re.IGNORECASE)
 _DEFINITION = re.compile(r"^(async def|def|class|@|[^\W\d]\w* *=)", re.MULTILINE)
@@ -54,13 +58,34 @@ def blocks(response: str) -> list[str]:
     """
     *of_fences, of_all = _parsers()
     found: dict[bool, list[str]] = {False: [], True: []}
-    tokens = [t for p in of_fences for t in p.parse(response[-LONGEST:]) if t.type == "fence"]
-    for token in tokens or of_all.parse(response[-LONGEST:]):
+    text = _end(response)
+    tokens = [t for p in of_fences for t in p.parse(text) if t.type == "fence"]
+    for token in tokens or of_all.parse(text):
         code = token.content
         is_code = token.type in ("fence", "code_block")
         if is_code and code.strip() and not code.lstrip().startswith(">>>"):
             found[not token.info.strip() or bool(_PYTHON.match(token.info))].append(code)
     return list(dict.fromkeys(reversed([*found[False], *found[True]])))[::-1]
+
+
+def _end(response: str) -> str:
+    """Returns the end of a response, from a place outside its code blocks.
+
+    If a block started within another one, the fences behind it would open and close the wrong text.
+    """
+    start, fence = len(response) - LONGEST, ""
+    if start <= 0:
+        return response
+    for line in _FENCE.finditer(response):
+        if line.start() >= start and not fence:
+            break
+        marks, rest = line.groups()
+        if not fence:
+            fence = marks
+        elif marks.startswith(fence) and not rest.strip():
+            fence = ""
+            start = max(start, line.end())
+    return response[start:]
 
 
 def likeliest(response: str) -> str | None:
