@@ -189,6 +189,14 @@ LAYOUTS = {
     "an example that imports it": FENCED + "```python\nfrom mine import add\nadd(1, 2)\n```\n",
     "a session behind it": FENCED + "```pycon\n>>> def add(a, b): return 7\n>>> add(1, 2)\n```",
     "a shell command behind it": FENCED + "```bash\nadd = 3\n```\n",
+    "an example that imports it from a file with a module's name": FENCED
+    + "```python\nfrom code import add\nadd(1, 2)\n```\n",
+    "an output that names it": FENCED + "Output:\n```\nadd = 3\n```\n",
+    "an example of builtins' names before it": "```\nsum = 0\nlist = [1, 2]\n```\n"
+    "```py\ndef add(*x):\n    return sum(list(x))\n```\n",
+    "a helper of a builtin's name before it": "```py\ndef sum(a, b): return a + b\n```\n"
+    "```py\ndef add(a, b):\n    return sum(a, b)\n```\n",
+    "a first line that is indented alone": f"```\n {ADD}```",
     "another language": FENCED + "```js\nfunction add(a, b) { return a + b }\n```\n",
     "what does not parse behind it": FENCED + "```\nadd(1, 2) -> 3\ndef add(a, b):\n```\n",
     "a draft before it": "```python\ndef add(a, b):\n    return 0\n```\n" + FENCED,
@@ -238,6 +246,10 @@ def test_the_program_is_the_block_that_defines_what_is_called():
     with Grader(task, workers=2, timeout=60) as grader:
         grades = grader.grade([row], [list(LAYOUTS.values())])
     assert [n for n, r in zip(LAYOUTS, grades.rewards[0], strict=True) if r != 1] == []
+    last = "```py\ndef add(a, b):\n    return 0\n```\n"
+    assert task.grade(row, FENCED + last).reward == 0
+    builtin = "```py\nsum = lambda x: 3\n```\n```py\ndef add(*x):\n    return sum(*x)\n```\n"
+    assert task.grade(row, builtin).reward == 0
     wrong = {
         "none": "def add(a, b): return a + b",
         "empty": "```python\n \n```",
@@ -359,8 +371,20 @@ def test_a_continuation_ends_where_its_function_does():
     for after in ("", "\nprint(7)\n", "\n\ndef other():\n    return 2\n", "# so\n    y = 1"):
         assert run(chat, body + after) == [chat["stub"] + body.strip("\n") + "\n"]
         assert run(chat, body + after, "print(1)\n") == run(chat, body + after)
-    for whole in ("def has_close_elements(a, b): pass", "x = 1"):
-        assert run(chat, whole) == [chat["head"], whole]
+    whole = "def has_close_elements(a, b):\n    return 1\n"
+    for program in (whole, "x = 1"):
+        assert run(chat, program) == [chat["head"], program]
+    # A whole function may be indented, also with its imports, or its first line alone.
+    imports = "from typing import List\n\n\n" + whole
+    for program in (whole, imports):
+        for text in (
+            textwrap.indent(program, "    "),
+            textwrap.indent(program, "\t"),
+            " " + program,
+        ):
+            head, chosen = run(chat, text)
+            exec(chosen, space := {})
+            assert head == chat["head"] and space["has_close_elements"](1, 2) == 1
 
 
 # -- grading --------------------------------------------------------------------------------------

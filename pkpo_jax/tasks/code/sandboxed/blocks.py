@@ -18,7 +18,8 @@ def choose(blocks: list[str], names: list[str], head: str, stub: str) -> list[st
 
     It goes from the last block to the first, and takes a block if it defines a name that is still
     wanted: one of the names that the tests call, or one that a block taken before uses without
-    defining it. So helpers and imports are run; usage examples, outputs and sessions are not.
+    defining it. So helpers and imports are run; usage examples, outputs and sessions are not. A
+    literal, as in `f = 3`, defines a name that the tests call only if no other block defines it.
 
     Args:
       blocks: the blocks of code, in the order of the response.
@@ -28,15 +29,19 @@ def choose(blocks: list[str], names: list[str], head: str, stub: str) -> list[st
     """
     if len(blocks) == 1:
         return _sources(blocks[0], names, head, stub)
-    wanted, programs = set(names), []
-    for block in reversed(blocks):
-        sources = _sources(block, names, head, stub)
+    parts = []
+    for block in blocks:
+        source = _sources(block, names, head, stub)[-1]
         try:
-            defined, used = _meanings(sources[-1])
+            parts.append((source, *_meanings(source, names)))
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             continue
+    surely = {name for _, defined, _, _ in parts for name in defined}
+    wanted, programs = set(names), []
+    for source, defined, perhaps, used in reversed(parts):
+        defined |= perhaps - surely
         if defined & wanted:
-            programs.insert(0, sources[-1])
+            programs.insert(0, source)
             wanted = (wanted - defined) | used
     if not programs:
         raise SyntaxError("no block defines what the tests call")
@@ -50,26 +55,30 @@ def _sources(block: str, names: list[str], head: str, stub: str) -> list[str]:
     A block continues the stub if its first line is indented and it does not contain the head of the
     function. Such a block ends before its first line that is not indented.
     """
-    if block.strip("\n")[:1] not in (" ", "\t"):
+    lines = block.strip("\n")
+    if lines[:1] not in (" ", "\t"):
         return [head, block]
     # These imports are local so that most answers need not wait for them.
     import re
     import textwrap
 
-    whole = re.search(rf"^(async )?def {names[0]}\b", block, re.MULTILINE)
-    if not stub or whole:
-        # Python requires a program's first line to be unindented.
-        return [head, textwrap.dedent(block)]
-    return [stub + re.split(r"\n+(?=\S)", block.strip("\n"))[0] + "\n"]
+    # Python requires a program's first line to be unindented, also where it alone is indented.
+    program = textwrap.dedent(lines).lstrip(" \t")
+    if not stub or re.search(rf"^(async )?def {names[0]}\b", program, re.MULTILINE):
+        return [head, program]
+    return [stub + re.split(r"\n+(?=\S)", lines)[0] + "\n"]
 
 
-def _meanings(program: str) -> tuple[set[str], set[str]]:
-    """Returns the names that a program defines, and those that have to be defined before it.
+def _meanings(program: str, names: list[str]) -> tuple[set[str], set[str], set[str]]:
+    """Returns the names that a program defines or perhaps defines, and those that it needs.
 
     An import from outside the standard library counts as no definition, for it belongs to a usage
-    example. Nor does a function without a body, which only shows a signature.
+    example. Nor does a function without a body, which only shows a signature, nor an assignment to
+    the name of a builtin, as in `sum = 0`, for a program that uses this name means the builtin. It
+    perhaps defines those of `names` that it sets to a literal.
     """
     import ast
+    import builtins
     import symtable
     import warnings
 
@@ -77,18 +86,35 @@ def _meanings(program: str) -> tuple[set[str], set[str]]:
         warnings.simplefilter("ignore")
         top = symtable.symtable(program, "answer.py", "exec")
         tree = ast.parse(program)
-    defined = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
-    used = {s.get_name() for s in top.get_symbols() if s.is_referenced()}
+    symbols = top.get_symbols()
+    defined = {s.get_name() for s in symbols if s.is_assigned() or s.is_imported()}
+    made = {s.get_name() for s in symbols if s.is_namespace() or s.is_imported()}
+    used = {s.get_name() for s in symbols if s.is_referenced()}
     used.update(
         symbol.get_name()
         for table in _tables(top)
         for symbol in table.get_symbols()
         if symbol.is_global() and symbol.is_referenced()
     )
-    defined -= _foreign(ast.walk(tree)) | {
+    defined -= _foreign(ast.walk(tree), names) | {
         getattr(s, "name", None) for s in tree.body if _is_empty(s)
     }
-    return defined, (used - defined) | _redefined(tree.body)
+    defined -= set(dir(builtins)) - made - set(names)
+    perhaps = _literals(tree.body).intersection(names) - made
+    return defined - perhaps, perhaps, (used - defined) | _redefined(tree.body)
+
+
+def _literals(statements: list) -> set[str]:
+    """Returns the names that are set to literals."""
+    import ast
+
+    return {
+        target.id
+        for s in statements
+        if isinstance(s, ast.Assign) and isinstance(s.value, ast.Constant | ast.List | ast.Dict)
+        for target in s.targets
+        if isinstance(target, ast.Name)
+    }
 
 
 def _tables(table: Any) -> Iterator[Any]:
@@ -122,14 +148,29 @@ def _redefined(statements: list) -> set[str]:
     return redefined
 
 
-def _foreign(nodes: Iterable[Any]) -> set[str]:
-    """Returns the names that are imported from outside the standard library."""
-    names = set()
+def _foreign(nodes: Iterable[Any], names: list[str]) -> set[str]:
+    """Returns the names that are imported from outside the standard library.
+
+    If these are names that the tests call, its module has to have them: `from code import f` names
+    a file of the user's.
+    """
+    found = set()
     for node in nodes:
         kind = type(node).__name__
         if kind in ("Import", "ImportFrom"):
             for alias in node.names:
                 module = alias.name if kind == "Import" else node.module or ""
-                if module.partition(".")[0] not in sys.stdlib_module_names:
-                    names.add(alias.asname or alias.name.partition(".")[0])
-    return names
+                name = alias.asname or alias.name.partition(".")[0]
+                known = module.partition(".")[0] in sys.stdlib_module_names
+                if known and kind == "ImportFrom" and name in names:
+                    known = _has(module, alias.name)
+                if not known:
+                    found.add(name)
+    return found
+
+
+def _has(module: str, name: str) -> bool:
+    try:
+        return hasattr(__import__(module, fromlist=[name]), name)
+    except Exception:
+        return False
