@@ -182,6 +182,7 @@ def test_a_broken_line_is_named(tmp_path, anywhere, change, message):
 
 
 ADD = "def add(a, b):\n    return a + b\n"
+DRAFT = "def add(a, b): return 0\n"
 FENCED = f"```python\n{ADD}```\n"
 LAYOUTS = {
     "an output behind it": FENCED + "Output:\n```\n3\n```\n",
@@ -225,6 +226,25 @@ LAYOUTS = {
     "tags around it": f"<answer>\n{FENCED}</answer>",
     "carriage returns": FENCED.replace("\n", "\r\n"),
     "code that is indented as one": "```\n" + textwrap.indent(ADD, "    ") + "```",
+    "in a list whose lines fall out, behind a draft": f"```py\n{DRAFT}```\n\n"
+    f"1. Better:\n   ```python\n{ADD}   ```\n",
+    "in such a list, behind a draft in another": f"1. So:\n   ```py\n   {DRAFT}   ```\n"
+    f"2. Better:\n   ```python\n{ADD}   ```\n",
+    "a docstring with an indented fence": '```py\ndef add(a, b):\n    """Adds.\n\n    ```python\n'
+    '    def add(a, b): return 0\n    ```\n    """\n    return a + b\n```\n',
+    "a docstring with an untagged fence": '```py\ndef add(a, b):\n    """\n    ```\n    add(1, 2)\n'
+    '    ```\n    """\n    return a + b\n```\n',
+    "tags on the lines of its fences": f"<answer>```python\n{ADD}```</answer>",
+    "words before its fence": f"Here it is: ```python\n{ADD}```\n",
+    "a dot behind its fence": f"```python\n{ADD}```.\n",
+    "a fence on the last line of code": f"```python\n{ADD.rstrip()}```\n",
+    "a draft without an end before it": f"<think>\n```python\n{DRAFT}</think>\n{FENCED}",
+    "an odd space before its fence": f"\u00a0{FENCED}",
+    "a mark of the byte order": f"```python\n\ufeff{ADD}```",
+    "a command of a notebook": f"```python\n!pip install numpy\n{ADD}```",
+    "inline code with three backticks": f"Use ```add``` so:\n{FENCED}and ```add(1, 2)```\n",
+    "three backticks in a string": f"```python\nTICKS = '```'\n{ADD}```\n",
+    "within another block": f"````markdown\n# Answer\n{FENCED}````\n",
     "an assignment": "```\nadd = lambda a, b: a + b\n```\n```\nx = add(1, 2)\n```",
     "an import of it": "```\nfrom operator import add\n```\n```\nprint(add(1, 2))\n```",
     "a definition in a try": "```\ntry:\n    from operator import add\nexcept ImportError:\n"
@@ -246,8 +266,16 @@ def test_the_program_is_the_block_that_defines_what_is_called():
     with Grader(task, workers=2, timeout=60) as grader:
         grades = grader.grade([row], [list(LAYOUTS.values())])
     assert [n for n, r in zip(LAYOUTS, grades.rewards[0], strict=True) if r != 1] == []
-    last = "```py\ndef add(a, b):\n    return 0\n```\n"
-    assert task.grade(row, FENCED + last).reward == 0
+    inside = textwrap.indent(FENCED, "    ")
+    for last in (
+        f"```py\n{DRAFT}```\n",
+        f"1. Better:\n   ```python\n{DRAFT}   ```\n",
+        f"```py\n{DRAFT}```.\n",
+        f"<answer>```py\n{DRAFT}```</answer>",
+        f"Better: ```py\n{DRAFT}```",
+        f'```py\ndef add(a, b):\n    """Not\n{inside}    """\n    return 0\n```\n',
+    ):
+        assert task.grade(row, FENCED + last).reward == 0
     builtin = "```py\nsum = lambda x: 3\n```\n```py\ndef add(*x):\n    return sum(*x)\n```\n"
     assert task.grade(row, builtin).reward == 0
     wrong = {
