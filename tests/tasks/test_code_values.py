@@ -77,6 +77,21 @@ def test_exceptions_keep_their_kind():
     test = "try:\n    f({!r})\nexcept {}:\n    caught = 1\nassert caught == 1"
     tests = [test.format(*c) for c in (("v", "ValueError"), ("o", "Exception"), ("", "KeyError"))]
     assert grade(code, *tests).reward == 1.0
+    # Some constructors of exceptions take other arguments than the exceptions hold.
+    code = (
+        "import json\nclass Own(ValueError):\n    def __init__(self, a, b): super().__init__(a)\n"
+    )
+    code += "def f(x):\n    if not x: raise Own(1, 2)\n    return json.loads(x)"
+    tests = [test.format(*c) for c in (("{", "json.JSONDecodeError"), ("{", "ValueError"))]
+    tests += [test.format("", "ValueError"), test.format("", "Own")]
+    assert grade(code, *tests, test_imports=["import json"]).reward == 1.0
+    wrong = code.replace("return json.loads(x)", "raise KeyError")
+    assert grade(code, tests[1], answer=wrong, test_imports=["import json"]).reward == 0
+    # An answer catches an exception of the tests as the first of its classes that is Python's own.
+    code = "def f(g):\n    try: g()\n    except ValueError: return 1"
+    raising = "class Own(ValueError): pass\ndef g(): raise {}\nassert f(g) == 1"
+    errors = ["Own('a')", "UnicodeDecodeError('a', b'', 0, 1, 'b')", "ValueError"]
+    assert grade(code, *(raising.format(e) for e in errors)).reward == 1.0
 
 
 @needs_sandbox

@@ -160,5 +160,10 @@ def _serve(requests: Any, replies: Any, module: Module, names: list[str]) -> Non
 def _revive(operation: str, described: Any) -> BaseException:
     """Makes the exception that a function of the tests raised from its description."""
     del operation
-    kind = getattr(builtins, described[0], RuntimeError) if described else RuntimeError
-    return kind(described[1]) if described else kind("in the tests")
+    ancestors, text = described or ([], "in the tests")
+    for kind in (getattr(builtins, name, None) for name in ancestors):
+        try:
+            return kind(text)  # pyrefly: ignore  What is no class raises a TypeError.
+        except TypeError:
+            continue
+    return RuntimeError(text)

@@ -163,7 +163,7 @@ class Side(peer.Peer):
             name=self._name_of,
             find=self.find,
             serve=self._call,
-            describe=lambda error: (type(error).__name__, str(error)),
+            describe=lambda error: ([kind.__name__ for kind in type(error).__mro__], str(error)),
             revive=self._revived,
         )
         self.classes: frozenset[int | str] = frozenset(classes)
@@ -193,7 +193,7 @@ class Side(peer.Peer):
 
     def define_error(self, name: str, ancestors: list) -> type:
         """Makes a class that represents an exception class of the answer."""
-        base = self._known(ancestors[1:])
+        base = next(self._known(ancestors[1:]))
         self.errors[name] = _Raised(name, (base,), {"_side": self, "__module__": "answer"})
         return self.errors[name]
 
@@ -224,8 +224,8 @@ class Side(peer.Peer):
         args, kwargs = operands
         return given(*args, **kwargs)
 
-    def _known(self, ancestors: Any) -> type:
-        """Returns the first of these exception classes that tests can know, else RuntimeError.
+    def _known(self, ancestors: Any) -> Iterator[type]:
+        """Yields those of these exception classes that tests can know, and finally RuntimeError.
 
         A class that would silently end a loop or a generator of the tests becomes a RuntimeError.
         """
@@ -237,8 +237,8 @@ class Side(peer.Peer):
             if isinstance(kind, type) and issubclass(kind, Exception):
                 if issubclass(kind, StopIteration | StopAsyncIteration):
                     break
-                return kind
-        return RuntimeError
+                yield kind
+        yield RuntimeError
 
     def _revived(self, operation: str, described: Any) -> Exception:
         if not described:
@@ -246,16 +246,21 @@ class Side(peer.Peer):
         ancestors, text, handle, args = described
         if operation == "next" and ["builtins", "StopIteration"] in map(list, ancestors):
             return StopIteration()
-        kind = self._known(ancestors)
-        try:
-            error: Any = kind.__new__(kind, *args)
+        for kind in self._known(ancestors):
+            try:
+                error: Any = kind.__new__(kind, *args)
+            except Exception:
+                continue
             if isinstance(kind, _Raised):
                 error._handle, error._text = handle, text
-            else:
+                return error
+            try:
                 kind.__init__(error, *args)
-        except TypeError:
-            return RuntimeError(text)
-        return error
+            except Exception:
+                # Some constructors take other arguments than they pass on, as json's error does.
+                error.args = (text,)
+            return error
+        return RuntimeError(text)
 
 
 class _Raised(type):
