@@ -1,5 +1,7 @@
 """Tests of the exchange between tests and answer: values, objects, exceptions, changes, calls."""
 
+import os
+
 import pytest
 
 from pkpo_jax.tasks import Status
@@ -18,6 +20,10 @@ VALUES = [
     "collections.OrderedDict([(2, 1), (1, 2)])", "collections.defaultdict(list, {1: [2]})",
     "array.array('i', [1, 2])", "slice(1, None)", "{1: 2}.keys()", "Fraction", "KeyError", "...",
     "uuid.UUID(int=5)", "pathlib.PurePosixPath('/a/b')", "ipaddress.ip_address('1.2.3.4')",
+    "collections.UserList([1, [2]])", "collections.UserDict({1: [2]})",
+    "collections.UserString('a')", "types.MappingProxyType({1: 2})",
+    "pathlib.PureWindowsPath('c:/a')",
+    "urllib.parse.urlparse('http://a.b:80/c')", "urllib.parse.urlsplit('http://a.b:80/c')",
     "time.gmtime(0)", "collections.ChainMap({1: 2}, {3: 4})", "ipaddress.ip_interface('::1/64')",
 ]  # fmt: skip
 
@@ -26,12 +32,24 @@ VALUES = [
 def test_values_pass_both_ways():
     tests = [f"assert same({v}) == {v} and type(same({v})) == type({v})" for v in VALUES]
     imports = [
-        "import array, collections, datetime, ipaddress, pathlib, time, uuid",
+        "import array, collections, datetime, ipaddress, pathlib, time, types, urllib.parse, uuid",
         "from fractions import Fraction",
     ]
     imports.append("from decimal import Decimal")
     tests.append("assert same(x=1) == 1")
+    tests.append("assert same(urllib.parse.urlparse('http://a.b:80/c')).hostname == 'a.b'")
+    tests.append("assert same(collections.UserList([1])) == [1]")
+    tests.append("assert same(types.MappingProxyType({1: 2})) == {1: 2} == same({1: 2})")
     assert grade("def same(x): return x", *tests, test_imports=imports).reward == 1.0
+
+
+@needs_sandbox
+@pytest.mark.skipif(not os.path.exists("/usr/share/zoneinfo/UTC"), reason="no time zones here")
+def test_time_zones_are_known():
+    code = "import datetime, zoneinfo\ndef f(zone):\n    zone = zoneinfo.ZoneInfo(zone)\n"
+    code += "    return datetime.datetime(2020, 7, 1, tzinfo=zone).utcoffset()"
+    tests = ["assert f('UTC') == timedelta()", "assert f('Europe/Paris') == timedelta(hours=2)"]
+    assert grade(code, *tests, test_imports=["from datetime import timedelta"]).reward == 1
 
 
 @needs_sandbox
@@ -305,6 +323,8 @@ def test_a_named_tuple_speaks_for_no_value():
     [
         ("def f(xs): xs.sort()", "xs = [2, 1]\nf(xs)\nassert xs == [1, 2]"),
         ("def f(d, k): d[k] = 1", "d = {}\nf(d, 'a')\nf(d, k='b')\nassert d == {'a': 1, 'b': 1}"),
+        ("def f(u): u.append(1)", "u = UserList()\nf(u)\nassert u == [1]"),
+        ("def f(u): u['a'] = 1", "u = UserDict(b=2)\nf(u)\nassert u == {'b': 2, 'a': 1}"),
         ("def f(s):\n    s |= {1}", "s = t = set()\nf(s)\nassert t == {1}"),
         ("def f(b): b.append(1)", "b = bytearray()\nassert f(b) is None and b == b'\\x01'"),
         ("def f(q): return q.popleft()", "q = deque([1, 2])\nassert f(q) == 1 and list(q) == [2]"),
@@ -332,8 +352,8 @@ def test_a_named_tuple_speaks_for_no_value():
     ],
 )
 def test_arguments_change_in_place(code, test):
-    exec(f"from collections import deque\n{code}\n{test}", {})
-    assert grade(code, test, test_imports=["from collections import deque"]).reward == 1.0
+    exec(f"from collections import *\n{code}\n{test}", {})
+    assert grade(code, test, test_imports=["from collections import *"]).reward == 1.0
 
 
 @needs_sandbox

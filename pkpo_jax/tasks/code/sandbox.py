@@ -334,10 +334,12 @@ def _interpreter() -> str:
 def _visible() -> dict[str, str]:
     """Returns the paths that a sandbox sees, and where it sees each of them.
 
-    These are the system's and Python's libraries, the interpreter, and the sandboxed programs.
+    These are the system's and Python's libraries, the interpreter, the time zones, and the
+    sandboxed programs.
     """
     prefix = os.path.realpath(sys.base_prefix)
     libraries = ["/usr/lib", "/usr/lib64", "/lib", "/lib64", f"{prefix}/lib", f"{prefix}/lib64"]
+    libraries.append("/usr/share/zoneinfo")
     paths = [path for path in libraries if os.path.exists(path)]
     paths = [*dict.fromkeys(paths), _interpreter()]
     programs = f"{_PROGRAMS}/{_PACKAGE.replace('.', '/')}"

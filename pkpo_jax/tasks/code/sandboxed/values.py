@@ -22,21 +22,29 @@ _VIEWS: dict[str, type] = {
 # Types by the module that defines them; a derived class comes before its base class.
 _KINDS: dict[str, tuple[str, ...]] = {
     "builtins": ("bytearray", "range", "slice", "memoryview"),
-    "collections": ("Counter", "OrderedDict", "defaultdict", "deque", "ChainMap"),
+    "collections": (
+        *("Counter", "OrderedDict", "defaultdict", "deque", "ChainMap"),
+        *("UserDict", "UserList", "UserString"),
+    ),
+    "types": ("MappingProxyType",),
     "fractions": ("Fraction",),
     "decimal": ("Decimal",),
     "datetime": ("datetime", "date", "time", "timedelta", "timezone"),
     "array": ("array",),
     "time": ("struct_time",),
     "uuid": ("UUID",),
-    "pathlib": ("PosixPath", "PurePosixPath"),
+    "pathlib": ("PosixPath", "PurePosixPath", "PureWindowsPath"),
     "ipaddress": ("IPv4Interface", "IPv6Interface", "IPv4Address", "IPv6Address"),
+    "urllib.parse": ("ParseResult", "SplitResult"),
 }
 # Values of these types are sent as their text.
-_TEXTS = ("Decimal", *_KINDS["uuid"], *_KINDS["pathlib"], *_KINDS["ipaddress"])
+_TEXTS = ("Decimal", "UserString", *_KINDS["uuid"], *_KINDS["pathlib"], *_KINDS["ipaddress"])
+# Values of these types are sent as their items.
+_MAPPINGS = ("Counter", "OrderedDict", "UserDict", "MappingProxyType")
 _MODULES = {name: module for module, names in _KINDS.items() for name in names}
 # Calls may change values of these types in place.
 MUTABLE = {"bytearray", "Counter", "OrderedDict", "defaultdict", "deque", "array"}
+MUTABLE |= {"UserDict", "UserList"}
 
 # These types are sent by name, like those above and Python's exceptions, and so is one constant.
 _TYPES = (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset, object)
@@ -65,13 +73,12 @@ _TO_PLAIN: dict[str, Callable[[Any], Any]] = {
     "range": lambda v: (v.start, v.stop, v.step),
     "slice": lambda v: (v.start, v.stop, v.step),
     "memoryview": lambda v: v.tobytes(),
-    "Counter": lambda v: tuple(v.items()),
-    "OrderedDict": lambda v: tuple(v.items()),
+    **dict.fromkeys(_MAPPINGS, lambda v: tuple(v.items())),
     "defaultdict": lambda v: (type_name(v.default_factory), tuple(v.items())),
     "deque": lambda v: (tuple(v), v.maxlen),
     "Fraction": lambda v: (v.numerator, v.denominator),
     "ChainMap": lambda v: tuple(v.maps),
-    "struct_time": tuple,
+    **dict.fromkeys(("struct_time", "UserList", "ParseResult", "SplitResult"), tuple),
     **dict.fromkeys(_TEXTS, str),
     "datetime": lambda v: (v.year, v.month, v.day, *_clock(v)),
     "date": lambda v: (v.year, v.month, v.day),
@@ -88,7 +95,7 @@ _TO_PLAIN: dict[str, Callable[[Any], Any]] = {
 
 def _class(name: str) -> type:
     module = _MODULES[name]
-    return getattr(sys.modules.get(module) or __import__(module), name)
+    return getattr(sys.modules.get(module) or __import__(module, fromlist=[name]), name)
 
 
 def _at_zone(kind: type, values: tuple) -> Any:
@@ -115,10 +122,9 @@ def _default_dict(kind: type, plain: tuple) -> dict:
     return kind(None if factory is None else named_type(factory), items)
 
 
-_TAKE_ONE = ("bytearray", "memoryview", "struct_time", *_TEXTS)
+_TAKE_ONE = ("bytearray", "memoryview", "struct_time", "UserList", *_TEXTS)
 _FROM_PLAIN: dict[str, Callable[[Any], Any]] = {
-    "Counter": lambda p: _class("Counter")(dict(p)),
-    "OrderedDict": lambda p: _class("OrderedDict")(p),
+    **{n: lambda p, n=n: _class(n)(dict(p)) for n in _MAPPINGS},
     "defaultdict": lambda p: _default_dict(_class("defaultdict"), p),
     "datetime": lambda p: _at_zone(_class("datetime"), p),
     "time": lambda p: _at_zone(_class("time"), p),
@@ -176,7 +182,7 @@ def restore(value: Any, state: Any) -> None:
     """Changes a mutable value in place, so that it equals another of its type."""
     if isinstance(value, list | bytearray) or type(value).__name__ == "array":
         value[:] = state
-    elif isinstance(value, dict | set):
+    elif hasattr(value, "update"):
         value.clear()
         value.update(state)
     else:
