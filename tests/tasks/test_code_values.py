@@ -360,8 +360,10 @@ def test_arguments_change_in_place(code, test):
 def test_answers_change_no_expected_value():
     pure, test = "def f(xs): return sorted(xs)", "xs = [2, 1]\nassert f(xs) == sorted(xs)"
     assert grade(pure, test).reward == 1.0
+    copying = "def f(xs):\n    xs = list(xs)\n    xs.sort()\n    return xs"
     for cheat in ("xs.clear(); return []", "xs[:] = [7]; return xs", "xs *= 0; return xs"):
-        assert grade(pure, test, answer=f"def f(xs): {cheat}").reward == 0
+        for solution in (pure, copying):
+            assert grade(solution, test, answer=f"def f(xs): {cheat}").reward == 0
 
 
 @needs_sandbox
@@ -397,11 +399,14 @@ def test_what_the_solution_changes_is_seen():
         return traits._changing(tree)
 
     bodies = ["x[0] = 1", "del x[0]", "x += [1]", "y = x[0]; y.a = 1", "h.heappush(x, 1)"]
+    bodies += ["y = x; x = list(x); y.sort()", "x.sort(); x = list(x)", "x = x[0]; x.sort()"]
+    bodies += ["if not x: x = [1]\n    x.sort()"]
     bodies += ["x.a.b.append(1)", "for i, y in enumerate(x): y[i] = 1", "g(x)"]
     for body in bodies:
         code = f"def f(x):\n    {body}\ndef g(y): y.sort()"
         assert changing(code) == {"f", "g"}, body
     bodies = ["y = [1]; y.append(x)", "x = x + [1]", "x += 1", "return sorted(x)"]
+    bodies += ["x = list(x); x.sort()", "x = sorted(x)\n    if x: x.pop()", "x = 3; x += [1]"]
     for body in [*bodies, "y = {}; y[x] = 1"]:
         assert changing(f"def f(x):\n    {body}") == set(), body
 

@@ -150,15 +150,28 @@ def _changes(function: ast.FunctionDef | ast.AsyncFunctionDef, changing: set[str
     named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
     named += [a for a in (arguments.vararg, arguments.kwarg) if a]
     aliases = {a.arg for a in named}
-    for _ in range(3):  # A name may be bound to a part of a part; three levels suffice in practice.
-        for node in ast.walk(function):
-            if isinstance(node, ast.Assign | ast.For):
-                value = node.value if isinstance(node, ast.Assign) else node.iter
-                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-                if aliases & set(_roots(value)):
-                    stored = (n for t in targets for n in ast.walk(t) if isinstance(n, ast.Name))
-                    aliases |= {n.id for n in stored if isinstance(n.ctx, ast.Store)}
-    return any(_is_change(node, aliases, changing) for node in ast.walk(function))
+    for statement in function.body:
+        for _ in range(3):  # A name may be bound to a part of a part; three levels suffice.
+            aliases |= _bound_to(statement, aliases)
+        if any(_is_change(node, aliases, changing) for node in ast.walk(statement)):
+            return True
+        # From here on, a name that is bound to something else, such as a copy, is no alias.
+        if isinstance(statement, ast.Assign) and not aliases & set(_roots(statement.value)):
+            aliases -= {t.id for t in statement.targets if isinstance(t, ast.Name)}
+    return False
+
+
+def _bound_to(statement: ast.stmt, aliases: set[str]) -> set[str]:
+    """Returns the names that a statement binds to parts of the objects of `aliases`."""
+    names = set()
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Assign | ast.For):
+            value = node.value if isinstance(node, ast.Assign) else node.iter
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if aliases & set(_roots(value)):
+                stored = (n for t in targets for n in ast.walk(t) if isinstance(n, ast.Name))
+                names |= {n.id for n in stored if isinstance(n.ctx, ast.Store)}
+    return names
 
 
 def _is_change(node: ast.AST, aliases: set[str], changing: set[str]) -> bool:
