@@ -296,6 +296,37 @@ def test_an_object_that_agrees_to_everything_is_no_value(solution, test):
 
 
 @needs_sandbox
+@pytest.mark.parametrize(
+    ("made", "test"),
+    [
+        ("iter([])", "isinstance(f(), Iterator)"),
+        ("iter([1])", "isinstance(f(), Iterable) and list(f()) == [1]"),
+        ("len", "isinstance(f(), Callable) and callable(f()) and f()([1]) == 1"),
+        ("C()", "isinstance(f(), Sized) and isinstance(f(), Container) and len(f()) == 3"),
+        ("C()", "hasattr(f(), '__len__') and hasattr(f(), '__contains__') and 5 in C()"),
+        ("C()", "isinstance(f(), AbstractContextManager)"),
+        ("C()", "isinstance(f(), Reversible) and list(reversed(f())) == [1]"),
+    ],
+)
+def test_an_object_has_the_abilities_of_its_class(made, test):
+    code = """
+class C:
+    def __len__(self): return 3
+    def __contains__(self, x): return x == 5
+    def __enter__(self): return self
+    def __exit__(self, *e): pass
+    def __iter__(self): return iter([1])
+    def __reversed__(self): return iter([1])
+"""
+    imports = ["from collections.abc import *", "from contextlib import AbstractContextManager"]
+    code, tests = f"{code}\ndef f(): return {made}", [f"assert {test}"]
+    assert grade(code, *tests, test_imports=imports).reward == 1
+    for other in ("object()", "object", "type('D', (), {'__len__': None})()"):
+        answer = f"{code}\ndef f(): return {other}"
+        assert grade(code, *tests, answer=answer, test_imports=imports).reward == 0
+
+
+@needs_sandbox
 def test_a_named_tuple_speaks_for_no_value():
     carrier = "from collections import namedtuple\ndef f(): return namedtuple('N', {!r})({})"
     for value, call in [
@@ -400,6 +431,7 @@ def test_what_the_solution_changes_is_seen():
 
     bodies = ["x[0] = 1", "del x[0]", "x += [1]", "y = x[0]; y.a = 1", "h.heappush(x, 1)"]
     bodies += ["y = x; x = list(x); y.sort()", "x.sort(); x = list(x)", "x = x[0]; x.sort()"]
+    bodies += ["x[:] = [1]", "for y in x[1:]: y.append(0)"]
     bodies += ["if not x: x = [1]\n    x.sort()"]
     bodies += ["x.a.b.append(1)", "for i, y in enumerate(x): y[i] = 1", "g(x)"]
     for body in bodies:
@@ -407,6 +439,7 @@ def test_what_the_solution_changes_is_seen():
         assert changing(code) == {"f", "g"}, body
     bodies = ["y = [1]; y.append(x)", "x = x + [1]", "x += 1", "return sorted(x)"]
     bodies += ["x = list(x); x.sort()", "x = sorted(x)\n    if x: x.pop()", "x = 3; x += [1]"]
+    bodies += ["x = x[:]; x.sort()", "y = x[1:]; y.append(0)"]
     for body in [*bodies, "y = {}; y[x] = 1"]:
         assert changing(f"def f(x):\n    {body}") == set(), body
 

@@ -156,7 +156,7 @@ def _changes(function: ast.FunctionDef | ast.AsyncFunctionDef, changing: set[str
         if any(_is_change(node, aliases, changing) for node in ast.walk(statement)):
             return True
         # From here on, a name that is bound to something else, such as a copy, is no alias.
-        if isinstance(statement, ast.Assign) and not aliases & set(_roots(statement.value)):
+        if isinstance(statement, ast.Assign) and not aliases & _assigned(statement):
             aliases -= {t.id for t in statement.targets if isinstance(t, ast.Name)}
     return False
 
@@ -166,12 +166,19 @@ def _bound_to(statement: ast.stmt, aliases: set[str]) -> set[str]:
     names = set()
     for node in ast.walk(statement):
         if isinstance(node, ast.Assign | ast.For):
-            value = node.value if isinstance(node, ast.Assign) else node.iter
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            if aliases & set(_roots(value)):
+            if aliases & _assigned(node):
                 stored = (n for t in targets for n in ast.walk(t) if isinstance(n, ast.Name))
                 names |= {n.id for n in stored if isinstance(n.ctx, ast.Store)}
     return names
+
+
+def _assigned(node: ast.Assign | ast.For) -> set[str]:
+    """Returns the names whose objects, or parts of them, a statement binds to other names."""
+    if isinstance(node, ast.For):
+        return set(_roots(node.iter))
+    copied = isinstance(node.value, ast.Subscript) and isinstance(node.value.slice, ast.Slice)
+    return set() if copied else set(_roots(node.value))
 
 
 def _is_change(node: ast.AST, aliases: set[str], changing: set[str]) -> bool:

@@ -10,7 +10,7 @@ import operator
 import os
 import sys
 
-from pkpo_jax.tasks.code.sandboxed import blocks, lockdown, peer, protocol
+from pkpo_jax.tasks.code.sandboxed import blocks, lockdown, peer, protocol, values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -121,15 +121,16 @@ def _serve(requests: Any, replies: Any, module: Module, names: list[str]) -> Non
     numbers: dict[int, int] = {}
     remotes: dict[int, Remote] = {}
 
-    def name(value: Any) -> int:
+    def name(value: Any) -> int | tuple[int, int]:
         if type(value) is Remote:
             return value._number
         if type(value) is Made:
             value = value.value
         number = numbers.setdefault(id(value), len(objects))
-        if number == len(objects):
-            objects.append(value)
-        return number
+        if number < len(objects):
+            return number
+        objects.append(value)
+        return number, values.abilities(value)
 
     def find(name: int | str) -> Any:
         if isinstance(name, str):

@@ -64,7 +64,7 @@ def _check(job: dict, side: Side, found: Any, passed: dict[int, bool]) -> str:
             if found[name]:
                 space[name] = side.define_error(name, found[name])
             else:
-                space[name] = Handle(side, name, changes=name in job["changing"])
+                space[name] = side.named(name, changes=name in job["changing"])
         exec(job["tests"], space)
     except Exception as e:
         # Tests that were not reached have not passed, nor have those in a loop that it ended. What
@@ -97,14 +97,14 @@ class _Whole:
 
 def _changing(function: Any) -> Any:
     """Returns a handle on a function of the answer that applies its changes to the arguments."""
-    if type(function) is not Handle:
+    if not isinstance(function, Handle):
         return function
-    return Handle(function._side, function._key, changes=True)
+    return type(function)(function._side, function._key, changes=True)
 
 
 def _same(left: Any, right: Any) -> bool:
     """Returns whether both are one object, or handles on one object, in place of `is`."""
-    both = type(left) is Handle and type(right) is Handle
+    both = isinstance(left, Handle) and isinstance(right, Handle)
     return left._key == right._key if both else left is right
 
 

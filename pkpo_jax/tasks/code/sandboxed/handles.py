@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
 
 class Handle:
-    """A handle on an object of the answer's process."""
+    """A handle on an object of the answer's process, with what every object has.
+
+    Its classes derive from it: `handle_class` adds the special methods that its object has, so that
+    it is iterable or callable, say, only if its object is.
+    """
 
     __slots__ = ("_changes", "_key", "_made", "_side")
 
@@ -40,12 +44,6 @@ class Handle:
         object.__setattr__(self, "_changes", changes)
         object.__setattr__(self, "_made", made)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._key in self._side.classes:
-            value = self._side.ask("make", self, args, kwargs)
-            return self._side.made(value._key) if isinstance(value, Handle) else value
-        return self._side.ask("call", self, args, kwargs, changes=self._changes)
-
     def __getattr__(self, name: str) -> Any:
         # Python looks up several optional special methods, for which the answer is not asked.
         special = name.startswith("__") and name not in ("__name__", "__qualname__")
@@ -58,6 +56,27 @@ class Handle:
 
     def __delattr__(self, name: str) -> None:
         self._side.ask("delete", self, name)
+
+    def _trusts(self, other: Any) -> bool:
+        """Returns whether an operation on this object and the other may be forwarded."""
+        return isinstance(other, Handle) or self._made
+
+    def _may_have(self, name: str) -> bool:
+        """Returns whether the object may have a method that plain data also have."""
+        known = self._made or self._key in self._side.classes
+        return known or name in self._side.attributes
+
+
+class _Able(Handle):
+    """A handle on an object with all abilities."""
+
+    __slots__ = ()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._key in self._side.classes:
+            value = self._side.ask("make", self, args, kwargs)
+            return self._side.made(value) if isinstance(value, Handle) else value
+        return self._side.ask("call", self, args, kwargs, changes=self._changes)
 
     def __iter__(self) -> Iterator[Any]:
         return _iterate(self._side.ask("iter", self))
@@ -81,15 +100,6 @@ class Handle:
 
     def __subclasscheck__(self, kind: Any) -> bool:
         return isinstance(kind, Handle) and self._side.ask("subclass", kind, self)
-
-    def _trusts(self, other: Any) -> bool:
-        """Returns whether an operation on this object and the other may be forwarded."""
-        return isinstance(other, Handle) or self._made
-
-    def _may_have(self, name: str) -> bool:
-        """Returns whether the object may have a method that plain data also have."""
-        known = self._made or self._key in self._side.classes
-        return known or name in self._side.attributes
 
 
 def _iterate(iterator: Any) -> Iterator[Any]:
@@ -126,23 +136,37 @@ def _reflected(operation: str) -> Callable[[Handle, Any], Any]:
     return operate
 
 
-# These lists define the special methods of a handle, and the operations that they forward.
-_UNARY = ["next", "len", "bool", "str", "repr", "bytes", "hash", "int", "float", "complex", "index"]
-_UNARY += ["neg", "pos", "abs", "invert", "round", "reversed", "format", "enter"]
+# These lists define the special methods of handles, and the operations that they forward.
+_UNARY = ["next", "len", "bool", "bytes", "int", "float", "complex", "index"]
+_UNARY += ["neg", "pos", "abs", "invert", "round", "reversed", "enter"]
 _ITEMS = {"getitem": "item", "setitem": "set_item", "delitem": "delete_item"}
-_COMPARISONS = ["lt", "le", "gt", "ge", "eq", "ne"]
 _ARITHMETIC = ["add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow"]
 _ARITHMETIC += ["lshift", "rshift", "and_", "xor", "or_"]
-_METHODS = {
+_OF_ALL = {
+    **{name: _unary(name) for name in ["str", "repr", "hash", "format"]},
+    **{name: _binary(name) for name in ["lt", "le", "gt", "ge", "eq", "ne"]},
+}
+_OF_SOME = {
     **{name: _unary(name) for name in _UNARY},
     **{name: _unary(operation) for name, operation in _ITEMS.items()},
-    **{name: _binary(name) for name in [*_COMPARISONS, "divmod"]},
-    **{name.strip("_"): _binary(name) for name in _ARITHMETIC},
+    **{name.strip("_"): _binary(name) for name in [*_ARITHMETIC, "divmod"]},
     **{f"r{name.strip('_')}": _reflected(name) for name in [*_ARITHMETIC, "divmod"]},
     **{f"i{name.strip('_')}": _binary(f"i{name.strip('_')}") for name in _ARITHMETIC},
 }
-for _name, _method in _METHODS.items():
-    setattr(Handle, f"__{_name}__", _method)
+for _class, _methods in ((Handle, _OF_ALL), (_Able, _OF_SOME)):
+    for _name, _method in _methods.items():
+        setattr(_class, f"__{_name}__", _method)
+
+_classes: dict[int, type[Handle]] = {}
+
+
+def handle_class(abilities: int) -> type[Handle]:
+    """Returns the class of handles on objects with these abilities; see `values.abilities`."""
+    if abilities not in _classes:
+        names = [n for i, names in enumerate(values.ABILITIES) if abilities >> i & 1 for n in names]
+        methods = {name: vars(_Able)[name] for name in names if name in vars(_Able)}
+        _classes[abilities] = type("Handle", (Handle,), {"__slots__": (), **methods})
+    return _classes[abilities]
 
 
 class Side(peer.Peer):
@@ -175,20 +199,28 @@ class Side(peer.Peer):
         self._made: dict[int | str, Handle] = {}
         self._given: list = []
 
-    def find(self, key: int | str) -> Any:
+    def find(self, key: Any) -> Any:
         """Returns the handle on an object of the answer, or an object that the tests gave to it."""
         if isinstance(key, int) and key < 0:
             return self._given[-1 - key]
-        if not isinstance(key, int | str):
+        number, abilities = key if isinstance(key, tuple) else (key, None)
+        if not isinstance(number, int | str):
             raise TypeError("no object")
-        if key not in self._handles:
-            self._handles[key] = Handle(self, key)
-        return self._handles[key]
+        if number not in self._handles:
+            # An object whose first message got lost may have any abilities.
+            kind = _Able if abilities is None else handle_class(abilities)
+            self._handles[number] = kind(self, number)
+        return self._handles[number]
 
-    def made(self, key: int | str) -> Handle:
+    def named(self, name: str, changes: bool) -> Handle:
+        """Returns the handle on a function or class that the answer defines."""
+        return _Able(self, name, changes=changes)
+
+    def made(self, handle: Handle) -> Handle:
         """Returns the handle on an object that the tests made by calling a class."""
+        key = handle._key
         if key not in self._made:
-            self._made[key] = Handle(self, key, made=True)
+            self._made[key] = type(handle)(self, key, made=True)
         return self._made[key]
 
     def define_error(self, name: str, ancestors: list) -> type:

@@ -54,6 +54,16 @@ _BY_NAME["Ellipsis"] = ...
 # The names of the methods of plain data: startswith, issubset and so on.
 METHODS = frozenset(name for kind in _TYPES for name in dir(kind))
 
+# The special methods that make a difference to what the tests can do with an object, by the ability
+# that they give: an object may have any of these abilities, and a handle on it has the same.
+_ALONE = ("call", "iter", "next", "len", "bool", "contains", "getitem", "setitem", "delitem")
+_ALONE += ("enter", "exit", "instancecheck", "subclasscheck", "bytes", "int", "float", "complex")
+_ALONE += ("index", "neg", "pos", "abs", "invert", "round", "reversed")
+_OPERATORS = ("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "divmod")
+_OPERATORS += ("lshift", "rshift", "and", "xor", "or")
+ABILITIES: list[tuple[str, ...]] = [(f"__{name}__",) for name in _ALONE]
+ABILITIES += [tuple(f"__{kind}{name}__" for kind in ("", "r", "i")) for name in _OPERATORS]
+
 
 def _zone(value: Any) -> Any:
     offset = value.utcoffset()
@@ -148,6 +158,15 @@ def kind_of(value: Any) -> str | None:
     if isinstance(value, tuple) and hasattr(type(value), "_fields"):
         return "namedtuple"
     return next((name for name, kind in _VIEWS.items() if isinstance(value, kind)), None)
+
+
+def abilities(value: Any) -> int:
+    """Returns the abilities of an object: bit i is set if it has a method of ABILITIES[i]."""
+    methods: dict[str, Any] = {}
+    for kind in reversed(type(value).__mro__):
+        methods.update(vars(kind))
+    has = (any(methods.get(name) is not None for name in names) for names in ABILITIES)
+    return sum(bit << place for place, bit in enumerate(has))
 
 
 def to_plain(name: str, value: Any) -> Any:
