@@ -20,6 +20,9 @@ from pkpo_jax.tasks.boxed import INSTRUCTION, boxed
 # An integer has one spelling here, so that answers can be compared as text. int() does not serve:
 # it accepts underscores and digits of other alphabets, and raises an error beyond 4300 digits.
 _INTEGER = re.compile(r"0|-?[1-9][0-9]*")
+# In a box, commas may separate thousands, and these marks of LaTeX may surround the integer.
+_THOUSANDS = re.compile(r"-?[1-9][0-9]{0,2}(?:,[0-9]{3})+")
+_MARKED = re.compile(r"\\(?:text|mathrm|mathbf|textbf)\{([^{}]*)\}|\$([^$]*)\$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +104,7 @@ class Arithmetic(Task):
 
     def answer(self, response: str) -> str | None:
         """Returns the response, or its last box with `instruct`, if it is an integer; else None."""
-        text = (boxed(response) or "").replace(",", "") if self.instruct else response
+        text = _plain(boxed(response) or "") if self.instruct else response
         return text if _INTEGER.fullmatch(text) else None
 
     def mode_count(self, problem: Problem) -> int:
@@ -146,3 +149,15 @@ class Arithmetic(Task):
                 total, product = total + product, operand if operator == "+" else -operand
         prompt = f"What is {text}?\n\n{INSTRUCTION}\n" if self.instruct else f"{text}="
         return {"prompt": prompt, "answer": str(total + product)}
+
+
+def _plain(text: str) -> str:
+    r"""Returns an integer as it is written in LaTeX in its one spelling, any other text as text.
+
+    >>> [_plain(text) for text in (r"\text{12}", "$12$", "1{,}234", "- 5", "1,2")]
+    ['12', '12', '1234', '-5', '1,2']
+    """
+    if marked := _MARKED.fullmatch(text):
+        text = (marked[1] or marked[2] or "").strip()
+    text = re.sub(r"^[-\u2212] *", "-", text.replace("{,}", ","))
+    return text.replace(",", "") if _THOUSANDS.fullmatch(text) else text

@@ -88,7 +88,7 @@ def test_any_text_is_graded(response):
     problem = {"answer": "-7"}
     assert Arithmetic().grade(problem, response) == float(response == "-7")
     boxed = Arithmetic(instruct=True).grade(problem, f"so \\boxed{{{response}}}")
-    assert boxed == float(response.strip().replace(",", "") == "-7")
+    assert boxed == float(response.strip() == "-7")
 
 
 def test_a_box_holds_the_answer_of_those_that_are_asked_for_one():
@@ -96,6 +96,24 @@ def test_a_box_holds_the_answer_of_those_that_are_asked_for_one():
     assert task.grade(problem, r"First \boxed{7}, no, \boxed{1,234}.") == 1.0
     assert task.grade(problem, r"\boxed{1234} or \boxed{1235}") == 0.0
     assert task.answer("1234") is None and task.grade(problem, "1234") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "spellings", "others"),
+    [
+        (
+            "1234",
+            ["1{,}234", "$1234$", r"\text{1,234}", r"\mathbf{1234}"],
+            ["12,34", "1,2,3,4", ",1234,", "1234,", "1,234,", "01,234", "1,234 or 5", "1$234$"],
+        ),
+        ("12", [r"\text{ 12 }"], ["1,2", "1{,}2", ",12", "12.", r"\text{12} 3", r"\sqrt{12}"]),
+        ("-5", ["- 5", "\u22125", "\u2212 5", r"\text{-5}"], ["--5", "-", "5", "5-", "+-5"]),
+    ],
+)
+def test_an_integer_in_a_box_may_be_written_as_in_latex(answer, spellings, others):
+    task, problem = Arithmetic(instruct=True), {"answer": answer}
+    assert [s for s in spellings if task.grade(problem, f"\\boxed{{{s}}}") != 1.0] == []
+    assert [s for s in others if task.grade(problem, f"\\boxed{{{s}}}") != 0.0] == []
 
 
 @pytest.mark.parametrize("instruct", [False, True])
