@@ -6,9 +6,21 @@ It analyses the syntax only and runs nothing.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import copy
+import operator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeGuard
 
+# Calls of these with a display make another display.
+_DISPLAYS = {"list": ast.List, "tuple": ast.Tuple, "set": ast.Set}
+_ARITHMETIC: dict[type[ast.operator], Callable[[float, float], float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+}
 _EQUALITIES = (ast.Eq, ast.NotEq, ast.Is, ast.IsNot)
 # The values of these expressions are data.
 _DATA = (
@@ -62,40 +74,102 @@ def data(solution: ast.Module) -> set[str]:
 def form(assertion: str, names: list[str]) -> str:
     """Returns the form of an assertion: its text with a blank for each call of one of the names.
 
-    Assertions that expect equal values have the same form: as in Python, True is 1 and 2.0 is 2.
+    Assertions that expect equal values have the same form: as in Python, True is 1 and 2.0 is 2,
+    sets and dictionaries have no order, and arithmetic of numbers is carried out.
 
     >>> form("prime(7) == True", ["prime"]), form("True is prime(7)", ["prime"])
     ('_ == 1', '_ == 1')
     >>> form("not prime(9)", ["prime"]), form("prime(9) != True", ["prime"])
     ('_ == 0', '_ == 0')
+    >>> form("{2, 1} == f(9)", ["f"]), form("not f(9) != set((1, 4 / 2))", ["f"])
+    ('_ == {1, 2}', '_ == {1, 2}')
     """
-
-    class Blank(ast.NodeTransformer):
-        def visit_Call(self, node: ast.Call) -> ast.AST:
-            if isinstance(node.func, ast.Name) and node.func.id in names:
-                return ast.Name("_", ast.Load())
-            return self.generic_visit(node)
-
-        def visit_Constant(self, node: ast.Constant) -> ast.expr:
-            value = node.value
-            whole = isinstance(value, bool | int | float) and value % 1 == 0
-            return ast.Constant(int(value)) if whole else node
-
-        def visit_Compare(self, node: ast.Compare) -> ast.AST:
-            if len(node.ops) > 1:
-                return self.generic_visit(node)
-            sides, (operation,) = [node.left, *node.comparators], node.ops
-            if isinstance(operation, _EQUALITIES) and not _calls(sides[0]):
-                sides.reverse()
-            left, right = sides
-            if isinstance(operation, ast.Is):
-                operation = ast.Eq()
-            elif isinstance(operation, ast.NotEq | ast.IsNot) and _is_bool(right):
-                operation, right = ast.Eq(), ast.Constant(not right.value)
-            return self.generic_visit(ast.Compare(left, [operation], [right]))
-
-    blank = ast.unparse(Blank().visit(ast.parse(assertion, mode="eval")).body)
+    blank = ast.unparse(_Form(names).visit(ast.parse(assertion, mode="eval")).body)
     return {"_": "_ == 1", "not _": "_ == 0"}.get(blank, blank)
+
+
+class _Form(ast.NodeTransformer):
+    """Puts a blank in place of calls of the names, and one spelling in place of any other."""
+
+    def __init__(self, names: list[str]) -> None:
+        self._names = names
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        name = node.func.id if isinstance(node.func, ast.Name) else ""
+        if name in self._names:
+            return ast.Name("_", ast.Load())
+        self.generic_visit(node)
+        if name in _DISPLAYS and len(node.args) == 1 and not node.keywords:
+            (given,) = node.args
+            if isinstance(given, ast.List | ast.Tuple | ast.Set):
+                return self.visit(_DISPLAYS[name](given.elts))
+        return node
+
+    def visit_Constant(self, node: ast.Constant) -> ast.expr:
+        value = node.value
+        whole = isinstance(value, bool | int | float) and value % 1 == 0
+        return ast.Constant(int(value)) if whole else node
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        self.generic_visit(node)
+        left, right = _number(node.left), _number(node.right)
+        operation = _ARITHMETIC.get(type(node.op))
+        if left is None or right is None or operation is None:
+            return node
+        try:
+            return self.visit(ast.Constant(operation(left, right)))
+        except ArithmeticError:
+            return node
+
+    def visit_Set(self, node: ast.Set) -> ast.AST:
+        self.generic_visit(node)
+        items = {ast.unparse(item): item for item in node.elts}
+        return ast.Set([items[text] for text in sorted(items)])
+
+    def visit_Dict(self, node: ast.Dict) -> ast.AST:
+        self.generic_visit(node)
+        # An entry that ** inserts has no key, and the order of those may matter.
+        if None not in node.keys:
+            order = sorted(range(len(node.keys)), key=lambda i: ast.unparse(node.keys[i] or node))
+            node.keys = [node.keys[i] for i in order]
+            node.values = [node.values[i] for i in order]
+        return node
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
+        inner = node.operand
+        if isinstance(node.op, ast.Not) and isinstance(inner, ast.Compare) and len(inner.ops) == 1:
+            if isinstance(inner.ops[0], ast.Eq):
+                return self.visit(ast.Compare(inner.left, [ast.NotEq()], inner.comparators))
+            if isinstance(inner.ops[0], ast.NotEq):
+                return self.visit(ast.Compare(inner.left, [ast.Eq()], inner.comparators))
+        return self.generic_visit(node)
+
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        sides = [node.left, *node.comparators]
+        if len(node.ops) > 1:
+            texts = {ast.unparse(self.visit(copy.deepcopy(side))): side for side in sides}
+            if len(texts) != 2 or not all(isinstance(o, ast.Eq) for o in node.ops):
+                return self.generic_visit(node)
+            # The same two sides are compared again, as in 3 == f(2) == 3.
+            sides = list(texts.values())
+        operation = node.ops[0]
+        if isinstance(operation, _EQUALITIES) and not _calls(sides[0]):
+            sides.reverse()
+        left, right = sides
+        if isinstance(operation, ast.Is):
+            operation = ast.Eq()
+        elif isinstance(operation, ast.NotEq | ast.IsNot) and _is_bool(right):
+            operation, right = ast.Eq(), ast.Constant(not right.value)
+        return self.generic_visit(ast.Compare(left, [operation], [right]))
+
+
+def _number(node: ast.expr) -> float | None:
+    """Returns the value of a number, with or without a sign, if it is not too large for a test."""
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        value = _number(node.operand)
+        return None if value is None else -value
+    value = node.value if isinstance(node, ast.Constant) else None
+    return value if isinstance(value, int | float) and abs(value) < 1e100 else None
 
 
 def _calls(node: ast.expr) -> bool:
