@@ -393,6 +393,15 @@ _CHECK = "def check(c):\n    r = f(c)\n    assert r == 2 * c\n"
             ["for c in [1, 2]:\n    r = f(c)\n    assert r == 2 * c", "assert f(0) == 0"],
             _ONLY_ONE,
         ),
+        (
+            _UNGUARDED,
+            [
+                "try:\n    for c in [1, 2]:\n        r = f(c)\n        assert r == 2 * c\n"
+                "except KeyError:\n    raise AssertionError",
+                "assert f(0) == 0",
+            ],
+            _ONLY_ONE,
+        ),
         (_UNGUARDED, [_CHECK + "check(1)\ncheck(2)", "assert f(0) == 0"], _ONLY_ONE),
         (
             "def f(n): yield from range(n)",

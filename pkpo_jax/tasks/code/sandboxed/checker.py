@@ -67,11 +67,15 @@ def _check(job: dict, side: Side, found: Any, passed: dict[int, bool]) -> str:
                 space[name] = side.named(name, changes=name in job["changing"])
         exec(job["tests"], space)
     except Exception as e:
-        # Tests that were not reached have not passed, nor have those in a loop that it ended. What
-        # follows the last test, such as a call that must not raise, is a part of that test.
-        for error, numbers in ended:
-            if error is e:
-                passed.update(dict.fromkeys(numbers, False))
+        # Tests that were not reached have not passed, nor have those in a loop that it ended, or
+        # that the exception ended from which the tests made this one. What follows the last test,
+        # such as a call that must not raise, is a part of that test.
+        cause: BaseException | None = e
+        while cause is not None:
+            for error, numbers in ended:
+                if error is cause:
+                    passed.update(dict.fromkeys(numbers, False))
+            cause = cause.__context__
         passed[job["count"] - 1] = False
     return "done"
 
