@@ -9,8 +9,9 @@ The library's scorers (version 0.1.25) are not meant for text that a policy is r
 - Some accept wrong answers. The scorers of `_EQUAL` are replaced by equality; puzzle24's, which
   accepts any four numbers, is replaced by countdown's. Those that read only the start of an answer
   see only answers that are of the form of `_READABLE` as a whole.
-- propositional_logic's accepts a premise as the conclusion, which is valid but no inference, and
-  figlet_font's gives a tenth for each letter, so that ten letters of a longer word are enough.
+- figlet_font's gives a tenth for each letter, so that ten letters of a longer word would be enough;
+  less than the whole word earns at most 0.9.
+- propositional_logic's accepts a premise as the conclusion, which is valid but no inference.
 - Some raise exceptions. The answer then earns 0, and counts as an error.
 Even with these characters an answer can keep sympy busy forever: set grading.workers for
 simple_integration, intermediate_integration and polynomial_multiplication. No other scorer takes
@@ -290,6 +291,12 @@ def _scorer(puzzle: str, options: str) -> Callable[[str, dict[str, Any]], float]
     if puzzle == "puzzle24":
         score = _dataset("countdown", "", seed=0, size=1).score_answer
         return lambda answer, entry: score(answer, {"metadata": entry["metadata"] | {"target": 24}})
+    if puzzle == "figlet_font":
+        return lambda answer, entry: (
+            dataset.score_answer(answer, entry)
+            if answer.replace(" ", "").lower() == entry["answer"].lower()
+            else min(0.9, dataset.score_answer(answer, entry))
+        )
     inherited = _reasoning_gym().dataset.ProceduralDataset.score_answer
     if puzzle in _EQUAL or type(dataset).score_answer is inherited:
         return None

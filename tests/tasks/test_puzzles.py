@@ -144,6 +144,7 @@ def test_other_answers_than_the_puzzle_s_own_may_be_right():
             ["75/118", "$75 / 118$", r"\dfrac{75}{118}", r"$ \frac {75} {118} $"],
         ),
         ("time_intervals", "2 days", ["2", "2 day"]),
+        ("figlet_font", "EVISCERATED", ["eviscerated", "E V I S C E R A T E D"]),
         ("time_intervals", "03:22:00", ["3:22:00", "03:22"]),
         ("time_intervals", "01:45:29.840", ["1:45:29.840"]),
         ("time_intervals", "67 days, 01:04:00", ["67 days, 1:04"]),
@@ -151,7 +152,7 @@ def test_other_answers_than_the_puzzle_s_own_may_be_right():
 )
 def test_other_spellings_of_an_answer_are_read(name, answer, others):
     task = Puzzles(puzzle=name, train_problems=64, test_problems=1)
-    like = re.compile(re.sub(r"[0-9]+", "[0-9]+", re.escape(answer)))
+    like = re.compile(re.sub(r"[A-Z]+", "[A-Z]+", re.sub(r"[0-9]+", "[0-9]+", re.escape(answer))))
     puzzle = next(p for p in task.problems("train") if like.fullmatch(p["answer"]))
     entry = {**puzzle["entry"], "answer": answer}
     entry["metadata"] |= {"simplified_numerator": 75, "simplified_denominator": 118}
@@ -168,6 +169,14 @@ def test_scores_are_cut_at_the_threshold_or_kept():
     assert Puzzles(reward="score", **options).grade(puzzle, "1 2\n2 2") == pytest.approx(expected)
     assert Puzzles(threshold=0.6, **options).grade(puzzle, "1 2\n2 2") == 1.0
     assert Puzzles(threshold=0.7, **options).grade(puzzle, "1 2\n2 2") == 0.0
+
+
+def test_a_part_of_a_word_is_not_the_word():
+    puzzle = {"entry": {"answer": "EVISCERATED"}, "answer": "EVISCERATED"}
+    for text, score in [("EVISCERATzzz", 0.9), ("EVISCERATE", 0.9), ("EVIL", 0.3)]:
+        assert Puzzles(puzzle="figlet_font").grade(puzzle, text) == 0.0
+        given = Puzzles(puzzle="figlet_font", reward="score").grade(puzzle, text)
+        assert given == pytest.approx(score)
 
 
 def test_a_scorer_that_raises_is_counted():
