@@ -127,9 +127,8 @@ def _serve(requests: Any, replies: Any, module: Module, names: list[str]) -> Non
         if type(value) is Made:
             value = value.value
         number = numbers.setdefault(id(value), len(objects))
-        if number < len(objects):
-            return number
-        objects.append(value)
+        if number == len(objects):
+            objects.append(value)
         return number, values.abilities(value)
 
     def find(name: int | str) -> Any:

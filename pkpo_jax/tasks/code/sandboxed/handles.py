@@ -203,11 +203,8 @@ class Side(peer.Peer):
         """Returns the handle on an object of the answer, or an object that the tests gave to it."""
         if isinstance(key, int) and key < 0:
             return self._given[-1 - key]
-        number, abilities = key if isinstance(key, tuple) else (key, None)
-        if not isinstance(number, int | str):
-            raise TypeError("no object")
+        number, abilities = (key, None) if isinstance(key, str) else key
         if number not in self._handles:
-            # An object whose first message got lost may have any abilities.
             kind = _Able if abilities is None else handle_class(abilities)
             self._handles[number] = kind(self, number)
         return self._handles[number]

@@ -2,8 +2,8 @@
 
 While one side waits for a reply, it serves the requests of the other. So an answer that a test has
 called can call a function of the test. Objects that are not plain data have names: objects of the
-answer a str or a non-negative int, which comes with their abilities when it is first sent; objects
-of the tests a negative int.
+answer a str, or a non-negative int with their abilities (see `values`); objects of the tests a
+negative int.
 """
 
 from __future__ import annotations
