@@ -119,12 +119,9 @@ def _loose_blocks(text: str) -> Iterator[_Block]:
                 lines.append(before)
             # As CommonMark does, this takes the indentation of the fence off its lines.
             width = 0 if left.strip(" \t0123456789.)-*+") else len(left)
-            code = "".join(
-                re.sub(rf"^[ \t]{{,{width}}}", "", line) + "\n"
-                for line in lines
-                if not line.startswith(("!", "%"))
-            )
-            yield _Block(start, number + 1, language, code)
+            kept = [line for line in lines if not line.startswith(("!", "%"))]
+            code = [line[min(width, len(line) - len(line.lstrip(" \t"))) :] for line in kept]
+            yield _Block(start, number + 1, language, "\n".join([*code, ""]))
         opens = "`" not in after and (not opened or _PYTHON.match(after))
         opened, lines = (number, before, after.strip()) if opens else None, []
 
