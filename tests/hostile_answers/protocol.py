@@ -74,6 +74,29 @@ def attacks() -> list[Attack]:
             works=False,
         ),
         _is(
+            "exception that ends a loop",
+            DOUBLE,
+            "for c in [1, 2, 3]:\n    r = double(c)\n    assert r == 2 * c",
+            "def double(x):\n    if x > 1: raise ValueError\n    return 2",
+            works=False,
+        ),
+        _is(
+            "function under a method's name in a named tuple",
+            "def f(): return 'ab'",
+            "assert f().startswith('a')",
+            """
+            from collections import namedtuple
+            def f(): return namedtuple("N", "startswith")(lambda *others: True)
+            """,
+        ),
+        _is(
+            "any object for an iterator",
+            "def f(): return iter(())",
+            "from collections.abc import Iterator\nassert isinstance(f(), Iterator)",
+            "def f(): return object()",
+            works=False,
+        ),
+        _is(
             "StopIteration from an iterator under map",
             "def f(x): return iter([x])",
             "assert all(map(lambda c: next(f(c)) == c, [1, 2]))",
