@@ -27,10 +27,10 @@ def keep_freed(size: int = 2**28) -> bool:
 
 
 def return_freed() -> bool:
-    """Gives the system back all pages of memory that this process has freed.
+    """Gives the system back the memory that this process has freed, also what `keep_freed` keeps.
 
-    Threads that write a checkpoint leave freed memory of its size behind, in regions that glibc has
-    for each thread. The threads of the next checkpoint are others, and cannot count on using it.
+    Threads that write a checkpoint leave freed memory of its size in regions that glibc has for
+    each thread. The next checkpoint is written by other threads, which may get other regions.
 
     Returns:
       Whether that was done: other C libraries than glibc have no such function.

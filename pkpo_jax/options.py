@@ -22,7 +22,7 @@ def check(
     JAX arrays may be traced, so that their values are not checked.
 
     Args:
-      name: the option.
+      name: the option's name, for the message.
       value: a number or an array of numbers.
       above, at_least, below, at_most: the bounds; `above` and `below` themselves are excluded.
       whole: whether the numbers are integers.
@@ -35,9 +35,10 @@ def check(
         ("below", below, np.less),
         ("at most", at_most, np.less_equal),
     ]
+    value = np.asarray(value)
     given = [(word, limit, fits) for word, limit, fits in bounds if limit is not None]
     inside = all(np.all(fits(value, limit)) for _, limit, fits in given)
-    if not inside or (whole and np.any(np.mod(np.asarray(value), 1) != 0)):
+    if not inside or (whole and np.any(value % 1 != 0)):
         kind = "an integer" if whole else "a number"
         words = " and ".join(f"{word} {limit:g}" for word, limit, _ in given)
         raise ValueError(f"{name}={value}; expected {kind} {words}.")
@@ -50,4 +51,5 @@ def check_prior(prior: tuple[Any, Any]) -> None:
 
 
 def _is_known(value: Any) -> bool:
-    return isinstance(value, int | float | np.number | np.ndarray)
+    """Returns whether a value can be read now, unlike a JAX array, which may be traced."""
+    return isinstance(value, int | float | np.number | np.ndarray | list | tuple)

@@ -62,11 +62,10 @@ def main(module: str, argv: Sequence[str]) -> None:
             found = results.load(folder / "results.json")
             for other in _JOIN.value or ():
                 part = results.load(pathlib.Path(other).expanduser() / "results.json")
-                try:
-                    found = results.join(found, part)
-                except results.JoinError as e:
-                    sys.exit(f"stopped: {other}: {e}")
-        except results.FormatError as e:
+                if foreign := sorted(set(part["problems"]) - set(design.problems)):
+                    raise results.JoinError(f"{other}: this study has no problems {foreign[0]!r}.")
+                found = results.join(found, part)
+        except (results.FormatError, results.JoinError) as e:
             sys.exit(f"stopped: {e}")
         report.write(study, found, folder)
         return

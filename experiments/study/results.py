@@ -221,14 +221,17 @@ def join(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
     if a["seeds"] == b["seeds"]:
         if same:
             raise JoinError(f"both parts have these seeds of {', '.join(same)}.")
-        joined = {**a, **{x: {**y, **a.get(x, {})} for x, y in b.items() if isinstance(y, dict)}}
+        # These are the sets of problems of both, and what was measured on either.
+        of_sets = {name: {**x, **a.get(name, {})} for name, x in b.items() if isinstance(x, dict)}
+        joined = {**a, **of_sets}
     elif set(a["seeds"]) & set(b["seeds"]):
         raise JoinError(
             f"seeds are {a['seeds']} in one part and {b['seeds']} in the other; expected the same "
             "ones, or none in common."
         )
     else:
-        ours, theirs = ({x: y[x] for x in ("problems", "variance") if x in y} for y in (a, b))
+        parts = ("problems", "variance")
+        ours, theirs = ({name: part[name] for name in parts if name in part} for part in (a, b))
         of_seeds = _concatenated(ours, theirs, len(draws), "")
         joined = {**a, **of_seeds, "seeds": a["seeds"] + b["seeds"]}
     machines = dict.fromkeys([*a["machine"].split("; "), *b["machine"].split("; ")])
@@ -236,10 +239,18 @@ def join(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _concatenated(a: Any, b: Any, draws: int, path: str) -> Any:
-    """Joins the values of different seeds in all lists of a tree; those of a draw stay together."""
+    """Returns a tree whose lists have the values of `a` and then those of `b`, for each draw.
+
+    Everything else has to be equal, except for the grids of tuning.
+
+    Args:
+      a, b: trees of one structure, with a value for each run in their lists.
+      draws: how many draws of problems the runs have.
+      path: where the trees are in the results, for messages.
+    """
     if path.endswith("/grid/"):
-        # Each part had its own tuning runs, with the same seeds. What counts is that both have
-        # chosen the same rate.
+        # Both parts were tuned with the same seeds. That they chose the same rate is checked at
+        # "rate".
         return a
     if isinstance(a, dict) and isinstance(b, dict):
         if other := sorted(set(a) ^ set(b)):

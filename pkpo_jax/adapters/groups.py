@@ -63,13 +63,17 @@ def make(estimator: Estimator = "pkpo_weights", k: Any = None, **options: Any) -
     >>> advantages(np.array([[0.0, 4.0, 0.0, 0.0]]), 0)
     array([[0., 8., 0., 0.]])
     """
-    if getattr(estimator, "__module__", "").startswith("pkpo_jax."):
-        # A function of this package is known by its name too.
-        estimator = getattr(estimator, "__name__", estimator)
+    own = getattr(estimator, "__name__", None)
+    module = getattr(estimator, "__module__", None) or ""
+    if own in WITH_K + WITHOUT_K and module.startswith("pkpo_jax."):
+        # The name tells whether the weights of the function are multiplied by n.
+        estimator = own
     if getattr(k, "__qualname__", "").startswith("near_inverse_pass_rate."):
-        raise ValueError("k=near_inverse_pass_rate goes by pass rates; expected one by the step.")
-    tried = [k(step) for step in steps_of(k)] if callable(k) else [k]
-    first = tried[0]
+        raise ValueError(
+            "k=near_inverse_pass_rate is a function of pass rates, which no adapter knows; give a "
+            "schedule of the step."
+        )
+    tried = {step: k(step) for step in steps_of(k)} if callable(k) else {0: k}
     if isinstance(estimator, str):
         if estimator not in WITH_K + WITHOUT_K:
             names = ", ".join(WITH_K + WITHOUT_K)
@@ -77,7 +81,8 @@ def make(estimator: Estimator = "pkpo_weights", k: Any = None, **options: Any) -
         if (k is None) != (estimator in WITHOUT_K):
             fix = "give one, such as k=8" if k is None else "leave it out"
             raise ValueError(f"k={k}, but {estimator} takes {'a' if k is None else 'no'} k; {fix}.")
-        if isinstance(first, Mixture) and estimator not in WITH_MIXTURES:
+        mixed = any(isinstance(one, Mixture) for one in tried.values())
+        if mixed and estimator not in WITH_MIXTURES:
             names = ", ".join(WITH_MIXTURES)
             raise ValueError(f"k is a Mixture, but {estimator} takes one k, unlike {names}.")
         if options.get("method") == "adaptive":
@@ -102,28 +107,34 @@ def make(estimator: Estimator = "pkpo_weights", k: Any = None, **options: Any) -
 
     if isinstance(estimator, str):
         # The values of the options are tried here, before anything is sampled.
-        for one in tried:
-            ks = np.asarray(1 if k is None else one.ks if isinstance(one, Mixture) else one)
+        for step, one in tried.items():
+            ks = _values(one)
             if ks.dtype.kind not in "iu" or (ks < 1).any():
                 raise ValueError(f"k={one!r}; expected an integer >= 1, or a Mixture of such.")
-        advantages(np.zeros((1, 1 + _largest(first))), 0)
+            advantages(np.zeros((1, 1 + int(ks.max()))), step)
     return advantages
 
 
-def steps_of(k: Any) -> list[int]:
-    """Returns steps at which to try k: the first, and of a schedule the one of its largest k.
+def steps_of(k: Any, steps: int = 0) -> list[int]:
+    """Returns steps at which to try k: the first, and those of its smallest and largest values.
 
-    Schedules are tried at the first thousand steps and at ever rarer ones up to 1e8.
+    Args:
+      k: what `make` takes. A schedule is tried at the first thousand steps and at ever rarer ones.
+      steps: the length of the run, or 0 if it is not known. Schedules of this package are then
+        tried up to step 1e8, and other functions at step 0 alone.
     """
-    if not callable(k):
+    of_this_package = getattr(k, "__module__", None) == "pkpo_jax.schedules"
+    end = steps or (10**8 if of_this_package else 1)
+    if not callable(k) or end == 1:
         return [0]
-    steps = [*range(1000), *np.geomspace(1e3, 1e8, 1000).astype(int).tolist()]
-    return [0, max(steps, key=lambda step: _largest(k(step)))]
+    rare = np.geomspace(1000, end - 1, 1000).astype(int).tolist() if end > 1000 else []
+    by_size = sorted([*range(min(end, 1000)), *rare], key=lambda step: _values(k(step)).max())
+    return [0, by_size[0], by_size[-1]]
 
 
-def _largest(k: Any) -> Any:
-    """Returns the largest k of a number, a mixture or None."""
-    return np.max(k.ks if isinstance(k, Mixture) else 1 if k is None else k)
+def _values(k: Any) -> np.ndarray:
+    """Returns each k of a mixture, or of a number; 1 for None."""
+    return np.asarray(1 if k is None else k.ks if isinstance(k, Mixture) else k)
 
 
 def _check_names(function: Callable[..., ArrayLike], given: int, options: dict[str, Any]) -> None:

@@ -52,8 +52,8 @@ def grpo_trainer(
                     f"multi_objective_aggregation={way!r}; expected 'sum_then_normalize', because "
                     "an estimator takes one reward a response."
                 )
-            # The largest k is tried here, before anything is sampled.
-            for step in groups.steps_of(k):
+            # The smallest and the largest k are tried here, before anything is sampled.
+            for step in groups.steps_of(k, max(self.args.max_steps, 0)):
                 advantages(np.zeros((1, self.num_generations)), step)
 
         def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:

@@ -10,7 +10,8 @@ import numpy as np
 def as_classes(classes: jax.typing.ArrayLike, shape: tuple[int, ...]) -> jax.Array:
     """Returns integer `classes` as an array of this shape, or raises ValueError.
 
-    Those of the host are numbered anew, because `jnp.asarray` would wrap numbers of 64 bits to 32.
+    Classes of 64 bits that are no JAX arrays are renumbered, because `jnp.asarray` would wrap them
+    to 32 bits.
     """
     if not isinstance(classes, jax.Array):
         classes = np.asarray(classes)

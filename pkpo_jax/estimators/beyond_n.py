@@ -131,7 +131,7 @@ def tail_extrapolated_weights(
     k = _groups.check_k(k, batch, size, largest=None, smallest=2)
     k = jnp.maximum(k, 2)[..., None]
     count = valid.sum(-1, keepdims=True)
-    # Halves round up in float32 and float64 alike.
+    # Halves round up; the rest of .5001 outweighs the rounding of float32.
     in_tail = jnp.maximum(jnp.floor(share * count + 0.5001), 2.0).astype(jnp.int32)
     ordered = jnp.sort(jnp.where(valid, rewards, -jnp.inf), -1)
     # In ascending order the tail is at the end, and the best sample outside is just before it.

@@ -84,5 +84,5 @@ def entropic_advantages(
     tilt = tilted(beta)
     others = (tilt.sum(-1, keepdims=True) - tilt) / jnp.maximum(n - 1.0, 1.0)
     advantages = tilt / jnp.where(others > 0, others, 1.0) - 1.0
-    # A NaN among the rewards is not hidden: it compares as neither.
+    # high > low would be False for a NaN, and hide it.
     return jnp.where(valid & ~(high <= low), advantages, 0.0)

@@ -152,7 +152,7 @@ class Arithmetic(Task):
 
 
 def _plain(text: str) -> str:
-    r"""Returns an integer as it is written in LaTeX in its one spelling, any other text as text.
+    r"""Returns an integer in its one spelling, without the marks of LaTeX; other texts keep theirs.
 
     >>> [_plain(text) for text in (r"\text{12}", "$12$", "1{,}234", "- 5", "1,2")]
     ['12', '12', '1234', '-5', '1,2']

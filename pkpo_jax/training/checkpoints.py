@@ -94,8 +94,8 @@ class Checkpoints:
           WriteError: this checkpoint, or the one before it, could not be written.
         """
         with writing("a checkpoint"):
-            # The manager would wait too. What the last checkpoint has left goes before this one
-            # takes as much again.
+            # The manager would wait too. Waiting here lets the memory that the last save has freed
+            # go back before this save allocates as much again.
             self._manager.wait_until_finished()
         host_memory.return_freed()
         self._best.step = best

@@ -129,10 +129,15 @@ def test_functions_of_the_package_are_known_by_their_names():
         np.testing.assert_allclose(groups.make(function, 2)(REWARDS, 0), exact(2), atol=1e-12)
 
 
-def test_the_largest_k_of_a_schedule_is_tried():
+def test_the_smallest_and_largest_k_of_a_schedule_are_tried():
     late = schedules.step({0: 2, 1500: 64, 2000: 1})
-    assert late(groups.steps_of(late)[1]) == 64
+    assert [late(step) for step in groups.steps_of(late)] == [2, 1, 64]
+    assert [late(step) for step in groups.steps_of(late, 1500)] == [2, 2, 2]
     assert groups.steps_of(8) == [0]
+    # A function of your own may be defined for the steps of the run alone.
+    own = [8, 4, 2, 1].__getitem__
+    assert groups.steps_of(own) == [0] and groups.steps_of(own, 4) == [0, 3, 0]
+    groups.make(k=own)
 
 
 @pytest.mark.parametrize(
@@ -142,8 +147,12 @@ def test_the_largest_k_of_a_schedule_is_tried():
         (lambda: groups.make(), "k=None, but pkpo_weights takes a k; give one, such as k=8"),
         (lambda: groups.make(k="8"), "k='8'; expected an integer >= 1, or a Mixture of such"),
         (lambda: groups.make(k=0), "k=0; expected an integer >= 1"),
-        (lambda: groups.make(k=lambda step: 2.5 if step else 2), "k=2.5; expected an integer >="),
-        (lambda: groups.make(k=schedules.near_inverse_pass_rate(1, 4)), "goes by pass rates; exp"),
+        (lambda: groups.make(k=lambda step: "8"), "k='8'; expected an integer >= 1, or a Mixture"),
+        (lambda: groups.make(k=schedules.near_inverse_pass_rate(1, 4)), "function of pass rates"),
+        (
+            lambda: groups.make("tail_extrapolated_weights", schedules.step({0: 8, 2000: 1})),
+            "k=1; expected 2 <= k",
+        ),
         (lambda: groups.make("quantile_weights", 3, quantile=50), "quantile=50; .* at most 1"),
         (lambda: groups.make("rloo_advantages", 2), "k=2, but rloo_advantages takes no k; leave"),
         (lambda: groups.make(k=5)(REWARDS, 0), "k=5; expected 1 <= k <= 4 for groups of n=4"),

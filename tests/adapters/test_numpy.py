@@ -290,7 +290,7 @@ OUT_OF_RANGE = {
     "bbg_advantages": [{"k": 4, "prior": (1.0, -1.0)}, {"k": 4, "prior": (1.0,)}],
     "posterior_advantages": [
         *({"k": 4, "prior": (0.0, 1.0)}, {"k": 4, "right": -5}),
-        {"k": 4, "wrong": np.array(-1.0)},
+        *({"k": 4, "wrong": np.array(-1.0)}, {"k": 4, "right": [-3]}),
     ],
 }
 

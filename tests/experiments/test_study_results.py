@@ -154,7 +154,10 @@ def test_the_command_joins_parts_into_a_page(tmp_path):
     written = (kept / "RESULTS.md").read_bytes()
     again = render()
     assert again.returncode and again.stderr == (
-        f"stopped: {piece}: seeds are [0, 7] in one part and [7] in the other; expected the same "
+        "stopped: seeds are [0, 7] in one part and [7] in the other; expected the same "
         "ones, or none in common.\n"
     )
+    results.save(piece / "results.json", {**found, "seeds": [8], "problems": {"fog": {}}})
+    foreign = render()
+    assert foreign.returncode and "this study has no problems 'fog'" in foreign.stderr
     assert (kept / "RESULTS.md").read_bytes() == written

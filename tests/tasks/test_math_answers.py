@@ -623,6 +623,10 @@ z | \overline{z} | \dot z
 3.5 | \$3(1/2)
 \frac13 | 33\frac43\% | 33\cdot\frac13\%
 # Letters that are variables, and no units.
+2 | 2\frac{a}{b} | x=2\frac{a}{b}
+3 | 3\frac{x}{y} | 3 \frac{dy}{dx}
+\$5 | €5 | £5
+€5 | £5 | ₹5
 2x+3 | 2x+3h | 2x + 3 h
 x^2 | x^2h
 3+\sqrt2 | 3+\sqrt2 h

@@ -78,7 +78,7 @@ def entropic_advantages(
     tilt = np.where(valid, np.exp(most * below), 0.0)
     others = (tilt.sum(-1, keepdims=True) - tilt) / np.maximum(n - 1, 1)
     advantages = tilt / np.where(others > 0, others, 1.0) - 1.0
-    # A NaN among the rewards is not hidden: it compares as neither.
+    # high > low would be False for a NaN, and hide it.
     return np.where(valid & ~(high <= low), advantages, 0.0)
 
 
@@ -91,7 +91,7 @@ def tail_extrapolated_weights(
     size = rewards.shape[-1]
     k = _groups.check_k(k, rewards.shape[:-1], size, largest=None, smallest=2)[..., None]
     count = valid.sum(-1, keepdims=True)
-    # Halves round up in float32 and float64 alike.
+    # Halves round up; the rest of .5001 outweighs the rounding of float32.
     in_tail = np.maximum(np.floor(share * count + 0.5001), 2).astype(int)
     ordered = np.sort(np.where(valid, rewards, -np.inf), -1)
     outside, inside = (

@@ -12,7 +12,7 @@ The rules, for an answer a and the problem's own answer g:
   side may be the rounded value, after \approx ("\pi \approx 3.14"). A variable that is set equal to
   the value is a name ("x = 7", "x > 7"), and has to equal the name in g, if g has one.
 - Units are ignored if only one of the two has a unit, or if one of the units is unknown; "5 cm" is
-  not "5 m". Degrees and dollars are units. A percent sign is part of the value: 50\% is 1/2 and
+  not "5 m". Degrees and currencies are units. A percent sign is part of the value: 50\% is 1/2 and
   not 50. But 500\% is not 5, for nobody writes a whole number so. If g has a percent sign, the
   question asks for one, so the number without it is right too.
 - 52_8 equals neither 52_7 nor 42, and is wrong if g is 52, which is 52_{10}. If g is 52_8, the
@@ -176,6 +176,8 @@ class _Comparison:
         exact = sides[:-1] if ends else sides
         if any(sign != "=" for sign in signs[: len(exact) - 1]):
             return False
+        # A name in front, as in x = 3 + 4 = 7, is no side of the chain. Nor are formulas
+        # between it and its value, as in V = \pi r^2 h = 12\pi.
         if len(exact) > 1 and (
             named(Node("relation", (("=",), exact[:2])))[0] == exact[0]
             or (is_label(exact[0]) and not has_variable(exact[-1]))

@@ -13,7 +13,10 @@ _REVERSED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 
 
 def simplified(node: Node) -> Node:
-    r"""Rewrites inequalities as intervals, x \in S as S, and a \pm b as the list of both values."""
+    r"""Rewrites inequalities as intervals, x \in S as S, and a \pm b as the list of both values.
+
+    x \ne 1 and S \setminus \{1\} become unions.
+    """
     kind, args = node
     if kind == "relation":
         signs, sides = args

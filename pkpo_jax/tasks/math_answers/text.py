@@ -41,13 +41,13 @@ _COMMANDS = {
     **dict.fromkeys(("vert", "lvert", "rvert", "mid", "Vert", "lVert", "rVert"), "|"),
     **{"degree": "circ", "deg": "circ", "textdollar": "dollar", "Pr": "P"},
 }
-_SIZES = """
+_DECORATION = """
 left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle textstyle
 scriptstyle limits nolimits mathstrut strut boldsymbol bm pmb underline boxed fbox therefore angle
 measuredangle triangle checkmark rm bf it tiny small normalsize large Large LARGE huge Huge enspace
 thinspace medspace thickspace negthinspace ensuremath hfill newline noindent
 """
-_DROPPED = frozenset(_SIZES.split())
+_DROPPED = frozenset(_DECORATION.split())
 _COMMAND = re.compile(r"\\([a-zA-Z]+)\*?\s*")
 _SPACING = re.compile(r"\\(?:[ ,;:>]|quad\b|qquad\b|hspace\s*\{[^{}]*\}|phantom\s*\{[^{}]*\})|~")
 # Such a comma or space can only separate thousands, while a plain comma may also separate items.

@@ -29,6 +29,10 @@ _SAME = {
     "year": "years yr yrs",
     "dollar": "dollars usd USD",
     "cent": "cents",
+    "euro": "euros",
+    "sterling": "",
+    "rupee": "rupees",
+    "yen": "",
     "am": "",
     "pm": "",
     "unit": "units",
@@ -38,7 +42,7 @@ _SAME = {
 _NAMES = {name: unit for unit, names in _SAME.items() for name in [unit, *names.split()]}
 _NAMES |= {"mph": "mi/h", "kph": "km/h", "kmh": "km/h"}
 # These commands may stand before or after an amount of money.
-CURRENCIES = {r"\dollar": "dollar", r"\euro": "euro", r"\pounds": "pound sterling"}
+CURRENCIES = {r"\dollar": "dollar", r"\euro": "euro", r"\pounds": "sterling"}
 CURRENCIES |= {r"\rupee": "rupee", r"\yen": "yen"}
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9}
 _SCALES["trillion"] = 10**12
@@ -112,19 +116,29 @@ def differ(one: str, other: str) -> bool:
     return all(known) and one != other
 
 
+def _quotient(match: re.Match[str]) -> str:
+    """Returns a fraction of two known units as a unit, and other fractions unchanged."""
+    known = all(map(is_unit, match.groups()))
+    return rf"\text {{{match[1]}/{match[2]}}}" if known else match[0]
+
+
 def marked(text: str) -> str:
-    r"""Marks a unit after a constant at the end of clean text, typed as letters, by \text{}.
+    r"""Marks a unit after a constant at the end of clean text by \text{}.
+
+    The unit is typed as letters, or as a fraction such as \frac{km}{h}.
 
     "12 m^2" may also be a product, and is one where the right answer has variables; callers try
     both readings.
 
+    >>> marked(r"5 \frac {km}{h}"), marked(r"2\frac {a}{b}")
+    ('5 \\text {km/h}', '2\\frac {a}{b}')
     >>> marked("12 m^2"), marked("60 km/h"), marked("2x"), marked("2x + 3 h")
     ('12 \\text {m}^2', '60 km/h', '2x', '2x + 3 h')
     """
     text = re.sub(r"(?<=[0-9]) ?min$", r" \\text {min}", text)
     text = re.sub(
         r"\\frac ?\{(?:\\text ?\{)?([a-z]{1,2})\}+ ?\{(?:\\text ?\{)?([a-z]{1,2})\}+$",
-        r"\\text {\1/\2}",
+        _quotient,
         text,
     )
     text = re.sub(r"(?<=[0-9])(?: ?\\mu m| ?\\Omega)$", r"\\text {unit}", text)
