@@ -98,7 +98,7 @@ def main():
     )
     assert nonzero and moved > 1e-4
     try:
-        adapter.grpo_trainer(k=schedules.step({0: 2, 1500: N + 1}))(
+        adapter.grpo_trainer(k=schedules.step({0: 2, 1: N + 1}))(
             model=model,
             processing_class=checks.word_tokenizer(32),
             reward_funcs=[first_half, long_words],
