@@ -8,7 +8,7 @@ python -m experiments.pretrained --estimate
 python -m experiments.pretrained --render=experiments/pretrained
 python -m experiments.pretrained --render=experiments/pretrained --join=runs/pretrained_seed1
 
-A run has all cores, takes half an hour on two of them, and needs up to 16 GiB of memory. The whole
+A run has all cores, takes half an hour on two of them, and needs up to 11 GiB of memory. The whole
 takes days: --estimate prints how many hours. The command can be stopped at any time and goes on
 from the last checkpoint of the run it was in. --problems, --methods and --seeds do it in pieces,
 whose page in WORKDIR says what was not run. --join adds the results of such a part, from another

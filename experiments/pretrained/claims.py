@@ -30,7 +30,7 @@ COMPARED = {
     "c": [("down", "k1")],
     "d": [("mixture", "k1"), ("mixture", "k8")],
 }
-PAIRS = tuple(itertools.chain(*COMPARED.values()))
+PAIRS = (*itertools.chain(*COMPARED.values()), ("k1", "base"), ("k8", "base"))
 # Question b compares these metrics at each evaluation, under the names that the page has for them.
 DIVERSITY = {"entropy": "entropy, nats a token", "distinct_wrong": "wrong answers, distinct"}
 
@@ -84,8 +84,8 @@ def exploration(sets: Mapping[str, Set]) -> Finding:
             ]
             met.append(all(above))
             reasons.append(
-                f"{problems.problems.title}, {name}: k_opt = 8 above 1 at {sum(above)} of "
-                f"{len(above)} evaluations"
+                f"{problems.problems.title}, {DIVERSITY[name]}: k_opt = 8 above 1 at "
+                f"{sum(above)} of {len(above)} evaluations"
             )
     return judged(
         "b",

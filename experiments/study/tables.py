@@ -32,12 +32,15 @@ def pass_at(problems: Set) -> str:
 
 
 def differences(problems: Set, pairs: Iterable[tuple[str, str]]) -> str:
-    """Returns differences of held-out pass@k for the pairs of methods that both were trained."""
+    """Returns differences of held-out pass@k for the pairs of methods that both were trained.
+
+    One of a pair may be the policy before RL ("base").
+    """
     named = problems.design.label
     rows = [
         [f"{named(a)} less {named(b)}", *(problems.difference(a, b, k).interval() for k in KS)]
         for a, b in pairs
-        if problems.has(a, b)
+        if problems.has(*{a, b} - {"base"})
     ]
     return markdown(PASS_AT, rows) if rows else ""
 
