@@ -142,7 +142,7 @@ def test_the_command_joins_parts_into_a_page(tmp_path):
     found = results.load(pages.ROOT / "experiments" / "pretrained" / "results.json")
     kept, piece = tmp_path / "kept", tmp_path / "piece"
     results.save(kept / "results.json", found)
-    results.save(piece / "results.json", {**found, "seeds": [7]})
+    results.save(piece / "results.json", {**found, "seeds": [7, 8, 9]})
 
     def render():
         command = [sys.executable, "-m", "experiments.pretrained"]
@@ -150,14 +150,14 @@ def test_the_command_joins_parts_into_a_page(tmp_path):
         return subprocess.run(command, capture_output=True, text=True, cwd=pages.ROOT)
 
     assert not render().returncode
-    assert results.load(kept / "results.json")["seeds"] == [*found["seeds"], 7]
+    assert results.load(kept / "results.json")["seeds"] == [0, 1, 2, 7, 8, 9]
     written = (kept / "RESULTS.md").read_bytes()
     again = render()
     assert again.returncode and again.stderr == (
-        "stopped: seeds are [0, 7] in one part and [7] in the other; expected the same "
-        "ones, or none in common.\n"
+        "stopped: seeds are [0, 1, 2, 7, 8, 9] in one part and [7, 8, 9] in the other; expected "
+        "the same ones, or none in common.\n"
     )
-    results.save(piece / "results.json", {**found, "seeds": [8], "problems": {"fog": {}}})
+    results.save(piece / "results.json", {**found, "seeds": [4], "problems": {"fog": {}}})
     foreign = render()
     assert foreign.returncode and "this study has no problems 'fog'" in foreign.stderr
     assert (kept / "RESULTS.md").read_bytes() == written
