@@ -343,6 +343,20 @@ def test_a_tail_has_the_same_samples_in_float32(share, n):
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["distinct", "mahdavi", "bbg", "posterior"])
+def test_large_groups_agree_to_less(name):
+    n, rng = 512, np.random.default_rng(0)
+    right = rng.integers(0, 2, (4, n))
+    for k in (2, 64, n - 1):
+        if name == "distinct":
+            classes = rng.integers(0, 3, (4, n))
+            ours, theirs = (of.distinct_weights(right, classes, k) for of in (on_numpy, pkpo))
+        else:
+            ours, theirs = (getattr(of, f"{name}_advantages")(right, k) for of in (on_numpy, pkpo))
+        # The largest value is 1, or the scale of the others.
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 * max(1.0, np.abs(ours).max()))
+
+
 def test_it_needs_no_jax():
     program = """
 import sys

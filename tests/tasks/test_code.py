@@ -408,7 +408,7 @@ _CHECK = "def check(c):\n    r = f(c)\n    assert r == 2 * c\n"
             ["for i, x in enumerate(f(2)):\n    assert x == i"],
             "def f(n):\n    yield 0\n    raise ValueError",
         ),
-        # What follows the last assertion has to hold too.
+        # Statements after the last assertion have to hold too.
         (
             _GUARDED,
             ["assert f(1) == 2", "try:\n    f(-1)\n    assert False\nexcept ValueError: 0"],

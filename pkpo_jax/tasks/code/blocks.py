@@ -117,7 +117,7 @@ def _loose_blocks(text: str) -> Iterator[_Block]:
             start, left, language = opened
             if before.strip():
                 lines.append(before)
-            # As CommonMark does, this takes the indentation of the fence off its lines.
+            # The indentation of the fence is taken off its lines, as CommonMark does.
             width = 0 if left.strip(" \t0123456789.)-*+") else len(left)
             kept = [line for line in lines if not line.startswith(("!", "%"))]
             code = [line[min(width, len(line) - len(line.lstrip(" \t"))) :] for line in kept]

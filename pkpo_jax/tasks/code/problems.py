@@ -200,7 +200,7 @@ def mbpp_problem(row: Any) -> dict[str, Any]:
     program, nodes = _parse(solution), [*ast.walk(_parse(source))]
     used = {n.id for n in nodes if isinstance(n, ast.Name)}
     names = sorted(used & _bound(program, lambda s: not isinstance(s, _IMPORTS)))
-    # What the tests set themselves is theirs.
+    # Names that the tests set themselves are theirs.
     own = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     own |= {n.arg for n in nodes if isinstance(n, ast.arg)}
     data = traits.data(program).intersection(names) - own
